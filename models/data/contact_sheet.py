@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: MIT
+"""The whole set on one picture: `python -m models.data.contact_sheet ROOT OUT.png`.
+
+Each object shows two views and its cloud from the front (+z), one category below the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+TILE = 64
+COLUMNS = 8
+
+
+def cloud_tile(points: np.ndarray) -> Image.Image:
+    """Orthographic front view of points [N, 3]; nearer points are darker."""
+    column, row = ((points[:, :2] * [0.95, -0.95] + 0.5) * (TILE - 1)).round().astype(int).T
+    order = np.argsort(points[:, 2])
+    tile = np.full((TILE, TILE), 255, dtype=np.uint8)
+    tile[row[order], column[order]] = (170 - 170 * (points[order, 2] + 0.5)).clip(0, 255)
+    return Image.fromarray(tile).convert("RGB")
+
+
+def object_tile(root: Path, record: dict) -> Image.Image:
+    """[view | other view | cloud] with the model's name and split below."""
+    tile = Image.new("RGB", (3 * TILE, TILE + 12), "white")
+    where = Path(record["synset"]) / record["model"]
+    for column, view in enumerate((0, record["views"] // 2)):
+        path = root / "ShapeNetRendering" / where / "rendering" / f"{view:02d}.png"
+        with Image.open(path) as image:
+            image = image.convert("RGBA").resize((TILE, TILE))
+        tile.paste(image, (column * TILE, 0), image)
+    points = np.load(
+        root / "ShapeNet_pointclouds" / where / "pointcloud_1024.npy", allow_pickle=False
+    )
+    tile.paste(cloud_tile(points.astype(np.float64)), (2 * TILE, 0))
+    label = f"{record['split'][:2]} {record['model']}"[:34]
+    ImageDraw.Draw(tile).text((1, TILE), label, fill="black", font_size=9)
+    return tile
+
+
+def contact_sheet(root: Path, category: str | None = None) -> Image.Image:
+    """Picture of a prepared set, or of one category of it."""
+    records = json.loads((root / "manifest.json").read_text(encoding="utf-8"))["objects"]
+    rows: list[list[dict] | str] = []
+    for name in sorted({r["category"] for r in records if category in (None, r["category"])}):
+        chosen = [r for r in records if r["category"] == name]
+        rows.append(f"{name} ({len(chosen)})")
+        rows += [chosen[i : i + COLUMNS] for i in range(0, len(chosen), COLUMNS)]
+    heights = [16 if isinstance(row, str) else TILE + 14 for row in rows]
+    sheet = Image.new("RGB", (COLUMNS * (3 * TILE + 6), sum(heights)), "white")
+    top = 0
+    for row, height in zip(rows, heights, strict=True):
+        if isinstance(row, str):
+            ImageDraw.Draw(sheet).text((2, top + 2), row, fill="red", font_size=12)
+        else:
+            for column, record in enumerate(row):
+                sheet.paste(object_tile(root, record), (column * (3 * TILE + 6), top))
+        top += height
+    return sheet
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m models.data.contact_sheet")
+    parser.add_argument("root", type=Path, metavar="ROOT")
+    parser.add_argument("out", type=Path, metavar="OUT.png")
+    parser.add_argument("--category", help="draw this one only")
+    args = parser.parse_args(words)
+    try:
+        contact_sheet(args.root, args.category).save(args.out)
+    except (OSError, ValueError) as error:
+        print(f"contact_sheet: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: MIT
+"""Families of look-alikes, and a split that never parts a family."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+
+import numpy as np
+
+NEAR = 0.01  # mean distance between two unit-sized shapes below which they count as the same one
+TEST_SHARE, VAL_SHARE = 0.20, 0.05
+
+
+def shape_distance(x: tuple, y: tuple) -> float:
+    """Mean distance point -> other shape, averaged over both directions (unsquared).
+
+    x and y are (points [N, 3], tree over a much denser sampling of the same shape): a dense target
+    keeps the distance between two samplings of one shape well below NEAR.
+    """
+    return float(x[1].query(y[0])[0].mean() + y[1].query(x[0])[0].mean()) / 2
+
+
+def near_duplicates(shapes: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[tuple[str, str]]:
+    """Pairs of keys whose shapes (points [N, 3], dense points [M, 3]) nearly coincide."""
+    from scipy.spatial import cKDTree
+
+    items = [(key, (sparse, cKDTree(dense))) for key, (sparse, dense) in sorted(shapes.items())]
+    extent = {key: np.ptp(dense, axis=0) for key, (_, dense) in shapes.items()}
+    pairs = []
+    for i, (a, x) in enumerate(items):
+        for b, y in items[i + 1 :]:
+            # Boxes this different hold different shapes; it saves most of the queries.
+            if np.abs(extent[a] - extent[b]).max() < 0.1 and shape_distance(x, y) < NEAR:
+                pairs.append((a, b))
+    return pairs
+
+
+def families(names: dict[str, str], pairs: list[tuple[str, str]]) -> dict[str, str]:
+    """Family id of every key: keys with one name, and keys joined by a pair, share a family."""
+    parent = {key: key for key in names}
+
+    def root(key: str) -> str:
+        while parent[key] != key:
+            key = parent[key]
+        return key
+
+    first: dict[str, str] = {}
+    same_name = [(first.setdefault(name, key), key) for key, name in sorted(names.items())]
+    for a, b in same_name + sorted(pairs):
+        low, high = sorted((root(a), root(b)))
+        parent[high] = low
+    return {key: names[root(key)] for key in names}
+
+
+def split(family: dict[str, str], category: dict[str, str]) -> dict[str, str]:
+    """Split ("train", "val", "test") of every key, about 75/5/20 per category.
+
+    Families are visited in the order of a hash of their id and go to test, then val, while they
+    fit the category's quota; the rest trains. Every category keeps at least half its objects there.
+    """
+    members = defaultdict(list)
+    for key, name in family.items():
+        members[name].append(key)
+    total = Counter(category.values())
+    # A test object where one can be spared; val may stay empty in a small category.
+    quota = {c: {"test": max(n > 1, round(n * TEST_SHARE)), "val": round(n * VAL_SHARE)}
+             for c, n in total.items()}  # fmt: skip
+    result = {}
+    for name in sorted(members, key=lambda name: hashlib.sha256(name.encode()).hexdigest()):
+        need = Counter(category[key] for key in members[name])
+        part = next(
+            (p for p in ("test", "val") if all(quota[c][p] >= n for c, n in need.items())), "train"
+        )
+        for c, n in need.items():
+            if part != "train":
+                quota[c][part] -= n
+        result.update(dict.fromkeys(members[name], part))
+    return result
