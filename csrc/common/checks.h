@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT
+// Guards of the host entries: what must hold for the kernels not to read outside a tensor.
+// The messages for people are Python's (pointloss/_checks.py). The only header here that sees
+// torch.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+
+namespace pointloss {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr int64_t kMaxDim = 64;
+
+struct Clouds {
+  int64_t B, N, M, D;
+};
+
+inline Clouds check_clouds(const Tensor& x, const Tensor& y) {
+  STD_TORCH_CHECK(x.dim() == 3 && y.dim() == 3, "x and y must be [B, N, D] and [B, M, D]");
+  STD_TORCH_CHECK(x.size(0) == y.size(0) && x.size(2) == y.size(2), "x and y differ in B or D");
+  STD_TORCH_CHECK(x.size(2) >= 1 && x.size(2) <= kMaxDim, "D must be in 1..", kMaxDim);
+  STD_TORCH_CHECK(x.scalar_type() == y.scalar_type(), "x and y differ in dtype");
+  STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::Double,
+                  "x and y must be float32 or float64");
+  STD_TORCH_CHECK(x.device() == y.device(), "x and y are on different devices");
+  return {x.size(0), x.size(1), y.size(1), x.size(2)};
+}
+
+// Contiguous int64 [B] on x's device, or nullopt.
+inline std::optional<Tensor> check_lengths(const std::optional<Tensor>& lengths, const Tensor& x) {
+  if (!lengths.has_value()) return std::nullopt;
+  STD_TORCH_CHECK(lengths->dim() == 1 && lengths->size(0) == x.size(0), "lengths must be [B]");
+  STD_TORCH_CHECK(lengths->scalar_type() == ScalarType::Long, "lengths must be int64");
+  STD_TORCH_CHECK(lengths->device() == x.device(), "lengths are on another device");
+  return torch::stable::contiguous(*lengths);
+}
+
+// Contiguous float64 [B, max(N, M)] on x's device, or nullopt.
+inline std::optional<Tensor> check_price(const std::optional<Tensor>& price, const Tensor& x,
+                                         const Clouds& size) {
+  if (!price.has_value()) return std::nullopt;
+  const int64_t objects = size.N > size.M ? size.N : size.M;
+  STD_TORCH_CHECK(price->dim() == 2 && price->size(0) == size.B && price->size(1) == objects,
+                  "price must be [B, max(N, M)]");
+  STD_TORCH_CHECK(price->scalar_type() == ScalarType::Double, "price must be float64");
+  STD_TORCH_CHECK(price->device() == x.device(), "price is on another device");
+  return torch::stable::contiguous(*price);
+}
+
+template <class T>
+const T* data_or_null(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? tensor->const_data_ptr<T>() : nullptr;
+}
+
+// What nearest_backward gets: gradients of the distances (nullopt for a direction that was not
+// asked for) and the neighbours, all contiguous.
+struct BackwardInputs {
+  Clouds size;
+  std::optional<Tensor> grad_x, grad_y;  // [B, N], [B, M]
+  Tensor x, y;                           // [B, N, D], [B, M, D]
+  Tensor idx_x, idx_y;                   // int64 [B, N], [B, M] (one without gradient is not read)
+};
+
+inline BackwardInputs check_backward(const std::optional<Tensor>& grad_x,
+                                     const std::optional<Tensor>& grad_y, const Tensor& x,
+                                     const Tensor& y, const Tensor& idx_x, const Tensor& idx_y,
+                                     int64_t norm) {
+  const Clouds size = check_clouds(x, y);
+  STD_TORCH_CHECK(norm == 1 || norm == 2, "norm must be 1 or 2");
+  const auto check = [&](const std::optional<Tensor>& grad, const Tensor& idx,
+                         int64_t rows) -> std::optional<Tensor> {
+    if (!grad.has_value()) return std::nullopt;
+    STD_TORCH_CHECK(grad->dim() == 2 && grad->size(0) == size.B && grad->size(1) == rows,
+                    "a distance's gradient has the wrong shape");
+    STD_TORCH_CHECK(grad->scalar_type() == x.scalar_type() && grad->device() == x.device(),
+                    "a distance's gradient has another dtype or device");
+    STD_TORCH_CHECK(idx.dim() == 2 && idx.size(0) == size.B && idx.size(1) == rows &&
+                        idx.scalar_type() == ScalarType::Long && idx.device() == x.device(),
+                    "idx must be int64, of its distance's shape and device");
+    return torch::stable::contiguous(*grad);
+  };
+  return {size,
+          check(grad_x, idx_x, size.N),
+          check(grad_y, idx_y, size.M),
+          torch::stable::contiguous(x),
+          torch::stable::contiguous(y),
+          torch::stable::contiguous(idx_x),
+          torch::stable::contiguous(idx_y)};
+}
+
+}  // namespace pointloss

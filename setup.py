@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT
+"""The extension module pointloss._C; everything else about the package is in pyproject.toml.
+
+Environment: POINTLOSS_CUDA=auto|0|1, TORCH_CUDA_ARCH_LIST, MAX_JOBS, CUDA_HOME (see README.md).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT / "buildtools"))
+from toolkit import Toolkit, choose_archs, find_toolkit  # noqa: E402
+
+VERSION = "0.1.0"
+# The oldest torch whose stable ABI the extension may use: one build runs on it and all later ones.
+TORCH_TARGET = "0x020a000000000000"
+
+
+def cuda_toolkit(torch_cuda: str | None) -> Toolkit | None:
+    """The toolkit to build CUDA code with, or None for a build without it."""
+    wish = os.environ.get("POINTLOSS_CUDA", "auto")
+    if wish not in {"auto", "0", "1"}:
+        sys.exit(f"pointloss: POINTLOSS_CUDA must be auto, 0 or 1, got {wish!r}")
+    if wish == "0" or (wish == "auto" and torch_cuda is None):
+        return None
+    toolkit = find_toolkit()
+    if toolkit is None and wish == "1":
+        sys.exit(
+            "pointloss: POINTLOSS_CUDA=1, but no nvcc with its static runtime in CUDA_HOME, "
+            "CUDA_PATH, PATH, /usr/local/cuda or site-packages; install a CUDA toolkit, or "
+            "pip install nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-cccl nvidia-nvvm "
+            "nvidia-cuda-crt, and set CUDA_HOME if it lies elsewhere"
+        )
+    return toolkit
+
+
+def local_version(toolkit: Toolkit | None) -> str:
+    """VERSION with the build flavour, so that pip's last line shows what was built.
+
+    An unpacked sdist keeps the plain version, because pip holds a wheel against its sdist's name.
+    """
+    if (ROOT / "PKG-INFO").is_file():
+        return VERSION
+    return VERSION + ("+cu" + toolkit.version_string.replace(".", "") if toolkit else "+cpu")
+
+
+def make_extension(toolkit: Toolkit | None, version: str):
+    """The one extension module: pybind11 for build_info, the stable ABI for the ops."""
+    import torch
+    from torch.utils import cpp_extension
+
+    sources = ["csrc/bindings.cpp", *map(str, sorted(Path("csrc/cpu").glob("*.cpp")))]
+    common = ["-O3", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-DTORCH_STABLE_ONLY"]
+    # Contraction off: where a distance uses fma it says so, and CPU and CUDA agree bit for bit.
+    cxx = [*common, "-ffp-contract=off", "-fvisibility=hidden", "-Wall"]
+    cxx += [f"-DPOINTLOSS_VERSION={version}", f"-DPOINTLOSS_TORCH={torch.__version__}"]
+    # libtorch must stay in the needed list: the op registration has no other tie to it.
+    link = ["-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed", "-Wl,--exclude-libs,ALL"]
+    nvcc = []
+    if toolkit:
+        visible = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
+        archs = choose_archs(toolkit, visible)
+        os.environ["TORCH_CUDA_ARCH_LIST"] = archs
+        sources += map(str, sorted(Path("csrc/cuda").glob("*.cu")))
+        cxx += ["-DPOINTLOSS_WITH_CUDA", f"-DPOINTLOSS_CUDA_TOOLKIT={toolkit.version_string}"]
+        cxx += [f"-DPOINTLOSS_CUDA_ARCHS={archs.replace(';', ',')}"]
+        nvcc = [*common, "-Xcompiler", "-fvisibility=hidden"]
+        if toolkit.version >= (12, 8):
+            nvcc += ["--compress-mode=size"]
+        # Static cudart: the torch beside it may bring another CUDA major version, or none.
+        link += [f"-L{toolkit.library_dir}", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
+        # torch looks for nvcc only in its CUDA builds, and insists on its own CUDA version;
+        # the stable ABI and the static runtime need neither.
+        cpp_extension.CUDA_HOME = str(toolkit.home)
+        cpp_extension._check_cuda_version = lambda *unused: None
+    return cpp_extension.CppExtension(
+        "pointloss._C",
+        sources,
+        include_dirs=pybind11_include(),
+        extra_compile_args={"cxx": cxx, "nvcc": nvcc},
+        extra_link_args=link,
+    )
+
+
+def pybind11_include() -> list[str]:
+    """pybind11's own headers where it is installed; otherwise torch's include folder has a copy."""
+    try:
+        import pybind11
+    except ImportError:
+        return []
+    return [pybind11.get_include()]
+
+
+if "sdist" in sys.argv:
+    setup(version=VERSION)
+else:
+    try:
+        import torch
+        from torch.utils.cpp_extension import BuildExtension
+    except ImportError as error:
+        sys.exit(f"pointloss: building needs torch >= 2.10 in this environment ({error})")
+    found = cuda_toolkit(torch.version.cuda)
+    flavour = local_version(found)
+    print(f"pointloss {flavour}: torch {torch.__version__}, CUDA toolkit {found or 'not used'}")
+    setup(
+        version=flavour,
+        ext_modules=[make_extension(found, flavour)],
+        cmdclass={"build_ext": BuildExtension},
+        # setuptools compares only dates of sources; ninja knows headers and flags, so it decides.
+        options={"build_ext": {"force": True}},
+    )
