@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: MIT
+// What the CPU and the CUDA assignment solvers share: parameters, scaling, cost, certificate.
+//
+// Problem: K = min(n, m) bidders (the smaller cloud) each need their own one of L = max(n, m)
+// objects (the larger cloud) at least mean distance. Linear-programming dual for prices q >= 0:
+//   lower bound = sum_i min_j (c_ij + q_j) - sum_j q_j,
+// which holds for any q >= 0 whatsoever, so prices never have to be trusted, only recomputed with.
+// Source: D. P. Bertsekas, "The auction algorithm", Annals of Operations Research 14 (1988).
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "macros.h"
+
+namespace pointloss {
+
+// Factor between the eps of two phases. Measured flat from 4 to 7 on surfaces, blobs and noise.
+constexpr double kAssignTheta = 5.0;
+// Where every nearest cost is 0, eps begins at this part of the cost of pairing point i with i.
+constexpr double kAssignOpeningPart = 0x1p-12;
+// A warm start begins this much finer than a cold one (which begins at the mean nearest cost).
+constexpr double kAssignWarmRatio = 20.0;
+// A warm first phase that takes more bids a bidder than this is dropped for a cold start.
+constexpr int64_t kAssignWarmBids = 40;
+// This many bids a bidder without an end are a price war that eps is too small for (two far groups,
+// one bidder too many in one of them): eps grows by theta^2 within the phase. Each phase that did
+// so doubles the allowance of the later ones, so the growing comes to an end.
+constexpr int64_t kAssignWarBids = 40;
+// No bid raises a price by more than this many of the largest eps so far. A lone bidder would else
+// lift the price of its only near object to the size of the whole scene, which eats the digits of
+// all others.
+constexpr double kAssignRaiseCap = 1024.0;
+// Aim below rtol, because a failed certificate costs a whole phase and a tighter eps very little.
+constexpr double kAssignAim = 0.7;
+// eps never falls below this part of the median value c + p: a double holds 52 bits, so a typical
+// bid still raises its price by 256 units in the last place.
+constexpr double kAssignEpsFloor = 0x1p-44;
+// And this part of the largest value, should the median be 0: it bounds the number of phases.
+constexpr double kAssignEpsUnderflow = 0x1p-64;
+constexpr double kUnitRoundoff = 0x1p-53;
+// Components below 2^-511 of the extent vanish when squared; this covers what they could add.
+constexpr double kAssignTiny = 1e-150;
+
+// Default bound on rounds: ten times the longest run measured on rings and duplicates.
+POINTLOSS_HD int64_t assign_round_limit(int64_t max_rounds, int64_t objects) {
+  return max_rounds > 0 ? max_rounds : (int64_t{1} << 20) + 256 * objects;
+}
+
+// Exponent e with extent * 2^-e in [1/2, 1): scaling by it is exact and keeps squares in range.
+// `half_extent` is half of the joint bounding box, which cannot overflow. Clamped so that 2^-e is
+// a normal number.
+POINTLOSS_HD int assign_exponent(double half_extent) {
+  int e = 0;
+  frexp(half_extent, &e);
+  ++e;
+  return e > 1000 ? 1000 : e < -1000 ? -1000 : e;
+}
+
+// Euclidean or squared distance of two points whose coordinates lie `stride` apart.
+POINTLOSS_HD double assign_cost(const double* a, int64_t a_stride, const double* b,
+                                int64_t b_stride, int64_t dim, bool squared) {
+  double sum = 0.0;
+  for (int64_t d = 0; d < dim; ++d) {
+    const double t = a[d * a_stride] - b[d * b_stride];
+    sum += t * t;
+  }
+  return squared ? sum : sqrt(sum);
+}
+
+// Certified relative gap from the float64 sums `primal` (matched costs), `row_sum` (row minima of
+// c + q) and `price_sum` (q); each sum is K or L terms with at most `adds` roundings on any path.
+// A cost carries at most (dim + 4) roundings, a row minimum one more; all of it is taken off the
+// lower bound and added to the primal, so the result is never below the true gap.
+POINTLOSS_HD double assign_gap(double primal, double row_sum, double price_sum, int64_t bidders,
+                               int64_t dim, int64_t adds) {
+  if (!(primal > 0.0)) return primal == 0.0 ? 0.0 : INFINITY;
+  const double rel = 1.01 * kUnitRoundoff * static_cast<double>(dim + adds + 8);
+  const double tiny = kAssignTiny * static_cast<double>(bidders);
+  const double lower = row_sum - price_sum - rel * (row_sum + price_sum) - tiny;
+  const double upper = primal * (1.0 + rel) + tiny;
+  const double gap = (upper - (lower > 0.0 ? lower : 0.0)) / (primal * (1.0 - rel));
+  return gap < 1.0 ? gap * (1.0 + 4.0 * kUnitRoundoff) : gap == gap ? 1.0 : INFINITY;
+}
+
+// The eps after a phase that ended at `eps` with gap `gap`: theta finer, but not finer than needed.
+POINTLOSS_HD double assign_next_eps(double eps, double gap, double rtol) {
+  const double needed = gap > 0.0 && rtol > 0.0 ? eps * kAssignAim * rtol / gap : 0.0;
+  const double finer = eps / kAssignTheta;
+  const double next = needed > finer ? needed : finer;
+  return next < eps / 1.5 ? next : eps / 1.5;
+}
+
+}  // namespace pointloss

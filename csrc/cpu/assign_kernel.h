@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MIT
+// Certified assignment of one pair of point clouds on one CPU core: solve_assignment().
+//
+// Checks and scales the input, runs the auction of assign_auction.h (float scans, then double scans
+// when eps asks for it), and writes matching, prices and certificate in input units.
+// Bad input never throws or hangs: a length outside [0, N] or [0, M] gives idx -1, a non-finite
+// coordinate an arbitrary injection, both with cost NaN and gap infinity.
+#pragma once
+
+#include "assign_auction.h"
+
+namespace pointloss {
+
+// One pair of clouds. x is [N, D], y is [M, D], contiguous; the first n and m points are valid.
+// N and M stay below 2^31 (their product need not).
+template <typename T>
+struct AssignProblem {
+  const T* x;
+  const T* y;
+  int64_t N, M, D;
+  int64_t n, m;            // valid lengths; any value is safe
+  bool squared;            // cost: squared distance instead of distance
+  double rtol;             // wanted certified relative gap; 0 = as exact as float64 allows
+  int64_t max_rounds;      // <= 0: default bound
+  const double* price_in;  // [max(N, M)] warm start, any values; or null
+};
+
+// Outputs. The caller owns idx [N] and price [max(N, M)]; both are always written in full.
+struct AssignResult {
+  int64_t* idx;
+  double* price;
+  double cost;
+  double gap;
+  int64_t rounds;
+  bool converged;
+};
+
+namespace assign_detail {
+
+// Back to a cold start.
+template <typename S>
+void drop_prices(const Frame& frame, Auction<S>& auction, State& state) {
+  std::fill_n(state.price.begin(), frame.objects, 0.0);
+  state.level = 0.0;
+  std::fill(state.partner.begin(), state.partner.end(), -1);
+  std::fill(state.owner.begin(), state.owner.end(), -1);
+  auction.forget();
+}
+
+// Sets the first eps: the mean nearest cost, or a part of it when the warm prices give a better
+// lower bound than no prices at all (otherwise they are dropped). Returns whether they are kept.
+template <typename S>
+bool open_auction(const Frame& frame, const double* price_in, Auction<S>& auction, State& state,
+                  double& eps) {
+  const double nearest = auction.best_sum();
+  // Coincident points can make every nearest cost 0 while the assignment is not free.
+  eps = nearest > 0.0 ? nearest / static_cast<double>(frame.bidders)
+                      : kAssignOpeningPart * identity_cost(frame);
+  state.raise_cap = kAssignRaiseCap * eps;
+  if (price_in == nullptr) return false;
+  load_prices(frame, price_in, state);
+  auction.refresh_prices();
+  double bound = auction.best_sum();
+  for (int64_t j = 0; j < frame.objects; ++j) bound -= state.price[j];
+  if (bound > nearest) {
+    eps /= kAssignWarmRatio;
+    return true;
+  }
+  drop_prices(frame, auction, state);
+  return false;
+}
+
+// Solves a problem that is neither empty nor degenerate; returns the certified gap.
+inline double solve_frame(const Frame& frame, double rtol, int64_t max_rounds,
+                          const double* price_in, State& state) {
+  const int64_t limit = assign_round_limit(max_rounds, frame.objects);
+  state.price.assign(frame.stride, INFINITY);
+  std::fill_n(state.price.begin(), frame.objects, 0.0);
+  state.partner.assign(frame.bidders, -1);
+  state.owner.assign(frame.stride, -1);
+  state.war_bids = kAssignWarBids * frame.bidders;
+  double eps = 0.0, gap = INFINITY;
+  {
+    Auction<float> auction(frame, state);
+    const bool warm = open_auction(frame, price_in, auction, state, eps);
+    Outcome outcome =
+        auction.run(eps, rtol, limit, warm ? kAssignWarmBids * frame.bidders : -1, gap);
+    if (outcome == Outcome::kDropWarm) {
+      drop_prices(frame, auction, state);
+      eps *= kAssignWarmRatio;
+      outcome = auction.run(eps, rtol, limit, -1, gap);
+    }
+    if (outcome != Outcome::kNeedsDouble) return gap;
+  }
+  Auction<double> auction(frame, state);
+  auction.run(eps, rtol, limit, -1, gap);
+  return gap;
+}
+
+}  // namespace assign_detail
+
+template <typename T>
+void solve_assignment(const AssignProblem<T>& problem, AssignResult& result) {
+  using namespace assign_detail;
+  std::fill_n(result.idx, problem.N, int64_t{-1});
+  std::fill_n(result.price, std::max(problem.N, problem.M), 0.0);
+  result.cost = std::numeric_limits<double>::quiet_NaN();
+  result.gap = INFINITY;
+  result.rounds = 0;
+  result.converged = false;
+  if (problem.n < 0 || problem.n > problem.N || problem.m < 0 || problem.m > problem.M) return;
+  const int64_t pairs = std::min(problem.n, problem.m);
+
+  Frame frame;
+  frame.dim = problem.D;
+  frame.squared = problem.squared;
+  frame.swapped = problem.n > problem.m;
+  frame.bidders = pairs;
+  frame.objects = std::max(problem.n, problem.m);
+  const bool finite = scale_clouds(frame.swapped ? problem.y : problem.x,
+                                   frame.swapped ? problem.x : problem.y, frame);
+  if (!finite || pairs == 0 || frame.stride == 0 || identity_cost(frame) == 0.0) {
+    for (int64_t i = 0; i < pairs; ++i) result.idx[i] = i;
+    if (!finite) return;
+    result.cost = result.gap = 0.0;
+    result.converged = true;
+    return;
+  }
+
+  State state;
+  result.gap = solve_frame(frame, problem.rtol, problem.max_rounds, problem.price_in, state);
+  result.rounds = state.rounds;
+  result.converged = result.gap <= problem.rtol || result.gap == 0.0;
+  CarrySum cost;
+  for (int64_t i = 0; i < pairs; ++i) {
+    const int64_t j = state.partner[i];
+    cost.add(frame.cost(i, j));
+    result.idx[frame.swapped ? j : i] = frame.swapped ? i : j;
+  }
+  const int exponent = frame.exponent * (problem.squared ? 2 : 1);
+  result.cost = std::ldexp(cost.total() / static_cast<double>(pairs), exponent);
+  for (int64_t j = 0; j < frame.objects; ++j) {
+    result.price[j] = std::ldexp(state.price[j], exponent);
+  }
+}
+
+}  // namespace pointloss
