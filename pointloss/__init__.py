@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: MIT
+"""Exact Chamfer distance and certified earth mover's distance for 3-D point clouds.
+
+Every number here says whether it is squared, a mean or a sum, and of one direction or both.
+"""
+
+from pointloss._extension import __version__, build_info
+from pointloss.losses.chamfer import ChamferLoss, PointDistances, chamfer
+from pointloss.losses.emd import EMDLoss, emd
+from pointloss.metrics.f_score import FScore, f_score
+from pointloss.ops.assign import Assignment, assign
+from pointloss.ops.nearest import Nearest, nearest
+
+__all__ = [
+    "Assignment",
+    "ChamferLoss",
+    "EMDLoss",
+    "FScore",
+    "Nearest",
+    "PointDistances",
+    "__version__",
+    "assign",
+    "build_info",
+    "chamfer",
+    "emd",
+    "f_score",
+    "nearest",
+]

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: MIT
+"""Errors for people: op, argument, what was expected, what was given.
+
+Nothing here looks at values, so nothing waits for a GPU.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pointloss._extension import build_info, cuda_cure
+
+MAX_DIM = 64
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class Clouds(NamedTuple):
+    """Two batches of clouds as the ops take them."""
+
+    x: Tensor  # [B, N, D] float32 or float64
+    y: Tensor  # [B, M, D] like x
+    x_lengths: Tensor | None  # int64 [B]
+    y_lengths: Tensor | None  # int64 [B]
+    single: bool  # the caller gave one cloud without a batch axis
+
+    def swapped(self) -> Clouds:
+        """The same with x and y exchanged."""
+        return Clouds(self.y, self.x, self.y_lengths, self.x_lengths, self.single)
+
+
+def clouds(
+    op: str, x: Tensor, y: Tensor, x_lengths: Tensor | None = None, y_lengths: Tensor | None = None
+) -> Clouds:
+    """Check two clouds and their lengths and bring them to [B, N, D] in float32 or float64."""
+    _check_types(op, x, y)
+    _check_shapes(op, x, y)
+    single = x.dim() == 2
+    if x.dtype != torch.float64:  # half types are computed in float32
+        x, y = x.float(), y.float()
+    if single:
+        x, y = x.unsqueeze(0), y.unsqueeze(0)
+    return Clouds(
+        x, y, _lengths(op, "x_lengths", x_lengths, x), _lengths(op, "y_lengths", y_lengths, x),
+        single,
+    )  # fmt: skip
+
+
+def choice(op: str, name: str, value: object, allowed: tuple[object, ...]) -> None:
+    """Raise ValueError unless value is one of `allowed`."""
+    if value not in allowed:
+        listed = ", ".join(repr(a) for a in allowed)
+        raise ValueError(f"{op}: {name} must be one of {listed}, got {value!r}")
+
+
+def per_point(op: str, name: str, values: Tensor | None, cloud: Tensor) -> Tensor | None:
+    """Check weights [B, N] (or [N] for a single cloud) of a cloud that `clouds` returned."""
+    if values is None:
+        return None
+    shape = tuple(cloud.shape[:2])
+    given = tuple(values.shape)
+    if given != shape and (1, *given) != shape:
+        raise ValueError(f"{op}: {name} must have shape {list(shape)}, got {list(given)}")
+    if not values.dtype.is_floating_point:
+        raise TypeError(f"{op}: {name} must be floating point, got {_name(values.dtype)}")
+    if values.device != cloud.device:
+        raise ValueError(f"{op}: {name} must be on {cloud.device}, got {values.device}")
+    return values.to(cloud.dtype).reshape(shape)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _check_types(op: str, x: Tensor, y: Tensor) -> None:
+    for name, value in (("x", x), ("y", y)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(value).__name__}")
+        if value.dtype not in FLOATS:
+            raise TypeError(
+                f"{op}: {name} must be float16, bfloat16, float32 or float64, "
+                f"got {_name(value.dtype)}"
+            )
+    if x.device != y.device:
+        raise ValueError(f"{op}: x and y must be on one device, got {x.device} and {y.device}")
+    if x.device.type not in {"cpu", "cuda", "meta"}:
+        raise RuntimeError(f"{op}: only CPU and CUDA tensors are supported, got {x.device}")
+    if x.device.type == "cuda" and not build_info()["cuda"]:
+        raise RuntimeError(f"{op}: {cuda_cure()}")
+    # Under autocast a network's output is half precision while its target is not.
+    mixed_halves = torch.float64 not in (x.dtype, y.dtype) and torch.is_autocast_enabled(
+        x.device.type
+    )
+    if x.dtype != y.dtype and not mixed_halves:
+        raise TypeError(
+            f"{op}: x and y must have one dtype, got {_name(x.dtype)} and {_name(y.dtype)}; "
+            "convert one, for example y.to(x.dtype)"
+        )
+
+
+def _check_shapes(op: str, x: Tensor, y: Tensor) -> None:
+    if x.dim() not in (2, 3):
+        raise ValueError(f"{op}: x must have shape [B, N, D] or [N, D], got {list(x.shape)}")
+    d = x.shape[-1]
+    want = f"[{x.shape[0]}, M, {d}]" if x.dim() == 3 else f"[M, {d}]"
+    if y.dim() != x.dim() or y.shape[-1] != d or (x.dim() == 3 and y.shape[0] != x.shape[0]):
+        hint = ""
+        if y.dim() == x.dim():
+            # The cloud with the longer rows is the likelier to lie on its side.
+            if y.shape[-1] > d and y.shape[-2] == d:
+                hint = "; did you mean y.transpose(-1, -2)?"
+            elif x.shape[-2] == y.shape[-1]:
+                hint = "; did you mean x.transpose(-1, -2)?"
+        raise ValueError(f"{op}: y must have shape {want}, got {list(y.shape)}{hint}")
+    if not 1 <= d <= MAX_DIM:
+        hint = "; did you mean x.transpose(-1, -2)?" if 1 <= x.shape[-2] <= MAX_DIM < d else ""
+        raise ValueError(
+            f"{op}: points must have 1 to {MAX_DIM} coordinates, got x of shape "
+            f"{list(x.shape)}{hint}"
+        )
+
+
+def _lengths(op: str, name: str, lengths: Tensor | None, x: Tensor) -> Tensor | None:
+    if lengths is None:
+        return None
+    if not isinstance(lengths, Tensor):
+        raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(lengths).__name__}")
+    if lengths.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"{op}: {name} must be int32 or int64, got {_name(lengths.dtype)}")
+    batch = x.shape[0]
+    if tuple(lengths.shape) != (batch,) and not (lengths.dim() == 0 and batch == 1):
+        raise ValueError(f"{op}: {name} must have shape [{batch}], got {list(lengths.shape)}")
+    if lengths.device != x.device:
+        raise ValueError(f"{op}: {name} must be on {x.device}, got {lengths.device}")
+    return lengths.to(torch.int64).reshape(batch)

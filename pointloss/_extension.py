@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: MIT
+"""Load pointloss._C: the one place that knows that it may be missing, and says the cure."""
+
+from __future__ import annotations
+
+import torch  # noqa: F401  (first: the extension links against libtorch by name)
+
+try:
+    from pointloss import _C
+except ImportError as error:
+    if isinstance(error, ModuleNotFoundError) or "cannot import name '_C'" in str(error):
+        raise ImportError(
+            "pointloss: the compiled part is missing from this folder; run `pip install -e .` "
+            "here, or start Python elsewhere to use an installed pointloss"
+        ) from None
+    raise ImportError(
+        f"pointloss: the compiled part does not load with torch {torch.__version__} ({error}); "
+        "rebuild it with `pip install --force-reinstall --no-deps --no-cache-dir .`"
+    ) from error
+
+
+def build_info() -> dict[str, str]:
+    """Facts about the build.
+
+    Returns:
+        A dict of strings: `version`, `torch` (built with; any torch >= 2.10 loads it), `compiler`,
+        `cuda` (toolkit release, empty in a build without CUDA), `cuda_archs`, `cpu_variants` and
+        `cpu_in_use` (instruction sets compiled in, and the one this CPU runs).
+    """
+    return dict(_C.build_info())
+
+
+__version__: str = build_info()["version"]
+
+
+def cuda_cure() -> str:
+    """What to do about a CUDA tensor in a build without CUDA."""
+    return (
+        f"this pointloss ({__version__}) was built without CUDA; with an nvcc installed run "
+        "`POINTLOSS_CUDA=1 pip install --force-reinstall --no-deps --no-cache-dir "
+        "--no-build-isolation .` in its source folder"
+    )

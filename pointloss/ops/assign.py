@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: MIT
+"""One-to-one assignment between two batches of clouds, with a certificate."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pointloss import _checks
+
+
+class Assignment(NamedTuple):
+    """A one-to-one matching of the smaller cloud into the larger, and what it is worth."""
+
+    idx: Tensor  # int64 [B, N]: the partner in y of each point of x, -1 where it has none
+    cost: Tensor  # float64 [B]: mean distance over the min(n, m) matched pairs
+    gap: Tensor  # float64 [B]: certified (cost - lower bound) / cost, never below the true gap
+    price: Tensor  # float64 [B, max(N, M)]: dual prices of the larger cloud's points
+    rounds: Tensor  # int64 [B]: sequential bidding rounds
+    converged: Tensor  # bool [B]: gap <= rtol
+
+
+def assign(
+    x: Tensor,
+    y: Tensor,
+    *,
+    x_lengths: Tensor | None = None,
+    y_lengths: Tensor | None = None,
+    squared: bool = False,
+    rtol: float = 1e-2,
+    price: Tensor | None = None,
+    max_rounds: int | None = None,
+) -> Assignment:
+    """Give every point of the smaller cloud its own partner in the larger, at least mean distance.
+
+    Solved by an eps-scaled auction (Bertsekas 1988, "The auction algorithm"). The matching is an
+    injection on every input, a bijection for equal sizes, never many-to-one; how far it may be
+    from the optimum is certified by linear-programming duality: for any prices p >= 0 the sum of
+    min_j (c_ij + p_j) over the smaller cloud's points less the sum of the prices bounds the
+    optimum from below.
+
+    Args:
+        x: points [B, N, D] or [N, D], 1 <= D <= 64, float; half types are computed in float32.
+        y: points [B, M, D] or [M, D], of x's dtype and device.
+        x_lengths: int [B], the valid points of each x; the rest is padding and stays unmatched.
+        y_lengths: int [B], likewise for y.
+        squared: match by squared instead of plain euclidean distance. The optima differ.
+        rtol: certified relative gap to stop at; 0 asks for all that float64 costs allow.
+        price: [B, max(N, M)], an earlier result's prices as a warm start. Any values are safe: bad
+            ones cost time, never certainty.
+        max_rounds: stop after this many rounds, complete the matching greedily and report the gap
+            that it has. None is a bound that ordinary inputs do not reach.
+
+    Returns:
+        Assignment, without batch axis for single clouds. Nothing in it is differentiable; `emd`
+        is. An empty cloud gives cost 0, gap 0, idx -1. A coordinate that is not finite gives cost
+        NaN, gap inf, converged False, and some injection; a length out of range the same with
+        idx -1.
+
+    Raises:
+        ValueError: shapes, devices, rtol or max_rounds do not fit.
+        TypeError: dtypes do not fit.
+        RuntimeError: CUDA tensors in a build without CUDA.
+
+    Determinism: the same input gives the same bits on one device, whatever else is in the batch.
+    CPU and CUDA may return different matchings, each within its certificate.
+
+    Example:
+        >>> x = torch.tensor([[0.0, 0], [1, 0]])
+        >>> a = assign(x, x.flip(0))
+        >>> a.idx.tolist(), a.cost.item(), a.gap.item()
+        ([1, 0], 0.0, 0.0)
+    """
+    c = _checks.clouds("assign", x, y, x_lengths, y_lengths)
+    out = assign_batched("assign", c, squared, rtol, price, max_rounds)
+    return Assignment(*(t[0] for t in out)) if c.single else out
+
+
+def assign_batched(
+    op: str,
+    c: _checks.Clouds,
+    squared: bool,
+    rtol: float,
+    price: Tensor | None,
+    max_rounds: int | None,
+) -> Assignment:
+    """`assign` for clouds that _checks.clouds has brought into form; always with a batch axis."""
+    if not 0 <= rtol < float("inf"):
+        raise ValueError(f"{op}: rtol must be a number >= 0, got {rtol}")
+    if max_rounds is not None and max_rounds < 1:
+        raise ValueError(f"{op}: max_rounds must be at least 1 or None, got {max_rounds}")
+    return Assignment(
+        *torch.ops.pointloss.assign(
+            c.x.detach(),
+            c.y.detach(),
+            c.x_lengths,
+            c.y_lengths,
+            squared,
+            rtol,
+            _start_price(op, price, c),
+            max_rounds or 0,
+        )
+    )
+
+
+def _start_price(op: str, price: Tensor | None, c: _checks.Clouds) -> Tensor | None:
+    if price is None:
+        return None
+    shape = (c.x.shape[0], max(c.x.shape[1], c.y.shape[1]))
+    given = tuple(price.shape)
+    if given != shape and not (c.single and (1, *given) == shape):
+        raise ValueError(f"{op}: price must have shape {list(shape)}, got {list(given)}")
+    if not price.dtype.is_floating_point:
+        raise TypeError(f"{op}: price must be floating point, got {price.dtype}")
+    if price.device != c.x.device:
+        raise ValueError(f"{op}: price must be on {c.x.device}, got {price.device}")
+    return price.detach().to(torch.float64).reshape(shape)
+
+
+def _assign_fake(
+    x: Tensor,
+    y: Tensor,
+    x_lengths: Tensor | None,
+    y_lengths: Tensor | None,
+    squared: bool,
+    rtol: float,
+    price: Tensor | None,
+    max_rounds: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    batch, n, m = x.shape[0], x.shape[1], y.shape[1]
+    return (
+        x.new_empty((batch, n), dtype=torch.int64),
+        x.new_empty((batch,), dtype=torch.float64),
+        x.new_empty((batch,), dtype=torch.float64),
+        x.new_empty((batch, max(n, m)), dtype=torch.float64),
+        x.new_empty((batch,), dtype=torch.int64),
+        x.new_empty((batch,), dtype=torch.bool),
+    )
+
+
+torch.library.register_fake("pointloss::assign", _assign_fake)

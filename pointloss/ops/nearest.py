@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: MIT
+"""Nearest neighbours between two batches of clouds."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from pointloss import _checks
+
+
+class Nearest(NamedTuple):
+    """For each point of x its nearest point of y."""
+
+    dist: Tensor  # [B, N]; squared for norm 2, plain for norm 1
+    idx: Tensor  # int64 [B, N] into y; -1 where there is none
+
+
+def nearest(
+    x: Tensor,
+    y: Tensor,
+    *,
+    x_lengths: Tensor | None = None,
+    y_lengths: Tensor | None = None,
+    norm: int = 2,
+) -> Nearest:
+    """For each point of x, the nearest point of y: exact, by direct differences.
+
+    dist[b, i] = min_j sum_k (x[b, i, k] - y[b, j, k])^2 for norm 2, and with the absolute value in
+    place of the square for norm 1.
+
+    Args:
+        x: points [B, N, D] or [N, D], 1 <= D <= 64; float32 and float64 run natively, float16 and
+            bfloat16 are computed in float32.
+        y: points [B, M, D] or [M, D], of x's dtype and device.
+        x_lengths: int [B], the valid points of each x; the rest is padding.
+        y_lengths: int [B], likewise for y.
+        norm: 2 (squared euclidean distance) or 1 (sum of absolute differences, not squared).
+
+    Returns:
+        Nearest(dist, idx), both [B, N] ([N] for single clouds). dist has the compute dtype and is
+        differentiable with respect to both clouds, twice and more; idx is int64.
+        A point that has a NaN coordinate is never anyone's neighbour; its own dist is NaN and its
+        idx -1. Where y has no point at a finite distance, dist is inf and idx -1. Padding has dist
+        0 and idx -1. A cloud whose length is negative or larger than the tensor gets dist NaN and
+        idx -1. Wherever idx is -1 the gradient is 0.
+
+    Raises:
+        ValueError: shapes, devices or norm do not fit.
+        TypeError: dtypes do not fit.
+        RuntimeError: CUDA tensors in a build without CUDA.
+
+    Determinism: the forward pass is deterministic, ties take the lowest index, and CPU and CUDA
+    agree bit for bit. On CUDA the gradient with respect to y adds in any order, except under
+    torch.use_deterministic_algorithms(True). Forward-mode AD raises.
+
+    Example:
+        >>> dist, idx = nearest(torch.zeros(1, 3), torch.tensor([[0.0, 0, 2], [0, 1, 0]]))
+        >>> dist.tolist(), idx.tolist()
+        ([1.0], [1])
+    """
+    _checks.choice("nearest", "norm", norm, (1, 2))
+    c = _checks.clouds("nearest", x, y, x_lengths, y_lengths)
+    dist, idx, _, _ = nearest_batched(c, norm, both=False)
+    return Nearest(dist[0], idx[0]) if c.single else Nearest(dist, idx)
+
+
+def nearest_batched(
+    c: _checks.Clouds, norm: int, *, both: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`nearest` of x in y and, with `both`, of y in x, for what _checks.clouds returned.
+
+    Returns (dist_x, idx_x, dist_y, idx_y), [B, N] and [B, M]; without `both` the latter are [B, 0].
+    """
+    out = _Nearest.apply(c.x, c.y, c.x_lengths, c.y_lengths, norm, both)  # type: ignore[no-untyped-call]
+    return cast("tuple[Tensor, Tensor, Tensor, Tensor]", out)
+
+
+class _Nearest(torch.autograd.Function):
+    """The op with its derivative; a Function, so that vmap works and forward-mode AD raises."""
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        y: Tensor,
+        x_lengths: Tensor | None,
+        y_lengths: Tensor | None,
+        norm: int,
+        both: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        out = torch.ops.pointloss.nearest(x, y, x_lengths, y_lengths, norm, both)
+        return cast("tuple[Tensor, Tensor, Tensor, Tensor]", out)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, y, _, _, ctx.norm, ctx.both = inputs
+        _, idx_x, _, idx_y = output
+        ctx.mark_non_differentiable(idx_x, idx_y)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, y, idx_x, idx_y)
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad_x: Tensor | None, _: None, grad_y: Tensor | None, __: None
+    ) -> tuple[Tensor | None, ...]:
+        x, y, idx_x, idx_y = ctx.saved_tensors
+        if not ctx.both:  # torch.compile hands over zeros [B, 0] in place of None
+            grad_y = None
+        # The kernel adds y's terms in any order and knows no derivative of its own.
+        if torch.is_grad_enabled() or torch.are_deterministic_algorithms_enabled():
+            grads = _backward_in_torch(grad_x, grad_y, x, y, idx_x, idx_y, ctx.norm)
+        else:
+            grads = torch.ops.pointloss.nearest_backward(
+                grad_x, grad_y, x, y, idx_x, idx_y, ctx.norm
+            )
+        return *grads, None, None, None, None
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        x: Tensor,
+        y: Tensor,
+        x_lengths: Tensor | None,
+        y_lengths: Tensor | None,
+        norm: int,
+        both: bool,
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        # The mapped axis joins the batch axis: clouds are independent anyway.
+        size: int = info.batch_size
+
+        def join(value: Tensor | None, dim: int | None) -> Tensor | None:
+            if value is None:
+                return None
+            value = value.expand(size, *value.shape) if dim is None else value.movedim(dim, 0)
+            return value.flatten(0, 1)
+
+        tensors = (x, y, x_lengths, y_lengths)
+        joined = [join(v, d) for v, d in zip(tensors, in_dims[:4], strict=True)]
+        out = _Nearest.apply(*joined, norm, both)  # type: ignore[no-untyped-call]
+        return tuple(t.unflatten(0, (size, -1)) for t in out), (0,) * 4
+
+
+def _backward_in_torch(
+    grad_x: Tensor | None,
+    grad_y: Tensor | None,
+    x: Tensor,
+    y: Tensor,
+    idx_x: Tensor,
+    idx_y: Tensor,
+    norm: int,
+) -> tuple[Tensor, Tensor]:
+    """nearest_backward in differentiable torch ops: what higher derivatives are taken of."""
+    total_x, total_y = torch.zeros_like(x), torch.zeros_like(y)
+    if grad_x is not None:
+        own, other = _direction_in_torch(grad_x, x, y, idx_x, norm)
+        total_x, total_y = total_x + own, total_y + other
+    if grad_y is not None:
+        own, other = _direction_in_torch(grad_y, y, x, idx_y, norm)
+        total_y, total_x = total_y + own, total_x + other
+    return total_x, total_y
+
+
+def _direction_in_torch(
+    grad: Tensor, a: Tensor, b: Tensor, idx: Tensor, norm: int
+) -> tuple[Tensor, Tensor]:
+    # d dist / da = 2 (a - b[idx]), or sign(a - b[idx]) for norm 1; b gets the opposite.
+    if b.shape[1] == 0:
+        return torch.zeros_like(a), torch.zeros_like(b)
+    found = (idx >= 0).unsqueeze(-1)
+    column = idx.clamp_min(0)
+    diff = a - b.gather(1, column.unsqueeze(-1).expand(-1, -1, b.shape[2]))
+    slope = 2 * diff if norm == 2 else diff.sign()
+    own = torch.where(found, grad.unsqueeze(-1) * slope, 0)
+    # index_add on flat rows, because torch has a deterministic variant of exactly this.
+    first = torch.arange(b.shape[0], device=b.device).unsqueeze(1) * b.shape[1]
+    flat = torch.zeros_like(b).flatten(0, 1)
+    other = flat.index_add(0, (column + first).flatten(), -own.flatten(0, 1))
+    return own, other.view_as(b)
+
+
+def _nearest_fake(
+    x: Tensor,
+    y: Tensor,
+    x_lengths: Tensor | None,
+    y_lengths: Tensor | None,
+    norm: int,
+    both: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows, columns = x.shape[:2], (x.shape[0], y.shape[1] if both else 0)
+    return (
+        x.new_empty(rows),
+        x.new_empty(rows, dtype=torch.int64),
+        x.new_empty(columns),
+        x.new_empty(columns, dtype=torch.int64),
+    )
+
+
+def _nearest_backward_fake(
+    grad_x: Tensor | None,
+    grad_y: Tensor | None,
+    x: Tensor,
+    y: Tensor,
+    idx_x: Tensor,
+    idx_y: Tensor,
+    norm: int,
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), y.new_empty(y.shape)
+
+
+torch.library.register_fake("pointloss::nearest", _nearest_fake)
+torch.library.register_fake("pointloss::nearest_backward", _nearest_backward_fake)

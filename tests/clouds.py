@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""Clouds that break implementations: each generator gives two clouds [B, N, 3] and [B, M, 3]."""
+
+import math
+
+import torch
+
+
+def surface(batch, n, m, generator):
+    """Two independent samples of one bumpy ellipsoid."""
+
+    def sample(k):
+        v = torch.randn(batch, k, 3, generator=generator, dtype=torch.float64)
+        v = v / v.norm(dim=-1, keepdim=True)
+        bump = 1 + 0.2 * (5 * v[..., :1]).sin() * (4 * v[..., 1:2]).cos()
+        return v * bump * torch.tensor([0.5, 0.35, 0.25], dtype=torch.float64)
+
+    return sample(n), sample(m)
+
+
+def noisy(batch, n, m, generator):
+    x, y = surface(batch, max(n, m), 1, generator)
+    y = x + 0.02 * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    return x[:, :n], y[:, :m]
+
+
+def blob(batch, n, m, generator):
+    """One cluster against a surface, as at the start of a training."""
+    x, y = surface(batch, n, m, generator)
+    return 0.01 * x + 0.1, y
+
+
+def uniform(batch, n, m, generator):
+    draw = torch.rand(batch, n + m, 3, generator=generator, dtype=torch.float64)
+    return draw[:, :n], draw[:, n:]
+
+
+def equal(batch, n, m, generator):
+    """All points in one place."""
+    return (torch.full((batch, k, 3), 0.25, dtype=torch.float64) for k in (n, m))
+
+
+def duplicates(batch, n, m, generator):
+    """A few places, each many times."""
+    places = torch.rand(batch, 4, 3, generator=generator, dtype=torch.float64)
+    return (
+        places.gather(1, torch.randint(4, (batch, k, 1), generator=generator).expand(-1, -1, 3))
+        for k in (n, m)
+    )
+
+
+def line(batch, n, m, generator):
+    x, y = uniform(batch, n, m, generator)
+    return x * torch.tensor([1.0, 0, 0]), y * torch.tensor([1.0, 0, 0])
+
+
+def ring(batch, n, m, generator):
+    """Two evenly spaced rings, turned by half a step: every matching is nearly as good."""
+
+    def circle(k, shift):
+        t = (torch.arange(k, dtype=torch.float64) + shift) * 2 * math.pi / max(k, 1)
+        return torch.stack([t.cos(), t.sin(), 0 * t], -1).expand(batch, -1, -1)
+
+    return circle(n, 0), circle(m, 0.5)
+
+
+def lattice(batch, n, m, generator):
+    """Integer coordinates: massive ties."""
+    return (torch.randint(3, (batch, k, 3), generator=generator).double() for k in (n, m))
+
+
+def outlier(batch, n, m, generator):
+    x, y = surface(batch, n, m, generator)
+    x = x.clone()
+    x[:, :1] = 1e6
+    return x, y
+
+
+def far(batch, n, m, generator):
+    """Spacing 1e-2 at offset 1e4: the expanded form x^2 - 2xy + y^2 loses every digit here."""
+    x, y = uniform(batch, n, m, generator)
+    return x + 1e4, y + 1e4
+
+
+KINDS = [surface, noisy, blob, uniform, equal, duplicates, line, ring, lattice, outlier, far]
+
+
+def make(kind, batch, n, m, *, dtype=torch.float32, device="cpu", seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x, y = kind(batch, n, m, generator)
+    return x.to(device, dtype).contiguous(), y.to(device, dtype).contiguous()

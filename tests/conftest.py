@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: MIT
+"""Fixtures: every test that takes `device` runs on the CPU and, where there is one, on a GPU."""
+
+import pytest
+import torch
+from hypothesis import settings
+
+# Wall-clock limits would make property tests fail on a busy machine, and say nothing.
+settings.register_profile("pointloss", deadline=None, max_examples=40, derandomize=True)
+settings.load_profile("pointloss")
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request):
+    # No guard on build_info: on a machine with a GPU, a build without CUDA must fail.
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU here; the GPU half is run and recorded as CONTRIBUTING.md tells")
+    return torch.device(request.param)
+
+
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["f32", "f64"])
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)

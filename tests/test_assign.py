@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: MIT
+import pytest
+import torch
+from clouds import KINDS, blob, duplicates, lattice, make, noisy, ring, surface, uniform
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pointloss import assign, reference
+
+SIZES = [(1, 1, 1), (2, 2, 2), (2, 31, 31), (1, 130, 130), (1, 37, 100), (1, 100, 37), (1, 1, 50)]
+
+
+def assert_valid(x, y, found, rtol, squared=False):
+    """An injection whose certificate covers the true gap, and whose flags tell the truth."""
+    cost = reference.matching_cost(x, y, found.idx, squared)  # raises unless it is one-to-one
+    optimum = reference.optimal_cost(x, y, squared)
+    torch.testing.assert_close(found.cost.cpu(), cost, rtol=1e-9, atol=0)
+    gap = found.gap.cpu()
+    # scipy's own rounding is the only allowance.
+    true_gap = torch.where(cost > 0, (cost - optimum) / cost, 0) - 1e-12
+    assert (gap >= true_gap).all(), (gap, true_gap)
+    assert torch.equal(found.converged.cpu(), gap <= rtol)
+    return gap
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
+@pytest.mark.parametrize("squared", [False, True], ids=["plain", "squared"])
+def test_certified_against_the_optimum(kind, squared, device, dtype):
+    for batch, n, m in SIZES:
+        x, y = make(kind, batch, n, m, dtype=dtype, device=device)
+        for rtol in (1e-1, 1e-2, 1e-4):
+            found = assign(x, y, squared=squared, rtol=rtol)
+            gap = assert_valid(x, y, found, rtol, squared)
+            assert found.converged.all(), (kind.__name__, n, m, rtol, gap)
+
+
+@pytest.mark.parametrize("kind", [surface, noisy, blob, ring, duplicates])
+def test_a_thousand_points(kind, device):
+    x, y = make(kind, 2, 1024, 1024, device=device)
+    found = assign(x, y)
+    assert_valid(x, y, found, 1e-2)
+    assert found.converged.all()
+    assert torch.equal(found.idx.sort(1).values.cpu(), torch.arange(1024).expand(2, -1))
+
+
+@pytest.mark.parametrize("kind", [surface, uniform, lattice])
+def test_as_exact_as_float64_allows(kind, device):
+    x, y = make(kind, 1, 200, 200, dtype=torch.float64, device=device)
+    found = assign(x, y, rtol=0)
+    gap = assert_valid(x, y, found, 0.0)
+    assert (gap <= 1e-6).all()
+
+
+@pytest.mark.parametrize("sizes", [(300, 2000), (2000, 300)])
+def test_unequal_sizes(sizes, device):
+    x, y = make(surface, 1, *sizes, device=device)
+    found = assign(x, y)
+    assert_valid(x, y, found, 1e-2)
+    assert found.converged.all()
+    assert (found.idx >= 0).sum() == 300
+    assert found.price.shape == (1, 2000)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5, 64])
+def test_any_dimension(dim, device, dtype):
+    x = torch.randn(2, 40, dim, device=device, dtype=dtype)
+    y = torch.randn(2, 45, dim, device=device, dtype=dtype)
+    found = assign(x, y, rtol=1e-3)
+    assert_valid(x, y, found, 1e-3)
+    assert found.converged.all()
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+def test_scale_does_not_matter(scale, device):
+    x, y = make(surface, 2, 100, 100, device=device)
+    plain, scaled = assign(x, y), assign(scale * x, scale * y)
+    assert_valid(scale * x, scale * y, scaled, 1e-2)
+    assert scaled.converged.all()
+    torch.testing.assert_close(scaled.cost / scale, plain.cost, rtol=2e-2, atol=0)
+
+
+def test_lengths_equal_the_cut_clouds(device):
+    x, y = make(surface, 5, 60, 80, device=device)
+    n = torch.tensor([60, 20, 0, 60, 1], device=device)
+    m = torch.tensor([80, 50, 80, 0, 1], device=device)
+    found = assign(x, y, x_lengths=n, y_lengths=m)
+    for b in range(5):
+        matched = found.idx[b] >= 0
+        assert matched.sum() == min(n[b], m[b])
+        assert not matched[n[b] :].any()
+        assert (found.idx[b] < m[b]).all()
+        if min(n[b], m[b]) == 0:
+            assert found.cost[b] == found.gap[b] == 0
+            assert found.converged[b]
+        else:
+            cut = assign(x[b, : n[b]], y[b, : m[b]])
+            torch.testing.assert_close(found.cost[b], cut.cost, rtol=2e-2, atol=0)
+    padded = x.clone()
+    padded[1, 20:] = torch.nan  # padding is never read
+    again = assign(padded, y, x_lengths=n, y_lengths=m)
+    assert torch.equal(again.idx, found.idx)
+
+
+@pytest.mark.parametrize("bad", [-1, 61, 2**40])
+def test_length_out_of_range(bad, device):
+    x, y = make(surface, 2, 60, 60, device=device)
+    lengths = torch.tensor([60, bad], device=device)
+    for options in ({"x_lengths": lengths}, {"y_lengths": lengths}):
+        found = assign(x, y, **options)
+        assert found.cost[1].isnan()
+        assert found.gap[1].isinf()
+        assert (found.idx[1] == -1).all()
+        assert found.converged.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_coordinates_that_are_not_finite(value, device, dtype):
+    x, y = make(surface, 3, 50, 50, dtype=dtype, device=device)
+    x[0, 7, 2] = value
+    y[1, 49, 0] = value
+    found = assign(x, y)
+    assert found.cost[:2].isnan().all()
+    assert found.gap[:2].isinf().all()
+    assert found.converged.tolist() == [False, False, True]
+    assert torch.equal(found.idx.sort(1).values.cpu(), torch.arange(50).expand(3, -1))
+
+
+def test_empty(device):
+    x = torch.zeros(2, 5, 3, device=device)
+    assert assign(x[:0], x[:0]).idx.shape == (0, 5)
+    for a, b in ((x[:, :0], x), (x, x[:, :0])):
+        found = assign(a, b)
+        assert (found.idx == -1).all()
+        assert found.cost.tolist() == [0, 0]
+        assert found.converged.all()
+
+
+def test_a_bound_on_rounds_still_gives_an_injection(device):
+    x, y = make(surface, 2, 200, 200, device=device)
+    found = assign(x, y, rtol=1e-6, max_rounds=2)
+    assert_valid(x, y, found, 1e-6)
+    assert not found.converged.any()
+    assert (found.rounds <= 2).all()
+
+
+def test_warm_start(device):
+    x, y = make(surface, 2, 300, 300, device=device)
+    cold = assign(x, y, rtol=1e-3)
+    again = assign(x, y, rtol=1e-3, price=cold.price)
+    assert_valid(x, y, again, 1e-3)
+    assert again.converged.all()
+    moved = 0.9 * x + 0.1 * y.gather(1, cold.idx.unsqueeze(-1).expand(-1, -1, 3))
+    warm = assign(moved, y, rtol=1e-3, price=cold.price)
+    assert_valid(moved, y, warm, 1e-3)
+    assert warm.converged.all()
+    assert (warm.rounds < assign(moved, y, rtol=1e-3).rounds).all()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -5.0, 1e300, "random"])
+def test_any_start_prices_are_safe(value, device):
+    x, y = make(noisy, 1, 80, 100, device=device)
+    price = torch.rand(1, 100, device=device, dtype=torch.float64)
+    if value != "random":
+        price[:, ::3] = value
+    found = assign(x, y, rtol=1e-3, price=price)
+    assert_valid(x, y, found, 1e-3)
+    assert found.converged.all()
+
+
+def test_prices_certify_the_bound_independently(device):
+    """Anyone can check the certificate from the returned prices alone."""
+    x, y = make(surface, 1, 90, 120, dtype=torch.float64, device=device)
+    found = assign(x, y, rtol=1e-3)
+    price = found.price[0].cpu()
+    assert (price >= 0).all()
+    cost = reference.pairwise(x[0].cpu(), y[0].cpu()).sqrt()
+    bound = ((cost + price).amin(1).sum() - price.sum()) / 90
+    assert found.cost[0].item() * (1 - found.gap[0].item()) <= bound.item() * (1 + 1e-12)
+
+
+def test_same_bits_every_time_and_in_any_batch(device):
+    x, y = make(surface, 4, 150, 150, device=device)
+    together = assign(x, y)
+    assert all(torch.equal(a, b) for a, b in zip(together, assign(x, y), strict=True))
+    for b in range(4):
+        alone = assign(x[b], y[b])
+        assert torch.equal(alone.idx, together.idx[b])
+        assert torch.equal(alone.price, together.price[b])
+
+
+def test_single_cloud_and_half(device):
+    x, y = make(uniform, 1, 20, 25, device=device)
+    assert torch.equal(assign(x[0], y[0]).idx, assign(x, y).idx[0])
+    assert torch.equal(
+        assign(x.half(), y.half()).idx, assign(x.half().float(), y.half().float()).idx
+    )
+    assert assign(x[0], y[0]).price.shape == (25,)
+
+
+def test_opcheck(device):
+    x, y = make(uniform, 2, 10, 12, device=device)
+    n = torch.tensor([3, 10], device=device)
+    price = torch.zeros(2, 12, dtype=torch.float64, device=device)
+    op = torch.ops.pointloss.assign.default
+    for args in ((x, y, None, None, False, 0.01, None, 0), (x, y, n, n, True, 0.1, price, 50)):
+        torch.library.opcheck(op, args)
+
+
+def test_compile_fullgraph(device):
+    x, y = make(uniform, 2, 20, 20, device=device)
+    compiled = torch.compile(lambda a, b: assign(a, b).idx, fullgraph=True)
+    assert torch.equal(compiled(x, y), assign(x, y).idx)
+
+
+def test_cuda_graph_and_side_stream():
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here; the GPU half is run and recorded as CONTRIBUTING.md tells")
+    x, y = make(surface, 2, 200, 200, device="cuda")
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        aside = assign(x, y)
+    stream.synchronize()
+    assert torch.equal(aside.idx, assign(x, y).idx)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = assign(x, y)
+    x.mul_(1.3)
+    graph.replay()
+    assert torch.equal(captured.idx, assign(x, y).idx)
+
+
+@given(st.integers(0, 2**31), st.integers(1, 60), st.integers(1, 60), st.sampled_from(KINDS))
+def test_certificate_property(seed, n, m, kind):
+    for device in ["cpu", "cuda"][: 1 + torch.cuda.is_available()]:
+        x, y = make(kind, 1, n, m, seed=seed, device=device)
+        found = assign(x, y)
+        assert_valid(x, y, found, 1e-2)
+        assert found.converged.all()
+
+
+@given(st.integers(0, 2**31), st.integers(2, 40), st.sampled_from([surface, uniform, blob]))
+def test_invariances(seed, n, kind):
+    """Moving, turning, scaling and reordering both clouds keeps the cost, within its gap."""
+    generator = torch.Generator().manual_seed(seed)
+    turn, _ = torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64))
+    order = torch.randperm(n, generator=generator)
+    for device in ["cpu", "cuda"][: 1 + torch.cuda.is_available()]:
+        x, y = make(kind, 1, n, n, dtype=torch.float64, seed=seed, device=device)
+        r = turn.to(device)
+        cost = assign(x, y, rtol=1e-3).cost
+        for a, b, factor in (
+            (x + 3, y + 3, 1),
+            (x @ r, y @ r, 1),
+            (7 * x, 7 * y, 7),
+            (x[:, order.to(device)], y, 1),
+            (y, x, 1),
+        ):
+            torch.testing.assert_close(
+                assign(a, b, rtol=1e-3).cost, factor * cost, rtol=2e-3, atol=1e-12
+            )

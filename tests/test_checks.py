@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: MIT
+"""Bad input gets an error that names the op, the argument, what was expected and what was given."""
+
+import pytest
+import torch
+
+from pointloss import ChamferLoss, EMDLoss, assign, chamfer, emd, f_score, nearest
+
+OPS = {
+    "nearest": nearest,
+    "chamfer": chamfer,
+    "assign": assign,
+    "emd": emd,
+    "f_score": lambda x, y, **options: f_score(x, y, 0.1, **options),
+}
+every_op = pytest.mark.parametrize("name", OPS)
+
+
+def cloud(*shape, device="cpu", dtype=torch.float32):
+    return torch.zeros(shape, device=device, dtype=dtype)
+
+
+@every_op
+def test_rank(name, device):
+    with pytest.raises(ValueError, match=rf"{name}: x must have shape \[B, N, D\]"):
+        OPS[name](cloud(5, device=device), cloud(5, device=device))
+    with pytest.raises(ValueError, match=rf"{name}: y must have shape \[2, M, 3\], got \[5, 3\]"):
+        OPS[name](cloud(2, 5, 3, device=device), cloud(5, 3, device=device))
+
+
+@every_op
+def test_transposed(name, device):
+    x = cloud(2, 1024, 3, device=device)
+    with pytest.raises(ValueError, match=r"did you mean y.transpose\(-1, -2\)"):
+        OPS[name](x, x.transpose(1, 2))
+    with pytest.raises(ValueError, match=r"did you mean x.transpose\(-1, -2\)"):
+        OPS[name](x.transpose(1, 2), x)
+    with pytest.raises(ValueError, match=r"1 to 64 coordinates.*did you mean x.transpose"):
+        OPS[name](x.transpose(1, 2), x.transpose(1, 2))
+
+
+@every_op
+def test_batch_and_dimension(name, device):
+    with pytest.raises(ValueError, match=r"y must have shape \[2, M, 3\], got \[3, 5, 3\]"):
+        OPS[name](cloud(2, 5, 3, device=device), cloud(3, 5, 3, device=device))
+    with pytest.raises(ValueError, match=r"y must have shape \[2, M, 3\], got \[2, 5, 2\]"):
+        OPS[name](cloud(2, 5, 3, device=device), cloud(2, 5, 2, device=device))
+    with pytest.raises(ValueError, match="1 to 64 coordinates"):
+        OPS[name](cloud(2, 5, 0, device=device), cloud(2, 5, 0, device=device))
+
+
+@every_op
+def test_types(name, device):
+    x = cloud(1, 5, 3, device=device)
+    with pytest.raises(TypeError, match=f"{name}: x must be float16.* got int64"):
+        OPS[name](x.long(), x.long())
+    with pytest.raises(TypeError, match="got float32 and float64.*convert one"):
+        OPS[name](x, x.double())
+    with pytest.raises(TypeError, match="got float16 and float32"):
+        OPS[name](x.half(), x)
+    with pytest.raises(TypeError, match="y must be a torch.Tensor, got list"):
+        OPS[name](x, [[0.0]])
+
+
+@every_op
+def test_mixed_devices(name):
+    other = "cuda" if torch.cuda.is_available() else "meta"
+    with pytest.raises(ValueError, match=f"{name}: x and y must be on one device, got cpu and"):
+        OPS[name](cloud(1, 5, 3), cloud(1, 5, 3, device=other))
+
+
+@every_op
+def test_lengths(name, device):
+    x = cloud(2, 5, 3, device=device)
+    with pytest.raises(ValueError, match=rf"{name}: x_lengths must have shape \[2\], got \[3\]"):
+        OPS[name](x, x, x_lengths=torch.zeros(3, dtype=torch.long, device=device))
+    with pytest.raises(TypeError, match="y_lengths must be int32 or int64, got float32"):
+        OPS[name](x, x, y_lengths=torch.zeros(2, device=device))
+    with pytest.raises(TypeError, match="x_lengths must be a torch.Tensor, got list"):
+        OPS[name](x, x, x_lengths=[5, 5])
+    with pytest.raises(ValueError, match="x_lengths must be on"):
+        OPS[name](x, x, x_lengths=torch.zeros(2, dtype=torch.long, device="meta"))
+
+
+def test_options(device):
+    x = cloud(1, 5, 3, device=device)
+    with pytest.raises(ValueError, match="norm must be one of 1, 2, got 3"):
+        nearest(x, x, norm=3)
+    for wrong in ("direction", "point_reduction", "batch_reduction"):
+        with pytest.raises(ValueError, match=f"chamfer: {wrong} must be one of"):
+            chamfer(x, x, **{wrong: "avg"})
+        with pytest.raises(ValueError, match=f"ChamferLoss: {wrong} must be one of"):
+            ChamferLoss(**{wrong: "avg"})
+    with pytest.raises(ValueError, match="weights do not apply"):
+        chamfer(x, x, x_weights=torch.ones(1, 5, device=device), point_reduction="max")
+    with pytest.raises(ValueError, match=r"x_weights must have shape \[1, 5\], got \[5, 1\]"):
+        chamfer(x, x, x_weights=torch.ones(5, 1, device=device))
+    with pytest.raises(TypeError, match="x_weights must be floating point"):
+        chamfer(x, x, x_weights=torch.ones(1, 5, device=device, dtype=torch.long))
+    with pytest.raises(ValueError, match="emd: point_reduction must be one of"):
+        emd(x, x, point_reduction="max")
+    with pytest.raises(ValueError, match="EMDLoss: batch_reduction must be one of"):
+        EMDLoss(batch_reduction="max")
+    with pytest.raises(ValueError, match="rtol must be a number >= 0, got -1"):
+        assign(x, x, rtol=-1)
+    with pytest.raises(ValueError, match="rtol must be a number >= 0, got nan"):
+        emd(x, x, rtol=float("nan"))
+    with pytest.raises(ValueError, match="max_rounds must be at least 1 or None, got 0"):
+        assign(x, x, max_rounds=0)
+    with pytest.raises(ValueError, match=r"price must have shape \[1, 5\], got \[1, 4\]"):
+        assign(x, x, price=torch.zeros(1, 4, device=device))
+    with pytest.raises(TypeError, match="price must be floating point"):
+        assign(x, x, price=torch.zeros(1, 5, device=device, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"radius must be a number or \[R\]"):
+        f_score(x, x, torch.ones(2, 2))
+    with pytest.raises(ValueError, match="ids and price_cache go together"):
+        EMDLoss(price_cache=(4, 5))(x, x)
+
+
+def test_the_ops_guard_memory_themselves(device):
+    """What Python lets through by mistake must not reach a kernel."""
+    x = cloud(2, 5, 3, device=device)
+    ops = torch.ops.pointloss
+    for y in (x[0], x[:1], x[..., :2], x.double(), x.long()):
+        with pytest.raises(RuntimeError):
+            ops.nearest(x, y, None, None, 2, True)
+        with pytest.raises(RuntimeError):
+            ops.assign(x, y, None, None, False, 0.1, None, 0)
+    with pytest.raises(RuntimeError, match="lengths must be int64"):
+        ops.nearest(x, x, torch.zeros(2, device=device), None, 2, True)
+    with pytest.raises(RuntimeError, match="lengths must be"):
+        ops.nearest(x, x, None, torch.zeros(3, dtype=torch.long, device=device), 2, True)
+    with pytest.raises(RuntimeError, match="norm must be 1 or 2"):
+        ops.nearest(x, x, None, None, 0, True)
+    with pytest.raises(RuntimeError, match="price must be"):
+        ops.assign(x, x, None, None, False, 0.1, torch.zeros(2, 4, device=device), 0)
+    idx = torch.zeros(2, 5, dtype=torch.long, device=device)
+    grad = torch.zeros(2, 5, device=device)
+    for wrong in ((grad[:1], idx), (grad, idx[:, :4]), (grad.double(), idx), (grad, idx.int())):
+        with pytest.raises(RuntimeError, match="gradient|idx"):
+            ops.nearest_backward(wrong[0], None, x, x, wrong[1], idx, 2)

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: MIT
+"""The build's decisions, the doctor, and what a newcomer meets first."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import pointloss
+from pointloss import cli
+
+ROOT = Path(__file__).parent.parent
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "buildtools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def toolkit():
+    return load("toolkit")
+
+
+@pytest.fixture
+def fake_cuda(tmp_path):
+    """A folder that looks like a CUDA toolkit."""
+    (tmp_path / "bin").mkdir()
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 12.4, V12.4.1'\n")
+    nvcc.chmod(0o755)
+    (tmp_path / "lib64").mkdir()
+    (tmp_path / "lib64" / "libcudart_static.a").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize("variable", ["CUDA_HOME", "CUDA_PATH"])
+def test_toolkit_is_found(toolkit, fake_cuda, variable, monkeypatch):
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.setenv(variable, str(fake_cuda))
+    found = toolkit.find_toolkit()
+    assert found.home == fake_cuda
+    assert found.version_string == "12.4"
+
+
+def test_a_toolkit_without_runtime_is_passed_over(toolkit, fake_cuda, monkeypatch):
+    (fake_cuda / "lib64" / "libcudart_static.a").unlink()
+    monkeypatch.setenv("CUDA_HOME", str(fake_cuda))
+    found = toolkit.find_toolkit()
+    assert found is None or found.home != fake_cuda
+
+
+def test_architectures(toolkit, monkeypatch):
+    thirteen = toolkit.Toolkit(Path(), (13, 0))
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    assert toolkit.choose_archs(thirteen, [(9, 0), (8, 0), (9, 0)]) == "8.0;9.0"
+    assert toolkit.choose_archs(thirteen, []).endswith("+PTX")
+    assert "7.0" in toolkit.choose_archs(toolkit.Toolkit(Path(), (12, 8)), [])
+    assert "10.0" not in toolkit.choose_archs(toolkit.Toolkit(Path(), (12, 4)), [])
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.6 9.0+PTX")
+    assert toolkit.choose_archs(thirteen, [(8, 0)]) == "8.6;9.0+PTX"
+
+
+def test_backend_asks_for_torch_only_where_there_is_none(monkeypatch, tmp_path):
+    backend = load("backend")
+    assert backend.get_requires_for_build_wheel() == []
+    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(backend, "_site_candidates", lambda: iter([str(tmp_path)]))
+    assert backend.get_requires_for_build_editable() == ["torch>=2.10"]
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "version.py").touch()
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert backend.get_requires_for_build_wheel() == []
+    assert sys.path[-1] == str(tmp_path)
+
+
+def setup(tmp_path, **environment):
+    """Run setup.py far enough to make its decisions, without compiling."""
+    return subprocess.run(
+        [sys.executable, "setup.py", "--version"],
+        cwd=ROOT,
+        env={**os.environ, "PATH": "/usr/bin:/bin", **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_wishes_that_cannot_be_met_are_errors(tmp_path):
+    answer = setup(tmp_path, POINTLOSS_CUDA="yes")
+    assert answer.returncode != 0
+    assert "POINTLOSS_CUDA must be auto, 0 or 1, got 'yes'" in answer.stderr
+
+
+def test_flavour_shows_in_the_version(tmp_path, fake_cuda):
+    assert setup(tmp_path, POINTLOSS_CUDA="0").stdout.endswith("0.1.0+cpu\n")
+    answer = setup(tmp_path, POINTLOSS_CUDA="1", CUDA_HOME=str(fake_cuda))
+    assert answer.stdout.endswith("0.1.0+cu124\n")
+
+
+def test_a_folder_without_the_compiled_part_says_what_to_do(tmp_path):
+    (tmp_path / "pointloss").mkdir()
+    for name in ("__init__.py", "_extension.py"):
+        (tmp_path / "pointloss" / name).write_text((ROOT / "pointloss" / name).read_text())
+    answer = subprocess.run(
+        [sys.executable, "-c", "import pointloss"], cwd=tmp_path, capture_output=True, text=True,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+    )  # fmt: skip
+    assert answer.returncode == 1
+    assert answer.stderr.splitlines()[-1] == (
+        "ImportError: pointloss: the compiled part is missing from this folder; run "
+        "`pip install -e .` here, or start Python elsewhere to use an installed pointloss"
+    )
+
+
+def test_doctor_says_ok(capsys):
+    assert cli.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "OK"
+    assert any(line.startswith("cpu assign: ok") for line in lines)
+    if torch.cuda.is_available():
+        assert "cuda:0 emd backward: ok" in lines
+
+
+def test_doctor_names_what_is_wrong(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_nearest_agrees", lambda *unused: False)
+    assert cli.main(["info"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "FAILED"
+    assert any("PROBLEM nearest on cpu: disagrees with the reference" in line for line in lines)
+
+
+def test_module_runs():
+    answer = subprocess.run([sys.executable, "-m", "pointloss"], capture_output=True, text=True)
+    assert answer.returncode == 0
+    assert answer.stdout.endswith("OK\n")
+
+
+@pytest.mark.parametrize(
+    ("capability", "archs", "covered"),
+    [
+        ((9, 0), "9.0", True),
+        ((8, 6), "8.0", True),
+        ((8, 0), "8.6", False),
+        ((12, 0), "9.0", False),
+        ((12, 1), "8.0,9.0+PTX", True),
+        ((7, 5), "8.0+PTX", False),
+        ((9, 0), "9.0a", True),
+        ((9, 0), "", False),
+    ],
+)
+def test_arch_covered(capability, archs, covered):
+    assert cli.arch_covered(capability, archs) is covered
+
+
+def test_cuda_tensor_in_a_build_without_cuda(monkeypatch):
+    from pointloss import _checks
+
+    monkeypatch.setattr(_checks, "build_info", lambda: {"cuda": ""})
+    x = torch.empty(1, 2, 3, device="meta")
+    monkeypatch.setattr(torch.Tensor, "device", torch.device("cuda"), raising=False)
+    with pytest.raises(RuntimeError, match="nearest: this pointloss .* was built without CUDA"):
+        pointloss.nearest(x, x)
+
+
+def test_build_info():
+    info = pointloss.build_info()
+    assert info["version"] == pointloss.__version__
+    assert info["cpu_in_use"] in info["cpu_variants"]

@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: MIT
+import pytest
+import torch
+from clouds import KINDS, make, uniform
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pointloss import nearest, reference
+
+SIZES = [(1, 1, 1), (3, 1, 7), (2, 31, 33), (1, 129, 2), (2, 257, 1025), (1, 1000, 513)]
+
+
+def assert_agrees(x, y, **options):
+    """Distances to rounding; an index is right if it attains the reference's distance."""
+    found = nearest(x, y, **options)
+    lengths = {k: v.cpu() for k, v in options.items() if isinstance(v, torch.Tensor)}
+    expected = reference.nearest(x.cpu(), y.cpu(), norm=options.get("norm", 2), **lengths)
+    tolerance = 1e-6 if x.dtype == torch.float32 else 1e-14
+    torch.testing.assert_close(
+        found.dist.double().cpu(), expected.dist, rtol=tolerance, atol=0, equal_nan=True
+    )
+    idx = found.idx.cpu()
+    assert torch.equal(idx < 0, expected.idx < 0)
+    b, i = (idx >= 0).nonzero(as_tuple=True)
+    attained = (x.cpu()[b, i].double() - y.cpu()[b, idx[b, i]].double()).abs()
+    attained = attained.sum(-1) if options.get("norm") == 1 else attained.square().sum(-1)
+    torch.testing.assert_close(attained, expected.dist[b, i], rtol=tolerance, atol=0)
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
+@pytest.mark.parametrize("norm", [1, 2])
+def test_agrees_with_reference(kind, norm, device, dtype):
+    for batch, n, m in SIZES:
+        x, y = make(kind, batch, n, m, dtype=dtype, device=device)
+        assert_agrees(x, y, norm=norm)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 4, 7, 64])
+def test_any_dimension(dim, device, dtype):
+    x = torch.randn(2, 70, dim, device=device, dtype=dtype)
+    y = torch.randn(2, 300, dim, device=device, dtype=dtype)
+    assert_agrees(x, y)
+    assert_agrees(x, y, norm=1)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
+@pytest.mark.parametrize("norm", [1, 2])
+def test_devices_agree_bit_for_bit(kind, norm, dtype):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here; the GPU half is run and recorded as CONTRIBUTING.md tells")
+    for batch, n, m in SIZES:
+        x, y = make(kind, batch, n, m, dtype=dtype)
+        cpu, cuda = nearest(x, y, norm=norm), nearest(x.cuda(), y.cuda(), norm=norm)
+        assert torch.equal(cpu.dist, cuda.dist.cpu())
+        assert torch.equal(cpu.idx, cuda.idx.cpu())
+
+
+def test_ties_take_the_lowest_index(device, dtype):
+    y = torch.randint(2, (2, 700, 3), device=device).to(dtype)
+    x = y[:, torch.randperm(700, device=device)[:300]]
+    found = nearest(x, y)
+    expected = reference.nearest(x, y)
+    assert torch.equal(found.idx.cpu(), expected.idx)
+    assert (found.dist == 0).all()
+
+
+def test_far_offset_has_the_reference_indices(device):
+    x, y = make(KINDS[-1], 2, 500, 500, device=device)
+    assert torch.equal(nearest(x, y).idx.cpu(), reference.nearest(x, y).idx)
+
+
+def test_lengths(device, dtype):
+    x, y = make(uniform, 5, 40, 50, dtype=dtype, device=device)
+    n = torch.tensor([40, 0, 7, 1, 40], device=device)
+    m = torch.tensor([50, 50, 0, 1, 33], device=device)
+    found = assert_agrees(x, y, x_lengths=n, y_lengths=m)
+    assert (found.idx[2] == -1).all()
+    assert (found.dist[2, :7] == torch.inf).all()
+    assert (found.dist[2, 7:] == 0).all()
+    half = nearest(x, y, x_lengths=n.int(), y_lengths=m.int())
+    assert torch.equal(half.dist, found.dist)
+
+
+@pytest.mark.parametrize("bad", [-1, 41, 2**40])
+def test_length_out_of_range_is_nan(bad, device, dtype):
+    x, y = make(uniform, 2, 40, 40, dtype=dtype, device=device)
+    lengths = torch.tensor([40, bad], device=device)
+    for options in ({"x_lengths": lengths}, {"y_lengths": lengths}):
+        found = assert_agrees(x, y, **options)
+        assert found.dist[1].isnan().all()
+        assert (found.idx[1] == -1).all()
+        assert (found.idx[0] >= 0).all()
+
+
+def test_nan_points_are_nobodys_neighbour(device, dtype):
+    x, y = make(uniform, 2, 60, 600, dtype=dtype, device=device)
+    x[0, 5, 1] = torch.nan
+    y[:, 0] = torch.nan
+    y[1, 100:, 2] = torch.nan
+    found = assert_agrees(x, y)
+    assert found.dist[0, 5].isnan()
+    assert found.idx[0, 5] == -1
+    assert found.dist.isnan().sum() == 1
+    assert not (found.idx == 0).any()
+    everything = nearest(x, torch.full_like(y, torch.nan))
+    assert (everything.idx == -1).all()
+    assert everything.dist[1].isinf().all()
+
+
+def test_infinite_and_overflowing_coordinates(device):
+    x = torch.tensor([[[0.0, 0, 0], [torch.inf, 0, 0], [3e38, 0, 0]]], device=device)
+    y = torch.tensor([[[-3e38, 0, 0], [1.0, 0, 0]]], device=device)
+    found = assert_agrees_in_float(x, y)
+    assert found.idx.tolist() == [[1, -1, -1]]
+    assert found.dist.tolist() == [[1.0, torch.inf, torch.inf]]
+
+
+def assert_agrees_in_float(x, y):
+    # float64 does not overflow where float32 does, so only the conventions are compared.
+    found = nearest(x, y)
+    assert torch.equal(found.idx < 0, found.dist.isinf())
+    return found
+
+
+def test_empty(device, dtype):
+    def cloud(*shape):
+        return torch.zeros(shape, device=device, dtype=dtype)
+
+    assert nearest(cloud(0, 5, 3), cloud(0, 4, 3)).dist.shape == (0, 5)
+    assert nearest(cloud(2, 0, 3), cloud(2, 4, 3)).idx.shape == (2, 0)
+    found = nearest(cloud(2, 5, 3), cloud(2, 0, 3))
+    assert (found.dist == torch.inf).all()
+    assert (found.idx == -1).all()
+
+
+def test_single_cloud_drops_the_batch_axis(device):
+    x, y = make(uniform, 1, 9, 8, device=device)
+    single, batched = nearest(x[0], y[0]), nearest(x, y)
+    assert torch.equal(single.dist, batched.dist[0])
+    assert torch.equal(single.idx, batched.idx[0])
+
+
+def test_strided_and_expanded_inputs(device):
+    base = torch.rand(2, 3, 40, device=device)
+    x, y = base.transpose(1, 2), torch.rand(30, 6, device=device)[:, ::2].expand(2, 30, 3)
+    found, copied = nearest(x, y), nearest(x.contiguous(), y.contiguous())
+    assert torch.equal(found.dist, copied.dist)
+    assert torch.equal(found.idx, copied.idx)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_types_are_computed_in_float32(half, device):
+    x = torch.rand(2, 50, 3, device=device, dtype=half, requires_grad=True)
+    y = torch.rand(2, 60, 3, device=device, dtype=half)
+    found = nearest(x, y)
+    assert found.dist.dtype == torch.float32
+    assert torch.equal(found.dist, nearest(x.float(), y.float()).dist)
+    found.dist.sum().backward()
+    assert x.grad.dtype == half
+
+
+def test_mixed_dtypes_under_autocast(device):
+    x, y = make(uniform, 1, 20, 20, device=device)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        found = nearest(x.bfloat16(), y)
+    assert torch.equal(found.dist, nearest(x.bfloat16().float(), y).dist)
+
+
+def test_many_clouds(device):
+    x, y = torch.rand(70_000, 2, 3, device=device), torch.rand(70_000, 3, 3, device=device)
+    found = nearest(x, y)
+    expected = (x.unsqueeze(2) - y.unsqueeze(1)).square().sum(-1).min(2)
+    torch.testing.assert_close(found.dist, expected.values)
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+def test_gradients(norm, device):
+    x = torch.rand(2, 6, 3, device=device, dtype=torch.float64, requires_grad=True)
+    y = torch.rand(2, 7, 3, device=device, dtype=torch.float64, requires_grad=True)
+    n, m = torch.tensor([6, 4], device=device), torch.tensor([7, 0], device=device)
+
+    def dist(a, b):
+        return nearest(a, b, norm=norm, x_lengths=n, y_lengths=m).dist[:1]
+
+    assert torch.autograd.gradcheck(dist, (x, y))
+    assert torch.autograd.gradgradcheck(dist, (x, y))
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+def test_the_kernel_and_torch_give_one_gradient(norm, device, dtype):
+    """The fast backward against the differentiable one that create_graph takes."""
+    for dim in (2, 3, 5):
+        x = torch.rand(3, 70, dim, device=device, dtype=dtype, requires_grad=True)
+        y = torch.rand(3, 50, dim, device=device, dtype=dtype, requires_grad=True)
+        n = torch.tensor([70, 0, 33], device=device)
+        value = nearest(x, y, x_lengths=n, norm=norm).dist.square().sum()
+        fast = torch.autograd.grad(value, (x, y), retain_graph=True)
+        slow = torch.autograd.grad(value, (x, y), create_graph=True)
+        for a, b in zip(fast, slow, strict=True):
+            torch.testing.assert_close(a, b.detach())
+
+
+def test_gradient_is_zero_where_there_is_no_neighbour(device):
+    x, y = make(uniform, 3, 10, 10, device=device)
+    x[0, 3] = torch.nan
+    x, y = x.requires_grad_(), y.requires_grad_()
+    m = torch.tensor([10, 0, 99], device=device)
+    nearest(x, y, y_lengths=m).dist.sum().backward()
+    assert x.grad[0, 3].eq(0).all()
+    assert x.grad[1:].eq(0).all()
+    assert y.grad[1:].eq(0).all()
+    assert not x.grad.isnan().any()
+    assert not y.grad.isnan().any()
+    empty = torch.zeros(3, 0, 3, device=device, requires_grad=True)
+    nearest(x, empty).dist.sum().backward()
+    assert empty.grad.shape == (3, 0, 3)
+
+
+def test_deterministic_gradient(device):
+    x, y = torch.rand(2, 5000, 3, device=device), torch.rand(2, 40, 3, device=device)
+    torch.use_deterministic_algorithms(True)
+    try:
+        grads = []
+        for _ in range(3):
+            y.grad = None
+            y.requires_grad_()
+            nearest(x, y).dist.sum().backward()
+            grads.append(y.grad.clone())
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(grads[0], grads[1])
+    assert torch.equal(grads[0], grads[2])
+
+
+def test_opcheck(device):
+    x, y = make(uniform, 2, 10, 12, device=device)
+    n = torch.tensor([3, 10], device=device)
+    op = torch.ops.pointloss.nearest.default
+    for args in (
+        (x, y, None, None, 2, False),
+        (x, y, n, n, 1, True),
+        (x.double(), y.double(), n, None, 2, True),
+    ):
+        torch.library.opcheck(op, args)
+    _, idx_x, _, idx_y = op(x, y, None, None, 2, True)
+    grad_x, grad_y = torch.rand(2, 10, device=device), torch.rand(2, 12, device=device)
+    op = torch.ops.pointloss.nearest_backward.default
+    for grads in ((grad_x, grad_y), (None, grad_y), (grad_x, None)):
+        torch.library.opcheck(op, (*grads, x, y, idx_x, idx_y, 2))
+
+
+def test_vmap_over_grad(device):
+    x = torch.rand(4, 2, 9, 3, device=device)
+    y = torch.rand(2, 8, 3, device=device)
+
+    def loss(a, b):
+        return nearest(a, b).dist.sum()
+
+    mapped = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1)), in_dims=(0, None))(x, y)
+    for k in range(4):
+        expected = torch.func.grad(loss, argnums=(0, 1))(x[k], y)
+        torch.testing.assert_close(mapped[0][k], expected[0])
+        torch.testing.assert_close(mapped[1][k], expected[1])
+
+
+def test_forward_mode_raises(device):
+    x = torch.rand(1, 4, 3, device=device)
+    with pytest.raises((NotImplementedError, RuntimeError), match="jvp|forward"):
+        torch.func.jvp(lambda a: nearest(a, x).dist, (x,), (x,))
+
+
+def test_compile_fullgraph(device):
+    x = torch.rand(2, 20, 3, device=device, requires_grad=True)
+    y = torch.rand(2, 30, 3, device=device)
+    compiled = torch.compile(lambda a, b: nearest(a, b).dist.sum(), fullgraph=True)
+    compiled(x, y).backward()
+    grad, x.grad = x.grad, None
+    nearest(x, y).dist.sum().backward()
+    torch.testing.assert_close(grad, x.grad)
+
+
+def test_side_stream_and_graph():
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here; the GPU half is run and recorded as CONTRIBUTING.md tells")
+    x, y = make(uniform, 2, 300, 300, device="cuda")
+    n = torch.tensor([300, 10], device="cuda")
+    expected = nearest(x, y, x_lengths=n)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        aside = nearest(x, y, x_lengths=n)
+    stream.synchronize()
+    assert torch.equal(aside.dist, expected.dist)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = nearest(x, y, x_lengths=n)
+    n.copy_(torch.tensor([5, 300]))  # lengths may change between replays
+    x.mul_(0.5)
+    graph.replay()
+    again = nearest(x, y, x_lengths=n)
+    assert torch.equal(captured.dist, again.dist)
+    assert torch.equal(captured.idx, again.idx)
+
+
+@given(
+    st.integers(0, 2**31),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.sampled_from(KINDS),
+)
+def test_invariances(seed, n, m, kind):
+    """Permuting y permutes the answer; translating and scaling by powers of two keep it."""
+    x, y = make(kind, 1, n, m, dtype=torch.float64, seed=seed)
+    found = nearest(x, y)
+    order = torch.randperm(m, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(nearest(x, y[:, order]).dist, found.dist)
+    assert torch.equal(nearest(4 * x, 4 * y).idx, found.idx)
+    assert torch.equal(nearest(4 * x, 4 * y).dist, 16 * found.dist)
+    assert (found.dist <= (x - y[:, :1]).square().sum(-1) * (1 + 1e-12)).all()

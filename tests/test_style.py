@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""The rules of the house that a linter does not know."""
+
+import doctest
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import pointloss
+
+ROOT = Path(__file__).parent.parent
+PUBLIC = [n for n in pointloss.__all__ if not n.startswith("__")]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_documented_and_tested(name):
+    assert inspect.getdoc(getattr(pointloss, name))
+    if hasattr(getattr(pointloss, name), "_fields"):
+        return  # a result type is tested with the function that returns it
+    tests = "".join(p.read_text() for p in (ROOT / "tests").glob("test_*.py"))
+    assert re.search(rf"\b{name}\b", tests)
+
+
+@pytest.mark.parametrize("name", ["nearest", "chamfer", "assign", "emd", "f_score"])
+def test_public_functions_tell_their_contract(name):
+    text = inspect.getdoc(getattr(pointloss, name))
+    for part in ("Args:", "Returns:", "Raises:", "Determinism:", "Example:"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    "module", ["ops.nearest", "ops.assign", "losses.chamfer", "losses.emd", "metrics.f_score"]
+)
+def test_examples_run(module):
+    loaded = importlib.import_module(f"pointloss.{module}")
+    result = doctest.testmod(loaded, extraglobs={"torch": torch})
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_only_ops_call_the_dispatcher():
+    for path in (ROOT / "pointloss").rglob("*.py"):
+        if path.parent.name != "ops":
+            assert "torch.ops.pointloss" not in path.read_text(), path
+
+
+def test_cpu_and_cuda_share_only_common():
+    for path in (ROOT / "csrc").rglob("*"):
+        if path.suffix in {".cpp", ".cu", ".h", ".cuh"}:
+            for included in re.findall(r'#include "(.*)"', path.read_text()):
+                assert included.startswith("../common/") or "/" not in included, (path, included)
+
+
+def test_files_stay_readable():
+    for folder in ("csrc", "pointloss", "models", "benchmarks", "tests", "buildtools"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in {".py", ".cpp", ".cu", ".h", ".cuh"}:
+                assert len(path.read_text().splitlines()) <= 400, path
+
+
+def test_readme_lines_of_library_use_run():
+    """The README's python block is a program that runs as it stands."""
+    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    exec(compile(block[1], "README.md", "exec"), {})
