@@ -7,7 +7,16 @@ Every number here says whether it is squared, a mean or a sum, and of one direct
 from pointloss._extension import __version__, build_info
 from pointloss.losses.chamfer import ChamferLoss, PointDistances, chamfer
 from pointloss.losses.emd import EMDLoss, emd
+from pointloss.metrics.density_aware_chamfer import density_aware_chamfer
 from pointloss.metrics.f_score import FScore, f_score
+from pointloss.metrics.generation import (
+    GenerationMetrics,
+    generation_metrics,
+    pairwise_chamfer,
+    pairwise_emd,
+)
+from pointloss.metrics.hausdorff import hausdorff
+from pointloss.metrics.normal_consistency import normal_consistency
 from pointloss.ops.assign import Assignment, assign
 from pointloss.ops.nearest import Nearest, nearest
 
@@ -16,13 +25,20 @@ __all__ = [
     "ChamferLoss",
     "EMDLoss",
     "FScore",
+    "GenerationMetrics",
     "Nearest",
     "PointDistances",
     "__version__",
     "assign",
     "build_info",
     "chamfer",
+    "density_aware_chamfer",
     "emd",
     "f_score",
+    "generation_metrics",
+    "hausdorff",
     "nearest",
+    "normal_consistency",
+    "pairwise_chamfer",
+    "pairwise_emd",
 ]

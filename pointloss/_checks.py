@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pointloss._extension import build_info, cuda_cure
+from pointloss._extension import HAS_CUDA, cuda_cure
 
 MAX_DIM = 64
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -87,7 +87,7 @@ def _check_types(op: str, x: Tensor, y: Tensor) -> None:
         raise ValueError(f"{op}: x and y must be on one device, got {x.device} and {y.device}")
     if x.device.type not in {"cpu", "cuda", "meta"}:
         raise RuntimeError(f"{op}: only CPU and CUDA tensors are supported, got {x.device}")
-    if x.device.type == "cuda" and not build_info()["cuda"]:
+    if x.device.type == "cuda" and not HAS_CUDA:
         raise RuntimeError(f"{op}: {cuda_cure()}")
     # Under autocast a network's output is half precision while its target is not.
     mixed_halves = torch.float64 not in (x.dtype, y.dtype) and torch.is_autocast_enabled(

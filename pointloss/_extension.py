@@ -31,6 +31,8 @@ def build_info() -> dict[str, str]:
 
 
 __version__: str = build_info()["version"]
+# Read once: torch.compile cannot look into the extension.
+HAS_CUDA = build_info()["cuda"] != ""
 
 
 def cuda_cure() -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import platform
 from collections.abc import Callable
 
@@ -47,7 +48,7 @@ def _gpu_problems(build: dict[str, str]) -> list[str]:
         print(f"GPU: none that this torch can use (torch is built for CUDA {torch.version.cuda})")
         return []
     problems = []
-    driver: int = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
+    driver = _driver_version()
     print(f"driver: CUDA {driver // 1000}.{driver % 1000 // 10}")
     if build["cuda"] and driver // 1000 < int(build["cuda"].split(".")[0]):
         problems.append(
@@ -69,6 +70,13 @@ def _gpu_problems(build: dict[str, str]) -> list[str]:
     if not build["cuda"]:
         problems.append(_extension.cuda_cure())
     return problems
+
+
+def _driver_version() -> int:
+    """Newest CUDA that the driver runs, as 1000 * major + 10 * minor; torch does not tell."""
+    version = ctypes.c_int(0)
+    ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    return version.value
 
 
 def arch_covered(capability: tuple[int, int], archs: str) -> bool:

@@ -25,19 +25,27 @@ def test_every_public_name_is_documented_and_tested(name):
     assert re.search(rf"\b{name}\b", tests)
 
 
-@pytest.mark.parametrize("name", ["nearest", "chamfer", "assign", "emd", "f_score"])
+FUNCTIONS = [n for n in PUBLIC if inspect.isfunction(getattr(pointloss, n)) and n != "build_info"]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_public_functions_tell_their_contract(name):
     text = inspect.getdoc(getattr(pointloss, name))
+    assert all(f"{p}:" in text for p in inspect.signature(getattr(pointloss, name)).parameters)
     for part in ("Args:", "Returns:", "Raises:", "Determinism:", "Example:"):
         assert part in text
 
 
-@pytest.mark.parametrize(
-    "module", ["ops.nearest", "ops.assign", "losses.chamfer", "losses.emd", "metrics.f_score"]
+MODULES = sorted(
+    ".".join(p.relative_to(ROOT).with_suffix("").parts)
+    for folder in ("ops", "losses", "metrics")
+    for p in (ROOT / "pointloss" / folder).glob("[a-z]*.py")
 )
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_examples_run(module):
-    loaded = importlib.import_module(f"pointloss.{module}")
-    result = doctest.testmod(loaded, extraglobs={"torch": torch})
+    result = doctest.testmod(importlib.import_module(module), extraglobs={"torch": torch})
     assert result.attempted > 0
     assert result.failed == 0
 
