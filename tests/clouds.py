@@ -76,13 +76,34 @@ def outlier(batch, n, m, generator):
     return x, y
 
 
+def two_scales(batch, n, m, generator):
+    """Half of each cloud in a hundredth of its size."""
+    x, y = surface(batch, n, m, generator)
+    for cloud in (x, y):
+        cloud[:, ::2] = 0.01 * cloud[:, ::2] + 0.2
+    return x, y
+
+
 def far(batch, n, m, generator):
     """Spacing 1e-2 at offset 1e4: the expanded form x^2 - 2xy + y^2 loses every digit here."""
     x, y = uniform(batch, n, m, generator)
     return x + 1e4, y + 1e4
 
 
-KINDS = [surface, noisy, blob, uniform, equal, duplicates, line, ring, lattice, outlier, far]
+KINDS = [
+    surface,
+    noisy,
+    blob,
+    uniform,
+    equal,
+    duplicates,
+    line,
+    ring,
+    lattice,
+    outlier,
+    two_scales,
+    far,
+]
 
 
 def make(kind, batch, n, m, *, dtype=torch.float32, device="cpu", seed=0):

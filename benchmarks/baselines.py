@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+"""What pointloss is measured against: scipy on the CPU, plain torch, and every importable peer.
+
+A baseline takes (x [B, N, 3], y [B, M, 3]) and returns what its benchmark compares.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
+from torch import Tensor
+
+Both = tuple[Tensor, Tensor]  # squared distances of each direction
+
+
+def scipy_nearest(x: Tensor, y: Tensor) -> Both:
+    """cKDTree, build and query of both directions, all cores."""
+    forward, back = [], []
+    for a, b in zip(x.cpu().numpy(), y.cpu().numpy(), strict=True):
+        forward.append(cKDTree(b).query(a, workers=-1)[0] ** 2)
+        back.append(cKDTree(a).query(b, workers=-1)[0] ** 2)
+    return torch.from_numpy(np.stack(forward)), torch.from_numpy(np.stack(back))
+
+
+def torch_nearest(x: Tensor, y: Tensor) -> Both:
+    """The full matrix by torch.cdist without matrix products (the exact mode)."""
+    d = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+    return d.amin(2), d.amin(1)
+
+
+def scipy_assignment(x: Tensor, y: Tensor) -> Tensor:
+    """linear_sum_assignment with its distance matrix: the optimal mean distance [B]."""
+    costs = []
+    for a, b in zip(x.cpu().double().numpy(), y.cpu().double().numpy(), strict=True):
+        matrix = cdist(a, b)
+        rows, columns = linear_sum_assignment(matrix)
+        costs.append(matrix[rows, columns].mean())
+    return torch.tensor(np.array(costs))
+
+
+def _pytorch3d() -> Callable[[Tensor, Tensor], Both]:
+    knn = importlib.import_module("pytorch3d.ops").knn_points
+    return lambda x, y: (knn(x, y, K=1).dists[..., 0], knn(y, x, K=1).dists[..., 0])
+
+
+def _kaolin() -> Callable[[Tensor, Tensor], Both]:
+    sided = importlib.import_module("kaolin.metrics.pointcloud").sided_distance
+    return lambda x, y: (sided(x, y)[0], sided(y, x)[0])
+
+
+def _chamfer3d() -> Callable[[Tensor, Tensor], Both]:
+    module = importlib.import_module("chamfer3D.dist_chamfer_3D").chamfer_3DDist()
+    return lambda x, y: module(x, y)[:2]
+
+
+_PEERS = {"pytorch3d": _pytorch3d, "kaolin": _kaolin, "ChamferDistancePytorch": _chamfer3d}
+
+
+def nearest_peers() -> dict[str, Callable[[Tensor, Tensor], Both]]:
+    """The peers that can be imported here, by name."""
+    found = {}
+    for name, load in _PEERS.items():
+        try:
+            found[name] = load()
+        except Exception as error:  # noqa: BLE001  (a peer that is broken here is not a peer)
+            print(f"{name}: not measured ({type(error).__name__})")
+    return found

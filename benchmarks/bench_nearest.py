@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""Nearest neighbours, both directions with indices.
+
+    pytest benchmarks/bench_nearest.py --benchmark-only --benchmark-json=FILE
+    python -m benchmarks.report FILE
+
+Every result is verified against the float64 reference before it is timed.
+"""
+
+import pytest
+import torch
+
+from benchmarks import baselines, harness
+from pointloss import nearest, reference
+from tests.clouds import blob, duplicates, lattice, make, outlier, surface, two_scales, uniform
+
+pytestmark = pytest.mark.benchmark(timer=harness.timer)
+
+SIZES = [(32, 2048), (32, 8192), (8, 16384), (1, 16384), (1, 131072), (1, 1048576)]
+KINDS = [surface, uniform, blob, duplicates, lattice, outlier, two_scales]
+ON_GPU = torch.cuda.is_available()
+
+
+def both(x, y):
+    return nearest(x, y), nearest(y, x)
+
+
+def verify(x, y, found):
+    """Distances of a sample of rows against the float64 reference; indices attain them."""
+    for source, target, (dist, idx) in ((x, y, found[0]), (y, x, found[1])):
+        rows = torch.randperm(source.shape[1])[:200].sort().values
+        picked = source[:1, rows.to(source.device)].cpu()
+        expected = reference.nearest(picked, target[:1].cpu())
+        torch.testing.assert_close(
+            dist[:1, rows.to(dist.device)].double().cpu(), expected.dist, rtol=1e-5, atol=0
+        )
+        attained = (source - target.gather(1, idx.unsqueeze(-1).expand_as(source))).square()
+        torch.testing.assert_close(attained.sum(-1), dist, rtol=1e-5, atol=0)
+
+
+def sizes():
+    for batch, points in SIZES:
+        marks = [] if ON_GPU or points <= 16384 or batch == 1 else [pytest.mark.slow]
+        yield pytest.param(batch, points, marks=marks, id=f"{batch}x{points}")
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
+@pytest.mark.parametrize(("batch", "points"), sizes())
+def test_pointloss(benchmark, kind, batch, points):
+    x, y = make(kind, batch, points, points, device=harness.device())
+    verify(x, y, both(x, y))
+    harness.measure(benchmark, lambda: both(x, y), rounds=30 if ON_GPU else 3)
+    benchmark.extra_info.update(
+        op="nearest", method="pointloss", kind=kind.__name__, batch=batch, points=points,
+        peak_bytes=harness.peak_bytes(lambda: both(x, y)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("batch", "points"), sizes())
+def test_scipy(benchmark, batch, points):
+    """cKDTree and pointloss on the CPU in turns: the ratio is of one run on one machine."""
+    x, y = make(surface, batch, points, points)
+    theirs = baselines.scipy_nearest(x, y)
+    for found, expected in zip(both(x, y), theirs, strict=True):
+        torch.testing.assert_close(found.dist.double(), expected, rtol=1e-4, atol=1e-9)
+    ours_s, theirs_s = harness.paired_cpu_seconds(
+        lambda: both(x, y), lambda: baselines.scipy_nearest(x, y), rounds=3
+    )
+    benchmark.pedantic(lambda: None, rounds=1)
+    benchmark.extra_info.update(
+        op="nearest", method="scipy", kind="surface", batch=batch, points=points,
+        pointloss_cpu_seconds=ours_s, scipy_seconds=theirs_s,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["torch", *baselines.nearest_peers()])
+@pytest.mark.parametrize(("batch", "points"), sizes())
+def test_baseline(benchmark, name, batch, points):
+    if name == "torch" and batch * points * points > 2**33:
+        pytest.skip("the full distance matrix does not fit")
+    call = baselines.torch_nearest if name == "torch" else baselines.nearest_peers()[name]
+    x, y = make(surface, batch, points, points, device=harness.device())
+    harness.measure(benchmark, lambda: call(x, y), rounds=10)
+    benchmark.extra_info.update(
+        op="nearest", method=name, kind="surface", batch=batch, points=points
+    )
