@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: MIT
+"""Tables and plots from the JSON that the benchmarks write.
+
+    python -m benchmarks.report FILE [FILE ...] [--plots FOLDER] [--readme README.md]
+
+--readme replaces the text between `<!-- benchmarks -->` and `<!-- /benchmarks -->`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+OPEN, CLOSE = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+
+
+def load(path: Path) -> tuple[str, list[Row]]:
+    """A heading (GPU, driver, torch, commit) and one row a benchmark; times are medians."""
+    data = json.loads(path.read_text())
+    rows = [
+        {**b["extra_info"], "seconds": b["stats"]["median"], "rounds_timed": b["stats"]["rounds"]}
+        for b in data["benchmarks"]
+        if "op" in b["extra_info"]
+    ]
+    m = data.get("machine", {})
+    where = m.get("gpu") or f"{m.get('cpu', 'CPU')}, {m.get('cores', '?')} threads"
+    heading = (
+        f"{where}, driver {m.get('driver') or '-'}, torch {m.get('torch', '?')}, "
+        f"pointloss {m.get('pointloss', {}).get('version', '?')}, "
+        f"commit {m.get('commit', '?')[:12]}"
+    )
+    return heading, rows
+
+
+def duration(seconds: float) -> str:
+    """Microseconds below a millisecond, else milliseconds or seconds."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.1f} us"
+    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def markdown(header: list[str], body: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in body])
+
+
+def size_of(row: Row) -> str:
+    return f"{row['batch']} x {row['points']}"
+
+
+def distance_table(rows: list[Row]) -> str:
+    """One line a method and kind of cloud, one column a size; peers with their ratio to ours."""
+    sizes = list(dict.fromkeys(size_of(r) for r in rows))
+    ours = {size_of(r): r["seconds"] for r in rows if r["method"] == "pointloss" and
+            r["kind"] == "surface"}  # fmt: skip
+    lines: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for r in rows:
+        if "scipy_seconds" in r:
+            ratio = r["scipy_seconds"] / r["pointloss_cpu_seconds"]
+            text = f"{duration(r['scipy_seconds'])} ({ratio:.1f}x ours on the CPU)"
+        else:
+            text = duration(r["seconds"])
+            if r["method"] != "pointloss" and size_of(r) in ours:
+                text += f" ({r['seconds'] / ours[size_of(r)]:.1f}x)"
+        lines[r["method"], r["kind"]][size_of(r)] = text
+    body = [[m, k, *(cells.get(s, "-") for s in sizes)] for (m, k), cells in lines.items()]
+    return markdown(["method", "clouds", *sizes], body)
+
+
+def assignment_table(rows: list[Row]) -> str:
+    """One line a kind, size and target, with certificate, true error and rounds."""
+    body = []
+    for r in rows:
+        if "scipy_seconds" in r:
+            ratio = r["scipy_seconds"] / r["pointloss_cpu_seconds"]
+            time, note = duration(r["scipy_seconds"]), f"{ratio:.1f}x ours on the CPU"
+            certified, error, rounds = "-", "0", "-"
+        else:
+            time, note = (
+                duration(r["seconds"]),
+                "one-to-one" if r["one_to_one"] else "NOT one-to-one",
+            )
+            certified = f"{r['certified_gap']:.1e}"
+            error = f"{r['true_error']:.1e}" if "true_error" in r else "-"
+            rounds = f"{r['rounds_mean']:.0f}"
+        body.append(
+            [
+                r["method"],
+                r["kind"],
+                size_of(r),
+                f"{r['rtol']:g}",
+                time,
+                certified,
+                error,
+                rounds,
+                note,
+            ]
+        )
+    header = ["method", "clouds", "B x N", "rtol", "time", "certified", "true error", "rounds", ""]
+    return markdown(header, body)
+
+
+def plot(op: str, rows: list[Row], folder: Path) -> None:
+    """Log-log: points against time, one line a method and kind; for assign gap against time."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    pictures = [("points", "points in all clouds", lambda r: r["batch"] * r["points"])]
+    if op == "assign":
+        pictures.append(("gap", "certified gap", lambda r: r.get("certified_gap")))
+    for name, label, key in pictures:
+        figure, axes = plt.subplots(figsize=(8, 5.5))
+        lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for r in rows:
+            if "scipy_seconds" not in r and key(r):
+                rtol = f", rtol {r['rtol']:g}" if op == "assign" and name == "points" else ""
+                size = f", {size_of(r)}" if name == "gap" else ""
+                lines[f"{r['method']}, {r['kind']}{rtol}{size}"].append((key(r), r["seconds"]))
+        for line, points in lines.items():
+            axes.plot(*zip(*sorted(points), strict=True), marker="o", label=line, markersize=3)
+        axes.set(xscale="log", yscale="log", xlabel=label, ylabel="seconds", title=op)
+        axes.legend(fontsize=6, ncols=2)
+        axes.grid(True, which="both", linewidth=0.3)
+        figure.tight_layout()
+        figure.savefig(folder / f"{op}-{name}.png", dpi=130)
+        plt.close(figure)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--plots", type=Path, help="folder for PNG plots")
+    parser.add_argument("--readme", type=Path, help="file whose table is to be replaced")
+    args = parser.parse_args()
+    parts = []
+    for path in args.files:
+        heading, rows = load(path)
+        by_op: dict[str, list[Row]] = defaultdict(list)
+        for row in rows:
+            by_op[row["op"]].append(row)
+        for op, of_op in by_op.items():
+            table = assignment_table(of_op) if op == "assign" else distance_table(of_op)
+            parts.append(f"**{op}** ({heading})\n\n{table}")
+            if args.plots:
+                args.plots.mkdir(parents=True, exist_ok=True)
+                plot(op, of_op, args.plots)
+    text = "\n\n".join(parts)
+    print(text)
+    if args.readme:
+        readme = args.readme.read_text()
+        if OPEN not in readme or CLOSE not in readme:
+            sys.exit(f"report: {args.readme} has no {OPEN} ... {CLOSE}")
+        before, after = readme.split(OPEN)[0], readme.split(CLOSE)[1]
+        args.readme.write_text(f"{before}{OPEN}\n{text}\n{CLOSE}{after}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
