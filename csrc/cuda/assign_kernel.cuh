@@ -304,7 +304,7 @@ __device__ void assign_cloud(const AssignBatch<T>& batch, int64_t b, char* works
     batch.cost[b] = cost;
     batch.gap[b] = gap;
     batch.rounds[b] = rounds;
-    batch.converged[b] = gap <= batch.rtol || (gap == 0.0);
+    batch.converged[b] = isfinite(gap) && (gap <= batch.rtol || gap == 0.0);
   }
   __syncthreads();  // before the workspace serves the next cloud
 }
