@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import zlib
 from pathlib import Path
 
 from setuptools import setup
@@ -72,6 +73,10 @@ def make_extension(toolkit: Toolkit | None, version: str):
         nvcc = [*common, "-Xcompiler", "-fvisibility=hidden"]
         if toolkit.version >= (12, 8):
             nvcc += ["--compress-mode=size"]
+        if torch.version.cuda is None:
+            # A CPU-only torch lets ninja watch no header of a .cu file; a changed flag rebuilds it.
+            headers = sorted(Path("csrc").rglob("*.*h"))
+            nvcc += [f"-DPOINTLOSS_HEADERS={zlib.crc32(b''.join(h.read_bytes() for h in headers))}"]
         # Static cudart: the torch beside it may bring another CUDA major version, or none.
         link += [f"-L{toolkit.library_dir}", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
         # torch looks for nvcc only in its CUDA builds, and insists on its own CUDA version;

@@ -15,8 +15,8 @@
 // pointloss/ops/; the schemas only fix the order.
 STABLE_TORCH_LIBRARY(pointloss, m) {
   m.def(
-      "nearest(Tensor x, Tensor y, Tensor? x_lengths, Tensor? y_lengths, int norm, bool both) "
-      "-> (Tensor dist_x, Tensor idx_x, Tensor dist_y, Tensor idx_y)");
+      "nearest(Tensor x, Tensor y, Tensor? x_lengths, Tensor? y_lengths, int norm, bool both, "
+      "str method) -> (Tensor dist_x, Tensor idx_x, Tensor dist_y, Tensor idx_y)");
   m.def(
       "nearest_backward(Tensor? grad_x, Tensor? grad_y, Tensor x, Tensor y, Tensor idx_x, "
       "Tensor idx_y, int norm) -> (Tensor, Tensor)");

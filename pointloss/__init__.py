@@ -18,7 +18,7 @@ from pointloss.metrics.generation import (
 from pointloss.metrics.hausdorff import hausdorff
 from pointloss.metrics.normal_consistency import normal_consistency
 from pointloss.ops.assign import Assignment, assign
-from pointloss.ops.nearest import Nearest, nearest
+from pointloss.ops.nearest import Nearest, nearest, nearest_both
 
 __all__ = [
     "Assignment",
@@ -38,6 +38,7 @@ __all__ = [
     "generation_metrics",
     "hausdorff",
     "nearest",
+    "nearest_both",
     "normal_consistency",
     "pairwise_chamfer",
     "pairwise_emd",

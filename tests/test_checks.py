@@ -4,10 +4,11 @@
 import pytest
 import torch
 
-from pointloss import ChamferLoss, EMDLoss, assign, chamfer, emd, f_score, nearest
+from pointloss import ChamferLoss, EMDLoss, assign, chamfer, emd, f_score, nearest, nearest_both
 
 OPS = {
     "nearest": nearest,
+    "nearest_both": nearest_both,
     "chamfer": chamfer,
     "assign": assign,
     "emd": emd,
@@ -86,6 +87,10 @@ def test_options(device):
     x = cloud(1, 5, 3, device=device)
     with pytest.raises(ValueError, match="norm must be one of 1, 2, got 3"):
         nearest(x, x, norm=3)
+    with pytest.raises(ValueError, match="method must be one of 'auto', 'brute', 'tree'"):
+        nearest(x, x, method="best")
+    with pytest.raises(ValueError, match="nearest_both: method 'tree' needs D = 2 or 3"):
+        nearest_both(x.repeat(1, 1, 2), x.repeat(1, 1, 2), method="tree")
     for wrong in ("direction", "point_reduction", "batch_reduction"):
         with pytest.raises(ValueError, match=f"chamfer: {wrong} must be one of"):
             chamfer(x, x, **{wrong: "avg"})
@@ -123,15 +128,17 @@ def test_the_ops_guard_memory_themselves(device):
     ops = torch.ops.pointloss
     for y in (x[0], x[:1], x[..., :2], x.double(), x.long()):
         with pytest.raises(RuntimeError):
-            ops.nearest(x, y, None, None, 2, True)
+            ops.nearest(x, y, None, None, 2, True, "auto")
         with pytest.raises(RuntimeError):
             ops.assign(x, y, None, None, False, 0.1, None, 0)
     with pytest.raises(RuntimeError, match="lengths must be int64"):
-        ops.nearest(x, x, torch.zeros(2, device=device), None, 2, True)
+        ops.nearest(x, x, torch.zeros(2, device=device), None, 2, True, "auto")
     with pytest.raises(RuntimeError, match="lengths must be"):
-        ops.nearest(x, x, None, torch.zeros(3, dtype=torch.long, device=device), 2, True)
+        ops.nearest(x, x, None, torch.zeros(3, dtype=torch.long, device=device), 2, True, "auto")
+    with pytest.raises(RuntimeError, match="method must be"):
+        ops.nearest(x, x, None, None, 2, True, "best")
     with pytest.raises(RuntimeError, match="norm must be 1 or 2"):
-        ops.nearest(x, x, None, None, 0, True)
+        ops.nearest(x, x, None, None, 0, True, "auto")
     with pytest.raises(RuntimeError, match="price must be"):
         ops.assign(x, x, None, None, False, 0.1, torch.zeros(2, 4, device=device), 0)
     idx = torch.zeros(2, 5, dtype=torch.long, device=device)

@@ -57,6 +57,12 @@ def test_a_toolkit_without_runtime_is_passed_over(toolkit, fake_cuda, monkeypatc
     assert found is None or found.home != fake_cuda
 
 
+def test_the_pip_packages_of_nvcc_are_looked_at(toolkit, tmp_path, monkeypatch):
+    (tmp_path / "nvidia" / "cu13" / "bin").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert tmp_path / "nvidia" / "cu13" in list(toolkit._homes())
+
+
 def test_architectures(toolkit, monkeypatch):
     thirteen = toolkit.Toolkit(Path(), (13, 0))
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)

@@ -5,7 +5,7 @@ from clouds import KINDS, make, uniform
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointloss import nearest, reference
+from pointloss import nearest, nearest_both, reference
 
 SIZES = [(1, 1, 1), (3, 1, 7), (2, 31, 33), (1, 129, 2), (2, 257, 1025), (1, 1000, 513)]
 
@@ -54,6 +54,57 @@ def test_devices_agree_bit_for_bit(kind, norm, dtype):
         cpu, cuda = nearest(x, y, norm=norm), nearest(x.cuda(), y.cuda(), norm=norm)
         assert torch.equal(cpu.dist, cuda.dist.cpu())
         assert torch.equal(cpu.idx, cuda.idx.cpu())
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
+def test_methods_agree_bit_for_bit(kind, device):
+    """Sizes on both sides of every crossover, also far apart from each other."""
+    sizes = [
+        *SIZES,
+        (2, 2048, 2048),
+        (1, 5000, 40),
+        (1, 3, 9000),
+        (1, 8193, 8200),
+        (1, 2048, 16384),
+    ]
+    for batch, n, m in sizes:
+        x, y = make(kind, batch, n, m, device=device)
+        brute, tree = nearest(x, y, method="brute"), nearest(x, y, method="tree")
+        assert torch.equal(brute.dist, tree.dist), (n, m)
+        assert torch.equal(brute.idx, tree.idx), (n, m)
+        assert torch.equal(nearest(x, y).idx, brute.idx), (n, m)
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_cpu_tree_in_every_form(dim, norm, dtype):
+    for kind in KINDS:
+        for batch, n, m in ((1, 700, 900), (3, 300, 41)):
+            x, y = (t[..., :dim].contiguous() for t in make(kind, batch, n, m, dtype=dtype))
+            brute, tree = (nearest_both(x, y, norm=norm, method=k) for k in ("brute", "tree"))
+            for a, b in zip(brute, tree, strict=True):
+                assert torch.equal(a.dist, b.dist)
+                assert torch.equal(a.idx, b.idx)
+
+
+def test_tree_conventions(device):
+    """NaN, infinity, lengths and empty clouds are the same to the tree as to brute force."""
+    for n, m in ((700, 900), (9000, 12000)):
+        x, y = make(uniform, 5, n, m, device=device)
+        x[0, ::7, 1] = torch.nan
+        y[0, ::3, 2] = torch.nan
+        x[1, 5] = torch.inf
+        y[1, ::2] = -torch.inf
+        y[2] = torch.nan
+        x[3, 9, 0], y[3, 4, 0] = 3e38, -3e38
+        lengths = torch.tensor([n, 0, 33, n + 1, 257], device=device)
+        for options in ({}, {"x_lengths": lengths}, {"y_lengths": lengths.clamp(max=m)}):
+            brute, tree = (nearest(x, y, method=k, **options) for k in ("brute", "tree"))
+            torch.testing.assert_close(brute.dist, tree.dist, rtol=0, atol=0, equal_nan=True)
+            assert torch.equal(brute.idx, tree.idx)
+    empty = x[:, :0]
+    assert (nearest(x, empty, method="tree").dist[3:] == torch.inf).all()
+    assert nearest(empty, y, method="tree").dist.shape == (5, 0)
 
 
 def test_ties_take_the_lowest_index(device, dtype):
@@ -139,6 +190,21 @@ def test_single_cloud_drops_the_batch_axis(device):
     single, batched = nearest(x[0], y[0]), nearest(x, y)
     assert torch.equal(single.dist, batched.dist[0])
     assert torch.equal(single.idx, batched.idx[0])
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+def test_both_directions_at_once(norm, device, dtype):
+    for batch, n, m in (*SIZES, (2, 2048, 2048), (1, 9000, 500)):
+        x, y = make(uniform, batch, n, m, dtype=dtype, device=device)
+        lengths = torch.full((batch,), n // 2, device=device)
+        there, back = nearest_both(x, y, x_lengths=lengths, norm=norm)
+        for found, alone in (
+            (there, nearest(x, y, x_lengths=lengths, norm=norm)),
+            (back, nearest(y, x, y_lengths=lengths, norm=norm)),
+        ):
+            assert torch.equal(found.dist, alone.dist)
+            assert torch.equal(found.idx, alone.idx)
+    assert nearest_both(x[0], y[0])[1].idx.shape == (500,)
 
 
 def test_strided_and_expanded_inputs(device):
@@ -238,12 +304,12 @@ def test_opcheck(device):
     n = torch.tensor([3, 10], device=device)
     op = torch.ops.pointloss.nearest.default
     for args in (
-        (x, y, None, None, 2, False),
-        (x, y, n, n, 1, True),
-        (x.double(), y.double(), n, None, 2, True),
+        (x, y, None, None, 2, False, "auto"),
+        (x, y, n, n, 1, True, "auto"),
+        (x.double(), y.double(), n, None, 2, True, "brute"),
     ):
         torch.library.opcheck(op, args)
-    _, idx_x, _, idx_y = op(x, y, None, None, 2, True)
+    _, idx_x, _, idx_y = op(x, y, None, None, 2, True, "auto")
     grad_x, grad_y = torch.rand(2, 10, device=device), torch.rand(2, 12, device=device)
     op = torch.ops.pointloss.nearest_backward.default
     for grads in ((grad_x, grad_y), (None, grad_y), (grad_x, None)):

@@ -8,6 +8,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <optional>
+#include <string>
 
 namespace pointloss {
 
@@ -50,6 +51,15 @@ inline std::optional<Tensor> check_price(const std::optional<Tensor>& price, con
   STD_TORCH_CHECK(price->scalar_type() == ScalarType::Double, "price must be float64");
   STD_TORCH_CHECK(price->device() == x.device(), "price is on another device");
   return torch::stable::contiguous(*price);
+}
+
+// How nearest searches; both give the same bits, so this is only a matter of speed.
+enum class Method { kAuto, kBrute, kTree };
+
+inline Method check_method(const std::string& method) {
+  STD_TORCH_CHECK(method == "auto" || method == "brute" || method == "tree",
+                  "method must be auto, brute or tree");
+  return method == "auto" ? Method::kAuto : method == "brute" ? Method::kBrute : Method::kTree;
 }
 
 template <class T>

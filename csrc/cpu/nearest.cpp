@@ -1,87 +1,186 @@
 // SPDX-License-Identifier: MIT
-// pointloss::nearest on the CPU: check, allocate, share the rows among the threads.
+// pointloss::nearest on the CPU: check, allocate, choose brute force or tree, share the work among
+// the threads.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
 #include <tuple>
-#include <utility>
 
 #include "../common/checks.h"
 #include "nearest_kernel.h"
+#include "nearest_tree.h"
 
 namespace pointloss {
 namespace {
 
 // Pairs that one task should at least have, so that starting it costs little beside it.
 constexpr int64_t kPairsPerTask = 1 << 16;
+// Packets of 8 or 4 queries a task, when the threads share one pair of clouds.
+constexpr int64_t kPacketsPerTask = 64;
+// The tree wins where N * M pairs take longer than this many for each point that it must sort in
+// (measured on one core: level at N = M = 160 in one direction, and at 64 against 16384).
+constexpr int64_t kPairsPerSortedPoint = 180;
 
+struct Problem {
+  Clouds size;
+  const int64_t* x_lengths;  // [B] or null
+  const int64_t* y_lengths;  // [B] or null
+  int64_t norm;
+  bool both;
+};
+
+template <class T>
+struct Answer {
+  T* dist;       // [B, rows]
+  int64_t* idx;  // [B, rows]
+  int64_t rows;
+
+  // Rows of one cloud that no search answers: padding, or all of them where a length is bad.
+  void fill(int64_t b, int64_t first, int64_t last, bool bad) const {
+    const T value = bad ? std::numeric_limits<T>::quiet_NaN() : T(0);
+    std::fill(dist + b * rows + first, dist + b * rows + last, value);
+    std::fill(idx + b * rows + first, idx + b * rows + last, int64_t{-1});
+  }
+};
+
+// x [B, N, D] against y_t [B, D, M]; the rows of all clouds are shared out evenly.
 template <int kNorm, int kDim, class T>
-void nearest_batch(const Tensor& x, const Tensor& y_t, const int64_t* x_lengths,
-                   const int64_t* y_lengths, Tensor& dist, Tensor& idx) {
-  const int64_t N = x.size(1), D = x.size(2), M = y_t.size(2);
-  const T* x_data = x.const_data_ptr<T>();
-  const T* y_data = y_t.const_data_ptr<T>();
-  T* dist_data = dist.mutable_data_ptr<T>();
-  int64_t* idx_data = idx.mutable_data_ptr<int64_t>();
+void search_brute(const T* x, const T* y_t, const Clouds& size, const int64_t* x_lengths,
+                  const int64_t* y_lengths, const Answer<T>& answer) {
+  const int64_t N = size.N, M = size.M, D = size.D;
   const int64_t grain = std::max<int64_t>(1, kPairsPerTask / std::max<int64_t>(1, M));
-  torch::stable::parallel_for(0, x.size(0) * N, grain, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, size.B * N, grain, [&](int64_t begin, int64_t end) {
     while (begin < end) {  // a range of rows may span several clouds
       const int64_t b = begin / N, first = begin % N;
       const int64_t last = std::min(N, first + end - begin);
       const int64_t n = valid_length(x_lengths, b, N), m = valid_length(y_lengths, b, M);
-      T* d = dist_data + b * N;
-      int64_t* i = idx_data + b * N;
       const bool bad = n < 0 || m < 0;
-      const int64_t valid_last = bad ? first : std::max(first, std::min(n, last));
-      nearest_rows_dispatch<kNorm, kDim>(x_data + b * N * D, first, valid_last, y_data + b * D * M,
-                                         M, m, D, d, i);
-      std::fill(d + valid_last, d + last, bad ? std::numeric_limits<T>::quiet_NaN() : T(0));
-      std::fill(i + valid_last, i + last, int64_t{-1});
+      const int64_t valid = bad ? first : std::max(first, std::min(n, last));
+      nearest_rows_dispatch<kNorm, kDim>(x + b * N * D, first, valid, y_t + b * D * M, M, m, D,
+                                         answer.dist + b * N, answer.idx + b * N);
+      answer.fill(b, valid, last, bad);
       begin += last - first;
     }
   });
 }
 
+// One pair of clouds by trees, both directions from one pair of them.
+template <int kNorm, int kDim, class T, class ParallelFor>
+void search_pair(NearestTree<kDim, T>& x, NearestTree<kDim, T>& y, const T* x_points,
+                 const T* y_points, const Problem& p, int64_t b, const Answer<T>& to_y,
+                 const Answer<T>& to_x, const ParallelFor& parallel_for) {
+  const int64_t n = valid_length(p.x_lengths, b, p.size.N);
+  const int64_t m = valid_length(p.y_lengths, b, p.size.M);
+  const bool bad = n < 0 || m < 0;
+  to_y.fill(b, bad ? 0 : n, p.size.N, bad);
+  if (p.both) to_x.fill(b, bad ? 0 : m, p.size.M, bad);
+  if (bad) return;
+  x.set_points(x_points + b * p.size.N * kDim, n);
+  y.set_points(y_points + b * p.size.M * kDim, m);
+  build_trees<kDim, T>({&x, &y}, parallel_for);
+  const auto search = [&](const NearestTree<kDim, T>& from, const NearestTree<kDim, T>& in,
+                          const Answer<T>& answer) {
+    T* dist = answer.dist + b * answer.rows;
+    int64_t* idx = answer.idx + b * answer.rows;
+    parallel_for(0, from.packets(), kPacketsPerTask, [&](int64_t begin, int64_t end) {
+      nearest_packets<kNorm>(from, begin, end, in, dist, idx);
+    });
+    from.answer_rest(dist, idx);
+  };
+  search(x, y, to_y);
+  if (p.both) search(y, x, to_x);
+}
+
+template <int kNorm, int kDim, class T>
+void search_tree(const T* x, const T* y, const Problem& p, const Answer<T>& to_y,
+                 const Answer<T>& to_x) {
+  if (p.size.B >= torch::stable::get_num_threads()) {  // a pair of clouds is one thread's task
+    torch::stable::parallel_for(0, p.size.B, 1, [&](int64_t begin, int64_t end) {
+      NearestTree<kDim, T> x_tree, y_tree;
+      for (int64_t b = begin; b < end; ++b) {
+        search_pair<kNorm>(x_tree, y_tree, x, y, p, b, to_y, to_x, SerialFor());
+      }
+    });
+    return;
+  }
+  const auto parallel_for = [](int64_t begin, int64_t end, int64_t grain, const auto& body) {
+    torch::stable::parallel_for(begin, end, grain, body);
+  };
+  NearestTree<kDim, T> x_tree, y_tree;
+  for (int64_t b = 0; b < p.size.B; ++b) {
+    search_pair<kNorm>(x_tree, y_tree, x, y, p, b, to_y, to_x, parallel_for);
+  }
+}
+
+template <class T>
+bool takes_tree(Method method, const Clouds& size) {
+  const bool possible =
+      (size.D == 2 || size.D == 3) && std::max(size.N, size.M) <= NearestTree<3, T>::kMaxPoints;
+  STD_TORCH_CHECK(method != Method::kTree || possible, "method tree needs D = 2 or 3 on the CPU");
+  const bool worth_it = size.N * size.M > kPairsPerSortedPoint * (size.N + size.M);
+  return method == Method::kTree || (method == Method::kAuto && possible && worth_it);
+}
+
+template <int kNorm, int kDim, class T>
+void run_brute(const Tensor& x, const Tensor& y, const Problem& p, const Answer<T>& to_y,
+               const Answer<T>& to_x) {
+  const auto transposed = [](Tensor cloud) {  // a copy of the handle: transpose() wants it mutable
+    return torch::stable::contiguous(torch::stable::transpose(cloud, 1, 2));
+  };
+  const Tensor y_t = transposed(y);
+  search_brute<kNorm, kDim>(x.const_data_ptr<T>(), y_t.const_data_ptr<T>(), p.size, p.x_lengths,
+                            p.y_lengths, to_y);
+  if (!p.both) return;
+  const Tensor x_t = transposed(x);
+  const Clouds swapped{p.size.B, p.size.M, p.size.N, p.size.D};
+  search_brute<kNorm, kDim>(y.const_data_ptr<T>(), x_t.const_data_ptr<T>(), swapped, p.y_lengths,
+                            p.x_lengths, to_x);
+}
+
 template <int kNorm, class T>
-void nearest_dim(const Tensor& x, const Tensor& y_t, const int64_t* x_lengths,
-                 const int64_t* y_lengths, Tensor& dist, Tensor& idx) {
-  const int64_t D = x.size(2);
-  auto* run = D == 3   ? &nearest_batch<kNorm, 3, T>
-              : D == 2 ? &nearest_batch<kNorm, 2, T>
-                       : &nearest_batch<kNorm, 0, T>;
-  run(x, y_t, x_lengths, y_lengths, dist, idx);
+void run(const Tensor& x, const Tensor& y, const Problem& p, Method method, const Answer<T>& to_y,
+         const Answer<T>& to_x) {
+  if (takes_tree<T>(method, p.size)) {
+    auto* search = p.size.D == 3 ? &search_tree<kNorm, 3, T> : &search_tree<kNorm, 2, T>;
+    search(x.const_data_ptr<T>(), y.const_data_ptr<T>(), p, to_y, to_x);
+  } else {
+    auto* search = p.size.D == 3   ? &run_brute<kNorm, 3, T>
+                   : p.size.D == 2 ? &run_brute<kNorm, 2, T>
+                                   : &run_brute<kNorm, 0, T>;
+    search(x, y, p, to_y, to_x);
+  }
 }
 
-// Neighbours in y of the rows of x.
-std::pair<Tensor, Tensor> one_way(const Tensor& x, const Tensor& y, const int64_t* x_lengths,
-                                  const int64_t* y_lengths, int64_t norm) {
-  Tensor y_copy = y;  // transpose() takes a mutable reference but changes nothing
-  const Tensor y_t = torch::stable::contiguous(torch::stable::transpose(y_copy, 1, 2));
-  Tensor dist = torch::stable::new_empty(x, {x.size(0), x.size(1)});
-  Tensor idx = torch::stable::new_empty(x, {x.size(0), x.size(1)}, ScalarType::Long);
-  const bool single = x.scalar_type() == ScalarType::Float;
-  auto* run = norm == 1 ? (single ? &nearest_dim<1, float> : &nearest_dim<1, double>)
-                        : (single ? &nearest_dim<2, float> : &nearest_dim<2, double>);
-  run(x, y_t, x_lengths, y_lengths, dist, idx);
-  return {dist, idx};
+using Neighbours = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+template <class T>
+Neighbours nearest_typed(const Tensor& x, const Tensor& y, const Problem& p, Method method) {
+  const int64_t columns = p.both ? p.size.M : 0;
+  Tensor dist_x = torch::stable::new_empty(x, {p.size.B, p.size.N});
+  Tensor idx_x = torch::stable::new_empty(x, {p.size.B, p.size.N}, ScalarType::Long);
+  Tensor dist_y = torch::stable::new_empty(x, {p.size.B, columns});
+  Tensor idx_y = torch::stable::new_empty(x, {p.size.B, columns}, ScalarType::Long);
+  const Answer<T> to_y{dist_x.mutable_data_ptr<T>(), idx_x.mutable_data_ptr<int64_t>(), p.size.N};
+  const Answer<T> to_x{dist_y.mutable_data_ptr<T>(), idx_y.mutable_data_ptr<int64_t>(), columns};
+  if (p.norm == 1) {
+    run<1>(x, y, p, method, to_y, to_x);
+  } else {
+    run<2>(x, y, p, method, to_y, to_x);
+  }
+  return {dist_x, idx_x, dist_y, idx_y};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> nearest_cpu(Tensor x, Tensor y,
-                                                       std::optional<Tensor> x_lengths,
-                                                       std::optional<Tensor> y_lengths,
-                                                       int64_t norm, bool both) {
+Neighbours nearest_cpu(Tensor x, Tensor y, std::optional<Tensor> x_lengths,
+                       std::optional<Tensor> y_lengths, int64_t norm, bool both,
+                       std::string method) {
   const Clouds size = check_clouds(x, y);
   STD_TORCH_CHECK(norm == 1 || norm == 2, "norm must be 1 or 2");
+  const Method how = check_method(method);
   const auto n = check_lengths(x_lengths, x), m = check_lengths(y_lengths, x);
-  const auto *n_data = data_or_null<int64_t>(n), *m_data = data_or_null<int64_t>(m);
+  const Problem problem{size, data_or_null<int64_t>(n), data_or_null<int64_t>(m), norm, both};
   const Tensor a = torch::stable::contiguous(x), b = torch::stable::contiguous(y);
-  const auto [dist_x, idx_x] = one_way(a, b, n_data, m_data, norm);
-  if (!both) {
-    return {dist_x, idx_x, torch::stable::new_empty(a, {size.B, 0}),
-            torch::stable::new_empty(a, {size.B, 0}, ScalarType::Long)};
-  }
-  const auto [dist_y, idx_y] = one_way(b, a, m_data, n_data, norm);
-  return {dist_x, idx_x, dist_y, idx_y};
+  return x.scalar_type() == ScalarType::Float ? nearest_typed<float>(a, b, problem, how)
+                                              : nearest_typed<double>(a, b, problem, how);
 }
 
 }  // namespace

@@ -2,11 +2,14 @@
 // pointloss::nearest on CUDA: check, allocate, launch on the caller's device and stream.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <tuple>
 #include <utility>
 
 #include "launch.cuh"
 #include "nearest_kernel.cuh"
+#include "nearest_small.cuh"
+#include "nearest_tree.cuh"
 
 namespace pointloss {
 namespace {
@@ -47,24 +50,76 @@ std::pair<Tensor, Tensor> one_way(const Tensor& x, const Tensor& y, const int64_
   return {dist, idx};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> nearest_cuda(Tensor x, Tensor y,
-                                                        std::optional<Tensor> x_lengths,
-                                                        std::optional<Tensor> y_lengths,
-                                                        int64_t norm, bool both) {
+using Neighbours = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+Neighbours search_brute(const Tensor& x, const Tensor& y, const int64_t* x_lengths,
+                        const int64_t* y_lengths, int64_t norm, bool both, const Clouds& size) {
+  auto* run = x.scalar_type() == ScalarType::Float ? &one_way<float> : &one_way<double>;
+  const auto [dist_x, idx_x] = run(x, y, x_lengths, y_lengths, norm, size);
+  if (!both) {
+    return {dist_x, idx_x, torch::stable::new_empty(x, {size.B, 0}),
+            torch::stable::new_empty(x, {size.B, 0}, ScalarType::Long)};
+  }
+  const auto [dist_y, idx_y] = run(y, x, y_lengths, x_lengths, norm, size);
+  return {dist_x, idx_x, dist_y, idx_y};
+}
+
+// Both directions share one launch (small clouds) or one build (large ones).
+Neighbours search_tree(const Tensor& x, const Tensor& y, const int64_t* x_lengths,
+                       const int64_t* y_lengths, bool both, const Clouds& size) {
+  const int64_t columns = both ? size.M : 0;
+  Tensor dist_x = torch::stable::new_empty(x, {size.B, size.N});
+  Tensor idx_x = torch::stable::new_empty(x, {size.B, size.N}, ScalarType::Long);
+  Tensor dist_y = torch::stable::new_empty(x, {size.B, columns});
+  Tensor idx_y = torch::stable::new_empty(x, {size.B, columns}, ScalarType::Long);
+  const NearestPairParams params{x.const_data_ptr<float>(),
+                                 y.const_data_ptr<float>(),
+                                 x_lengths,
+                                 y_lengths,
+                                 dist_x.mutable_data_ptr<float>(),
+                                 idx_x.mutable_data_ptr<int64_t>(),
+                                 both ? dist_y.mutable_data_ptr<float>() : nullptr,
+                                 both ? idx_y.mutable_data_ptr<int64_t>() : nullptr,
+                                 size.B,
+                                 size.N,
+                                 size.M};
+  const cudaStream_t stream = current_stream(x.get_device_index());
+  cudaError_t error;
+  if (nearest_small_supports(size.N, size.M)) {
+    error = launch_nearest_small(params, nullptr, stream);
+  } else {
+    const auto bytes = static_cast<int64_t>(nearest_tree_workspace(size.B, size.N, size.M));
+    const Tensor workspace = torch::stable::new_empty(x, {bytes}, ScalarType::Byte);
+    error = launch_nearest_tree(params, workspace.mutable_data_ptr(), stream);
+  }
+  STD_TORCH_CHECK(error == cudaSuccess,
+                  "pointloss: launching nearest: ", cudaGetErrorString(error));
+  return {dist_x, idx_x, dist_y, idx_y};
+}
+
+// Below this many points in the larger cloud brute force is as fast, and below this many in the
+// smaller one it reads the larger only once or twice anyway.
+constexpr int64_t kTreeFrom = 256, kTreeFromSmaller = 32;
+
+Neighbours nearest_cuda(Tensor x, Tensor y, std::optional<Tensor> x_lengths,
+                        std::optional<Tensor> y_lengths, int64_t norm, bool both,
+                        std::string method) {
   const Clouds size = check_clouds(x, y);
   STD_TORCH_CHECK(norm == 1 || norm == 2, "norm must be 1 or 2");
+  const Method how = check_method(method);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const auto n = check_lengths(x_lengths, x), m = check_lengths(y_lengths, x);
   const auto *n_data = data_or_null<int64_t>(n), *m_data = data_or_null<int64_t>(m);
   const Tensor a = torch::stable::contiguous(x), b = torch::stable::contiguous(y);
-  auto* run = x.scalar_type() == ScalarType::Float ? &one_way<float> : &one_way<double>;
-  const auto [dist_x, idx_x] = run(a, b, n_data, m_data, norm, size);
-  if (!both) {
-    return {dist_x, idx_x, torch::stable::new_empty(a, {size.B, 0}),
-            torch::stable::new_empty(a, {size.B, 0}, ScalarType::Long)};
+  const bool possible = x.scalar_type() == ScalarType::Float && size.D == 3 && norm == 2;
+  STD_TORCH_CHECK(how != Method::kTree || possible,
+                  "method tree needs float32, D = 3 and norm 2 on CUDA");
+  const bool worth_it =
+      std::max(size.N, size.M) >= kTreeFrom && std::min(size.N, size.M) >= kTreeFromSmaller;
+  if (how == Method::kTree || (how == Method::kAuto && possible && worth_it)) {
+    return search_tree(a, b, n_data, m_data, both, size);
   }
-  const auto [dist_y, idx_y] = run(b, a, m_data, n_data, norm, size);
-  return {dist_x, idx_x, dist_y, idx_y};
+  return search_brute(a, b, n_data, m_data, norm, both, size);
 }
 
 }  // namespace

@@ -25,6 +25,7 @@ def nearest(
     x_lengths: Tensor | None = None,
     y_lengths: Tensor | None = None,
     norm: int = 2,
+    method: str = "auto",
 ) -> Nearest:
     """For each point of x, the nearest point of y: exact, by direct differences.
 
@@ -38,6 +39,9 @@ def nearest(
         x_lengths: int [B], the valid points of each x; the rest is padding.
         y_lengths: int [B], likewise for y.
         norm: 2 (squared euclidean distance) or 1 (sum of absolute differences, not squared).
+        method: "auto" takes the faster one by size; "brute" compares all pairs; "tree" searches a
+            spatial index (on the CPU for D = 2 and 3, on CUDA for float32, D = 3 and norm 2). All
+            give the same bits.
 
     Returns:
         Nearest(dist, idx), both [B, N] ([N] for single clouds). dist has the compute dtype and is
@@ -63,18 +67,77 @@ def nearest(
     """
     _checks.choice("nearest", "norm", norm, (1, 2))
     c = _checks.clouds("nearest", x, y, x_lengths, y_lengths)
-    dist, idx, _, _ = nearest_batched(c, norm, both=False)
+    _check_method("nearest", method, c, norm)
+    dist, idx, _, _ = nearest_batched(c, norm, both=False, method=method)
     return Nearest(dist[0], idx[0]) if c.single else Nearest(dist, idx)
 
 
+def nearest_both(
+    x: Tensor,
+    y: Tensor,
+    *,
+    x_lengths: Tensor | None = None,
+    y_lengths: Tensor | None = None,
+    norm: int = 2,
+    method: str = "auto",
+) -> tuple[Nearest, Nearest]:
+    """`nearest` of x in y and of y in x in one call, which shares what both searches need.
+
+    Args:
+        x: points [B, N, D] or [N, D], see `nearest`.
+        y: points [B, M, D] or [M, D], of x's dtype and device.
+        x_lengths: int [B], the valid points of each x; the rest is padding.
+        y_lengths: int [B], likewise for y.
+        norm: see `nearest`.
+        method: see `nearest`.
+
+    Returns:
+        Two Nearest: of shape [B, N] with indices into y, and [B, M] with indices into x.
+
+    Raises:
+        ValueError: shapes, devices or options do not fit.
+        TypeError: dtypes do not fit.
+        RuntimeError: CUDA tensors in a build without CUDA.
+
+    Determinism: as `nearest`.
+
+    Example:
+        >>> there, back = nearest_both(torch.zeros(1, 3), torch.tensor([[0.0, 0, 2], [0, 1, 0]]))
+        >>> there.dist.tolist(), back.dist.tolist()
+        ([1.0], [4.0, 1.0])
+    """
+    _checks.choice("nearest_both", "norm", norm, (1, 2))
+    c = _checks.clouds("nearest_both", x, y, x_lengths, y_lengths)
+    _check_method("nearest_both", method, c, norm)
+    out = nearest_batched(c, norm, both=True, method=method)
+    if c.single:
+        out = tuple(t[0] for t in out)  # type: ignore[assignment]
+    return Nearest(*out[:2]), Nearest(*out[2:])
+
+
+def _check_method(op: str, method: str, c: _checks.Clouds, norm: int) -> None:
+    _checks.choice(op, "method", method, ("auto", "brute", "tree"))
+    dim = c.x.shape[2]
+    if c.x.device.type == "cuda":
+        possible = dim == 3 and norm == 2 and c.x.dtype == torch.float32
+    else:
+        possible = dim in (2, 3)
+    if method == "tree" and not possible:
+        raise ValueError(
+            f"{op}: method 'tree' needs D = 2 or 3 on the CPU, and float32, D = 3 and norm 2 on "
+            f"CUDA; got D = {dim}, norm {norm}, {c.x.dtype} on {c.x.device}"
+        )
+
+
 def nearest_batched(
-    c: _checks.Clouds, norm: int, *, both: bool
+    c: _checks.Clouds, norm: int, *, both: bool, method: str = "auto"
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`nearest` of x in y and, with `both`, of y in x, for what _checks.clouds returned.
 
     Returns (dist_x, idx_x, dist_y, idx_y), [B, N] and [B, M]; without `both` the latter are [B, 0].
     """
-    out = _Nearest.apply(c.x, c.y, c.x_lengths, c.y_lengths, norm, both)  # type: ignore[no-untyped-call]
+    args = (c.x, c.y, c.x_lengths, c.y_lengths, norm, both, method)
+    out = _Nearest.apply(*args)  # type: ignore[no-untyped-call]
     return cast("tuple[Tensor, Tensor, Tensor, Tensor]", out)
 
 
@@ -89,13 +152,14 @@ class _Nearest(torch.autograd.Function):
         y_lengths: Tensor | None,
         norm: int,
         both: bool,
+        method: str,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        out = torch.ops.pointloss.nearest(x, y, x_lengths, y_lengths, norm, both)
+        out = torch.ops.pointloss.nearest(x, y, x_lengths, y_lengths, norm, both, method)
         return cast("tuple[Tensor, Tensor, Tensor, Tensor]", out)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, y, _, _, ctx.norm, ctx.both = inputs
+        x, y, _, _, ctx.norm, ctx.both, _ = inputs
         _, idx_x, _, idx_y = output
         ctx.mark_non_differentiable(idx_x, idx_y)
         ctx.set_materialize_grads(False)
@@ -115,7 +179,7 @@ class _Nearest(torch.autograd.Function):
             grads = torch.ops.pointloss.nearest_backward(
                 grad_x, grad_y, x, y, idx_x, idx_y, ctx.norm
             )
-        return *grads, None, None, None, None
+        return *grads, None, None, None, None, None
 
     @staticmethod
     def vmap(
@@ -127,6 +191,7 @@ class _Nearest(torch.autograd.Function):
         y_lengths: Tensor | None,
         norm: int,
         both: bool,
+        method: str,
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         # The mapped axis joins the batch axis: clouds are independent anyway.
         size: int = info.batch_size
@@ -139,7 +204,7 @@ class _Nearest(torch.autograd.Function):
 
         tensors = (x, y, x_lengths, y_lengths)
         joined = [join(v, d) for v, d in zip(tensors, in_dims[:4], strict=True)]
-        out = _Nearest.apply(*joined, norm, both)  # type: ignore[no-untyped-call]
+        out = _Nearest.apply(*joined, norm, both, method)  # type: ignore[no-untyped-call]
         return tuple(t.unflatten(0, (size, -1)) for t in out), (0,) * 4
 
 
@@ -188,6 +253,7 @@ def _nearest_fake(
     y_lengths: Tensor | None,
     norm: int,
     both: bool,
+    method: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows, columns = x.shape[:2], (x.shape[0], y.shape[1] if both else 0)
     return (

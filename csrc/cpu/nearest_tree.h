@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: MIT
+// Nearest neighbours by a tree over each cloud, exact: what brute force answers, bit for bit.
+//
+// Problem: for each point of one cloud its nearest in another, D = 2 or 3, in O((n + m) log m).
+// Method: both clouds are ordered into leaves of kWidth points (nearest_tree_order.h), the leaves
+// carry boxes, and kWidth boxes make a node of the level above, without pointers. The leaves of one
+// cloud are the packets of queries that walk the other's tree (nearest_tree_search.h), so the two
+// trees serve both directions.
+// Memory: (kDim + 1) words a point and 2 * kDim / kWidth * kWidth / (kWidth - 1) for the boxes;
+// four more while a tree is built. Parallel: build_trees() and ranges of packets take any number of
+// threads; the answers do not depend on how many. Within it, parallel_for(begin, end, grain, body)
+// calls body(begin, end) on pieces.
+//
+//   NearestTree<3, float> x, y;
+//   x.set_points(x_data, n), y.set_points(y_data, m);
+//   build_trees<3, float>({&x, &y}, parallel_for);
+//   parallel_for(0, x.packets(), grain, [&](int64_t begin, int64_t end) {
+//     nearest_packets<kNorm>(x, begin, end, y, dist, idx);
+//   });
+//   x.answer_rest(dist, idx);
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <initializer_list>
+#include <limits>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "../common/distance.h"
+#include "nearest_tree_order.h"
+#include "nearest_tree_search.h"
+
+namespace pointloss {
+
+// An aligned array that is left as it is: the thread that fills a page is the first to touch it.
+template <class T>
+class TreeBuffer {
+ public:
+  void resize(int64_t size) {
+    data_.reset();  // before the new one is taken, so that both never exist at once
+    if (size > 0) data_.reset(static_cast<T*>(operator new(size * sizeof(T), kAlignment)));
+  }
+  T* get() const { return data_.get(); }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};  // a cache line
+  struct Free {
+    void operator()(T* data) const { operator delete(data, kAlignment); }
+  };
+  std::unique_ptr<T, Free> data_;
+};
+
+template <int kDim, class T>
+class NearestTree {
+  static_assert(kDim == 2 || kDim == 3, "the items of a tree have room for three coordinates");
+  static constexpr int64_t W = kWidth<T>;
+  static constexpr int64_t kNode = 2 * kDim * W;
+
+ public:
+  // An index must fit a lane, and the largest stands for "none".
+  static constexpr int64_t kMaxPoints = std::numeric_limits<TreeIndex<T>>::max() - 1;
+
+  // The cloud [m, kDim], m <= kMaxPoints, which must live until build_trees() is through.
+  void set_points(const T* points, int64_t m) {
+    source_ = points;
+    total_ = size_ = m;
+    leaves_ = levels_ = 0;
+    items_.resize(m);
+    nan_.clear();
+    infinite_.clear();
+  }
+
+  int64_t packets() const { return leaves_; }
+
+  TreeView<T> view() const {
+    TreeView<T> view{points_.get(), ids_.get(), {}, levels_};
+    for (int64_t l = 0; l < levels_; ++l) view.nodes[l] = boxes_.get() + level_[l] * kNode;
+    return view;
+  }
+
+  // The answers of the points that are in no packet: they have no neighbour.
+  void answer_rest(T* dist, int64_t* idx) const {
+    for (const int64_t i : nan_) dist[i] = std::numeric_limits<T>::quiet_NaN(), idx[i] = -1;
+    for (const int64_t i : infinite_) dist[i] = std::numeric_limits<T>::infinity(), idx[i] = -1;
+  }
+
+ private:
+  template <int kD, class U, class ParallelFor>
+  friend class TreeBuilder;
+
+  // Returns whether all of these points are finite.
+  bool load(int64_t begin, int64_t end) {
+    T zero = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      TreeItem<T> item{};
+      for (int64_t k = 0; k < kDim; ++k) {
+        item.at[k] = source_[i * kDim + k];
+        zero += item.at[k] * 0;  // 0 for a finite coordinate, NaN for the others
+      }
+      item.id = static_cast<TreeIndex<T>>(i);
+      items_.get()[i] = item;
+    }
+    return zero == 0;
+  }
+
+  // Takes out the points that are nobody's neighbour: no distance from them is finite.
+  void drop_infinite() {
+    TreeItem<T>* items = items_.get();
+    size_ = 0;
+    for (int64_t i = 0; i < total_; ++i) {
+      T zero = 0;
+      for (int64_t k = 0; k < kDim; ++k) zero += items[i].at[k] * 0;
+      if (zero == 0) {
+        items[size_++] = items[i];
+      } else {
+        (has_nan(items[i].at, kDim) ? nan_ : infinite_).push_back(i);
+      }
+    }
+  }
+
+  void allocate() {
+    leaves_ = (size_ + W - 1) / W;
+    int64_t nodes = 0;
+    for (int64_t count = leaves_; levels_ == 0 || count > 1; ++levels_) {
+      count = (count + W - 1) / W;
+      level_[levels_] = nodes;
+      nodes += count;
+    }
+    level_[levels_] = nodes;
+    points_.resize(leaves_ * kDim * W);
+    ids_.resize(leaves_ * W);
+    boxes_.resize(nodes * kNode);
+    constexpr T kInf = std::numeric_limits<T>::infinity();
+    for (int64_t l = 0; l < levels_ && nodes > 0; ++l) {  // the last node of a level is not full
+      T* last = boxes_.get() + (level_[l + 1] - 1) * kNode;
+      std::fill(last, last + kDim * W, kInf);
+      std::fill(last + kDim * W, last + kNode, -kInf);
+    }
+  }
+
+  LeafArrays<T> arrays() const {
+    return {items_.get(), size_, points_.get(), ids_.get(), boxes_.get()};
+  }
+
+  int64_t split(LeafRange range) const {
+    const LeafArrays<T> tree = arrays();
+    const int64_t begin = tree.begin(range);
+    const TreeBox<T> box = bounding_box(tree.items + begin, tree.end(range) - begin);
+    return split_leaves<kDim>(tree, range, widest_axis<kDim>(box));
+  }
+
+  // The boxes of the upper levels, after which the items are no longer needed.
+  void finish() {
+    for (int64_t level = 1; level < levels_; ++level) {
+      for (int64_t node = 0; node < level_[level] - level_[level - 1]; ++node) {
+        const T* lo = boxes_.get() + (level_[level - 1] + node) * kNode;
+        TreeBox<T> box;
+        for (int64_t k = 0; k < kDim; ++k, lo += W) {
+          box.lo[k] = *std::min_element(lo, lo + W);
+          box.hi[k] = *std::max_element(lo + kDim * W, lo + (kDim + 1) * W);
+        }
+        set_box<kDim>(boxes_.get() + level_[level] * kNode, node, box);
+      }
+    }
+    items_.resize(0);
+  }
+
+  TreeBuffer<TreeItem<T>> items_;
+  TreeBuffer<T> points_, boxes_;
+  TreeBuffer<TreeIndex<T>> ids_;
+  std::vector<int64_t> nan_, infinite_;
+  const T* source_ = nullptr;
+  int64_t total_ = 0, size_ = 0, leaves_ = 0, levels_ = 0;
+  int64_t level_[kMaxLevels + 1] = {};  // the first node of each level
+};
+
+// For trees that are built within one thread's share of the work.
+struct SerialFor {
+  template <class Body>
+  void operator()(int64_t begin, int64_t end, int64_t, Body&& body) const {
+    if (begin < end) body(begin, end);
+  }
+};
+
+// Builds trees together, phase by phase; each phase is a list of independent tasks.
+template <int kDim, class T, class ParallelFor>
+class TreeBuilder {
+  using Tree = NearestTree<kDim, T>;
+  struct Task {
+    Tree* tree;
+    LeafRange range;  // of points while they are loaded, of leaves afterwards
+    int64_t result;
+  };
+
+  // Small enough to share among threads evenly, large enough to cost more than to hand out.
+  static constexpr int64_t kTaskLeaves = 512;
+  static constexpr int64_t kTaskPoints = 1 << 14;
+
+ public:
+  TreeBuilder(std::initializer_list<Tree*> trees, const ParallelFor& parallel_for)
+      : trees_(trees), parallel_for_(parallel_for) {}
+
+  void run() {
+    std::vector<Task> loads, whole, parts;
+    for (Tree* tree : trees_) {
+      for (int64_t i = 0; i < tree->total_; i += kTaskPoints) {
+        loads.push_back({tree, {i, std::min(kTaskPoints, tree->total_ - i)}, 0});
+      }
+      whole.push_back({tree, {0, 0}, 1});
+    }
+    each(loads, [](Task& task) {
+      task.result = task.tree->load(task.range.first, task.range.first + task.range.count);
+    });
+    for (const Task& load : loads) {
+      for (Task& task : whole) task.result &= task.tree != load.tree || load.result;
+    }
+    each(whole, [](Task& task) {
+      if (!task.result) task.tree->drop_infinite();
+      task.tree->allocate();
+      task.range.count = task.tree->leaves_;
+    });
+    for (const Task& task : whole) {
+      if (task.range.count > 0) parts.push_back(task);
+    }
+    while (halve(parts)) continue;
+    each(parts, [](Task& task) { order_leaves_dispatch<kDim>(task.tree->arrays(), task.range); });
+    each(whole, [](Task& task) { task.tree->finish(); });
+  }
+
+ private:
+  template <class Body>
+  void each(std::vector<Task>& tasks, Body&& body) const {
+    parallel_for_(int64_t{0}, static_cast<int64_t>(tasks.size()), int64_t{1},
+                  [&](int64_t begin, int64_t end) {
+                    for (int64_t t = begin; t < end; ++t) body(tasks[t]);
+                  });
+  }
+
+  // Splits every part that is too long for one task; false if there was none.
+  bool halve(std::vector<Task>& parts) const {
+    each(parts, [](Task& task) {
+      const bool large = task.range.count > kTaskLeaves;
+      task.result = large ? task.tree->split(task.range) : task.range.count;
+    });
+    std::vector<Task> halves;
+    for (const Task& task : parts) {
+      const int64_t left = task.result, right = task.range.count - left;
+      halves.push_back({task.tree, {task.range.first, left}, 0});
+      if (right > 0) halves.push_back({task.tree, {task.range.first + left, right}, 0});
+    }
+    parts.swap(halves);
+    return parts.size() > halves.size();
+  }
+
+  std::vector<Tree*> trees_;
+  const ParallelFor& parallel_for_;
+};
+
+template <int kDim, class T, class ParallelFor>
+void build_trees(std::initializer_list<NearestTree<kDim, T>*> trees,
+                 const ParallelFor& parallel_for) {
+  TreeBuilder<kDim, T, ParallelFor>(trees, parallel_for).run();
+}
+
+// The nearest in y of the points of x in packets [begin, end) of x.packets(). dist [n] and idx [n]
+// are in the order of x's cloud; dist is squared for kNorm 2. Calls on disjoint ranges may run at
+// once.
+template <int kNorm, int kDim, class T>
+void nearest_packets(const NearestTree<kDim, T>& x, int64_t begin, int64_t end,
+                     const NearestTree<kDim, T>& y, T* dist, int64_t* idx) {
+  const TreeView<T> queries = x.view();
+  if (y.packets() > 0) {
+    search_packets_dispatch<kNorm, kDim>(queries, begin, end, y.view(), dist, idx);
+    return;
+  }
+  for (int64_t i = begin * kWidth<T>; i < end * kWidth<T> && queries.ids[i] >= 0; ++i) {
+    dist[queries.ids[i]] = std::numeric_limits<T>::infinity();
+    idx[queries.ids[i]] = -1;
+  }
+}
+
+}  // namespace pointloss

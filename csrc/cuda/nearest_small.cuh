@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: MIT
+// Nearest neighbours of small clouds (up to 8192 points where shared memory allows), both
+// directions in one launch, exact.
+//
+// Problem: for every point of one cloud of 3-D points its nearest in the other, ties to the lowest
+// index, bit for bit what brute force gives.
+// Method: a block counting-sorts both clouds into cells of the Hilbert curve (hilbert.h), keeps the
+// target as leaves of 16 points with their boxes and those of 32 leaves in shared memory, and walks
+// them (nearest_tree_walk.cuh) with its share of the queries, 32 neighbours on the curve a warp.
+// Map: block = (pair, direction, part of the query cloud's curve); thread = up to kPoints points of
+// each cloud while sorting, then warps take 32 queries at a time. Several blocks repeat the same
+// sort because that costs less than handing it from one launch to the next.
+// Cost: O(N + M) sorting a block; a query on a surface or in a volume scans a few leaves.
+// Guaranteed: deterministic results (the order inside a cell is not, and does not matter), no
+// workspace, no host synchronisation, any lengths.
+//
+// Roofline (H200, 32 pairs of 2048 points of a surface, 31.7 us replayed from a graph). Profiled
+// with leaves of 8 points: cycles of a block for frames 5900, counting 5400, scanning 1500, placing
+// 5000, boxes 2100, queries 35000; 4160 instructions a warp, a third of them for sorting, at 60 %
+// of the issue slots of a scheduler: instructions, not bytes, are the limit. At full rate they are
+// 18 us, and leaves of 16 took an eighth off the time. A pair costs 8 in the scan of a leaf.
+//
+// Did not pay: more cells (2^13 for 2048 points); two seed leaves; no test of nodes query by query
+// (up to a third slower away from surfaces); two lanes a query where each warp has several rounds
+// (10 % slower at 8192 points, but no slower in a single round and better in the worst cases).
+#pragma once
+
+#include <atomic>
+
+#include "nearest_small_sort.cuh"
+#include "nearest_tree_walk.cuh"
+
+namespace pointloss {
+
+template <int kLanes>
+__device__ __forceinline__ void answer_queries(const SmallTarget& s, const SmallTask& t,
+                                               SmallShared& shared) {
+  constexpr int kQueries = 32 / kLanes;
+  const int lane = threadIdx.x % 32;
+  for (;;) {
+    int place = 0;
+    if (lane == 0) place = atomicAdd(&shared.next_place, kQueries);
+    place = __shfl_sync(kWholeWarp, place, 0) + lane / kLanes;
+    if (place - lane / kLanes >= shared.end_place) return;
+    int query = place < shared.end_place ? s.query_of[place] : kNoQuery;
+    const bool valid = query != kNoQuery;
+    const unsigned present = __ballot_sync(kWholeWarp, valid);
+    if (present == 0) continue;
+    int guess = valid ? s.guess[place] : 0;
+    // Idle lanes repeat a query of the warp.
+    const int other = __ffs(present) - 1;
+    const int spare_query = __shfl_sync(kWholeWarp, query, other);
+    const int spare_guess = __shfl_sync(kWholeWarp, guess, other);
+    if (!valid) query = spare_query, guess = spare_guess;
+    Walk<SmallTarget, kLanes> walk(s, load_point(t.query, query));
+    if (s.leaf_count > 0) {
+      walk.start(guess);
+      walk.visit_nodes(0);
+    }
+    const int found = walk.finish();
+    if (!valid || lane % kLanes != 0) continue;
+    t.dist[query] = walk.bound;
+    t.idx[query] = found;
+  }
+}
+
+template <int kThreads, int kPoints, int kCellBits, int kLanes>
+__global__ void __launch_bounds__(kThreads, 1024 / kThreads)
+    nearest_small_kernel(const NearestPairParams p, int parts) {
+  extern __shared__ float4 dynamic[];
+  __shared__ SmallShared shared;
+  const SmallTask t = small_task(p, parts);
+  write_other_rows<kThreads>(t, parts);
+  if (t.query_count <= 0) return;
+  SmallTarget s;
+  const int most = static_cast<int>(p.N > p.M ? p.N : p.M);
+  s.lay_out(reinterpret_cast<char*>(dynamic), most, kCellBits);
+  s.points = t.target;
+  for (int k = threadIdx.x; k < 1 << kCellBits; k += kThreads) s.counters[k] = 0;
+  if (parts > 1) {
+    for (int k = threadIdx.x; k < most; k += kThreads) s.query_of[k] = kNoQuery;
+  }
+  if (threadIdx.x == 0) shared.first_place = kSmallMost, shared.end_place = 0;
+  const float* const clouds[2] = {t.target, t.query};
+  const int64_t counts[2] = {t.target_count, t.query_count};
+  make_frames<kThreads, 2>(clouds, counts, shared.scratch, shared.frame);
+  SmallPoints<kThreads, kPoints, kCellBits> points;
+  points.count(s, t, shared);
+  __syncthreads();
+  const int2 found = scan_counters<kThreads, kCellBits>(s, shared);
+  s.leaf_count = (found.x + kLeafPoints - 1) / kLeafPoints;
+  s.node_count = (s.leaf_count + 31) / 32;
+  points.place(s, t, shared, parts, found.y);
+  __syncthreads();
+  if (threadIdx.x == 0) shared.next_place = shared.first_place;
+  make_boxes<kThreads>(s, found.x);
+  __syncthreads();
+  answer_queries<kLanes>(s, t, shared);
+}
+
+// Whether the current device has the shared memory for clouds of these sizes.
+inline bool nearest_small_supports(int64_t N, int64_t M) {
+  const int64_t most = N > M ? N : M;
+  if (most > kSmallMost) return false;
+  int device = 0, available = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&available, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
+          cudaSuccess) {
+    return false;
+  }
+  const size_t dynamic =
+      SmallTarget().lay_out(nullptr, static_cast<int>(most), small_cell_bits(most));
+  return dynamic + sizeof(SmallShared) + 1024 <= static_cast<size_t>(available);
+}
+
+// Allows the kernel `largest` bytes of dynamic shared memory on the current device, or where that
+// is too much what this launch needs.
+template <class Kernel>
+cudaError_t raise_shared_memory(Kernel* kernel, size_t needed, size_t largest,
+                                std::atomic<uint64_t>& raised) {
+  int device = 0;
+  const cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
+  const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;
+  if (raised.load(std::memory_order_relaxed) & bit) return cudaSuccess;
+  constexpr auto kLimit = cudaFuncAttributeMaxDynamicSharedMemorySize;
+  if (cudaFuncSetAttribute(kernel, kLimit, static_cast<int>(largest)) == cudaSuccess) {
+    raised.fetch_or(bit, std::memory_order_relaxed);
+    return cudaSuccess;
+  }
+  cudaGetLastError();  // the refusal is answered here, no later check should see it
+  return cudaFuncSetAttribute(kernel, kLimit, static_cast<int>(needed));
+}
+
+inline size_t nearest_small_workspace(int64_t, int64_t, int64_t) { return 0; }
+
+template <int kThreads, int kPoints, int kCellBits, int kLanes>
+cudaError_t start_small(const NearestPairParams& p, int parts, cudaStream_t stream) {
+  auto* kernel = &nearest_small_kernel<kThreads, kPoints, kCellBits, kLanes>;
+  const int most = static_cast<int>(p.N > p.M ? p.N : p.M);
+  const size_t dynamic = SmallTarget().lay_out(nullptr, most, kCellBits);
+  const size_t largest = SmallTarget().lay_out(nullptr, kThreads * kPoints, kCellBits);
+  static std::atomic<uint64_t> raised{0};  // a bit a device: raising the limit takes time
+  const cudaError_t error = raise_shared_memory(kernel, dynamic, largest, raised);
+  if (error != cudaSuccess) return error;
+  const int64_t blocks = p.B * (p.dist_y == nullptr ? 1 : 2) * parts;
+  if (blocks > INT_MAX) return cudaErrorInvalidValue;
+  kernel<<<static_cast<unsigned>(blocks), kThreads, dynamic, stream>>>(p, parts);
+  return cudaGetLastError();
+}
+
+template <int kLanes>
+cudaError_t launch_small_lanes(const NearestPairParams& p, int parts, cudaStream_t stream) {
+  const int64_t most = p.N > p.M ? p.N : p.M;
+  if (most <= 512) return start_small<256, 2, 9, kLanes>(p, parts, stream);
+  if (most <= 1024) return start_small<1024, 1, 12, kLanes>(p, parts, stream);
+  if (most <= 2048) return start_small<1024, 2, 12, kLanes>(p, parts, stream);
+  if (most <= 4096) return start_small<1024, 4, 12, kLanes>(p, parts, stream);
+  return start_small<1024, 8, 13, kLanes>(p, parts, stream);
+}
+
+// Blocks that share the queries of one direction: enough to fill the device once, with at least
+// 256 queries each.
+inline int small_parts(const NearestPairParams& p, int multiprocessors) {
+  const int64_t most = p.N > p.M ? p.N : p.M;
+  const int64_t wanted = multiprocessors / (p.B * (p.dist_y == nullptr ? 1 : 2));
+  const int64_t useful = (most + 255) / 256;
+  return static_cast<int>(wanted < 1 ? 1 : wanted < useful ? wanted : useful);
+}
+
+// Takes sizes that nearest_small_supports; needs no workspace.
+inline cudaError_t launch_nearest_small(const NearestPairParams& p, void*, cudaStream_t stream) {
+  if (p.B == 0 || (p.N == 0 && p.M == 0)) return cudaSuccess;
+  int device = 0, multiprocessors = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  }
+  if (error != cudaSuccess) return error;
+  const int parts = small_parts(p, multiprocessors);
+  // Two lanes a query where a block has at most one query for each of its threads.
+  const int64_t most = p.N > p.M ? p.N : p.M;
+  return most <= parts * int64_t{1024} ? launch_small_lanes<2>(p, parts, stream)
+                                       : launch_small_lanes<1>(p, parts, stream);
+}
+
+}  // namespace pointloss

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: MIT
+// What a block of nearest_small.cuh does before it answers queries: sorts both clouds of its pair
+// by cells of the Hilbert curve and builds the tree of the target, all in shared memory.
+#pragma once
+
+#include <type_traits>
+
+#include "nearest_tree_disc.cuh"
+#include "nearest_tree_frame.cuh"
+#include "nearest_tree_pair.cuh"
+
+namespace pointloss {
+
+constexpr int kSmallMost = 8192;
+constexpr uint16_t kNoQuery = 0xffff;
+constexpr uint32_t kAbsent = 0xffffffff;
+
+// Cells of the curve for clouds of this size, as a power of two: about two a point.
+constexpr int small_cell_bits(int64_t most) { return most <= 512 ? 9 : most <= 4096 ? 12 : 13; }
+
+// One 16-byte unit longer than it needs to be: an odd number of them puts the leaves that the lanes
+// of a warp scan at the same time into different banks.
+struct SmallLeaf : Leaf<uint16_t> {
+  uint4 unused;
+};
+
+// What one block holds of its pair in dynamic shared memory.
+struct SmallTarget {
+  SmallLeaf* leaves;
+  Box *leaf_boxes, *node_boxes;
+  uint16_t* query_of;  // of a place on the query cloud's curve
+  uint16_t* guess;     // leaf near that query
+  uint32_t* counters;  // two 16-bit counters or starts a word: cells of the target, of the queries
+  int leaf_count, node_count;
+  const float* points;
+  static constexpr bool kHasDiscs = false;  // the curve's neighbours are near enough in few points
+  static constexpr const Disc *leaf_discs = nullptr, *node_discs = nullptr;
+
+  __device__ __forceinline__ float3 point(int index) const { return load_point(points, index); }
+
+  // Lays the arrays out from `base`, which may be null; returns the bytes they take.
+  __host__ __device__ size_t lay_out(char* base, int most, int cell_bits) {
+    const int leaf_most = (most + kLeafPoints - 1) / kLeafPoints;
+    size_t used = 0;
+    const auto take = [&](auto*& array, int count) {
+      array = reinterpret_cast<std::remove_reference_t<decltype(array)>>(base + used);
+      used += (count * sizeof(*array) + 15) / 16 * 16;
+    };
+    take(leaves, leaf_most);
+    take(leaf_boxes, leaf_most);
+    take(node_boxes, (leaf_most + 31) / 32);
+    take(query_of, most);
+    take(guess, most);
+    take(counters, 1 << cell_bits);
+    return used;
+  }
+};
+
+// The scan gives every thread consecutive words; skewed by the row they are free of bank conflicts.
+__device__ __forceinline__ int skewed(int word) { return (word & ~31) | ((word + word / 32) & 31); }
+
+__device__ __forceinline__ int counter_of(const uint32_t* counters, unsigned cell) {
+  return (counters[skewed(cell / 2)] >> (16 * (cell & 1))) & 0xffff;
+}
+
+struct SmallTask {
+  const float *target, *query;
+  float* dist;
+  int64_t* idx;
+  int target_count, query_count;  // valid points; -1 where a length is out of range
+  int query_rows;
+  int part;
+};
+
+__device__ __forceinline__ SmallTask small_task(const NearestPairParams& p, int parts) {
+  const int directions = p.dist_y == nullptr ? 1 : 2;
+  SmallTask t;
+  t.part = static_cast<int>(blockIdx.x % parts);
+  const int64_t pair = blockIdx.x / parts / directions;
+  const bool forward = blockIdx.x / parts % directions == 0;
+  const int n = static_cast<int>(valid_length(p.x_lengths, pair, p.N));
+  const int m = static_cast<int>(valid_length(p.y_lengths, pair, p.M));
+  const float *x = p.x + 3 * pair * p.N, *y = p.y + 3 * pair * p.M;
+  t.target = forward ? y : x;
+  t.query = forward ? x : y;
+  t.dist = forward ? p.dist_x + pair * p.N : p.dist_y + pair * p.M;
+  t.idx = forward ? p.idx_x + pair * p.N : p.idx_y + pair * p.M;
+  t.query_rows = static_cast<int>(forward ? p.N : p.M);
+  t.target_count = forward ? m : n;
+  t.query_count = forward ? n : m;
+  if (t.target_count < 0 || t.query_count < 0) t.target_count = t.query_count = -1;
+  return t;
+}
+
+// Rows that no search answers: past the length, of a pair with a bad length, not finite.
+template <int kThreads>
+__device__ __forceinline__ void write_other_rows(const SmallTask& t, int parts) {
+  const int first = max(t.query_count, 0);
+  const float dist = t.query_count < 0 ? NAN : 0.f;
+  for (int i = first + t.part * kThreads + threadIdx.x; i < t.query_rows; i += parts * kThreads) {
+    t.dist[i] = dist;
+    t.idx[i] = -1;
+  }
+}
+
+struct SmallShared {
+  FrameScratch scratch[2];
+  CurveFrame frame[2];
+  unsigned warp_total[32];
+  int first_place, end_place;  // of this block's queries on the curve
+  int next_place;              // that no warp has taken yet
+};
+
+// Counts a point into its cell; returns cell and rank in one word, kAbsent where it has none.
+template <int kCellBits>
+__device__ __forceinline__ uint32_t count_point(SmallTarget& s, const CurveFrame& frame, int cloud,
+                                                float3 p) {
+  constexpr int kAxisBits = (kCellBits + 2) / 3;
+  if (!is_finite(p)) return kAbsent;
+  const unsigned key = frame.key<kAxisBits>(p, kAxisBits) >> (3 * kAxisBits - kCellBits);
+  const unsigned cell = (cloud << kCellBits) + key, shift = 16 * (cell & 1);
+  const unsigned rank = atomicAdd(&s.counters[skewed(cell / 2)], 1u << shift) >> shift;
+  return (cell << 16) | (rank & 0xffff);
+}
+
+// Counts become starts, from 0 in either cloud; returns how many points each cloud has.
+template <int kThreads, int kCellBits>
+__device__ __forceinline__ int2 scan_counters(SmallTarget& s, SmallShared& shared) {
+  constexpr int kWords = (1 << kCellBits) / kThreads, kWarps = kThreads / 32;
+  const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
+  unsigned word[kWords], sum = 0;
+#pragma unroll
+  for (int k = 0; k < kWords; ++k) {
+    word[k] = s.counters[skewed(tid * kWords + k)];
+    sum += (word[k] & 0xffff) + (word[k] >> 16);
+  }
+  const unsigned inclusive = warp_inclusive_sum(sum);
+  if (lane == 31) shared.warp_total[warp] = inclusive;
+  __syncthreads();
+  const unsigned total = lane < kWarps ? shared.warp_total[lane] : 0;
+  const int targets = warp_sum(lane < kWarps / 2 ? total : 0);
+  const int queries = warp_sum(total) - targets;
+  unsigned run = warp_sum(lane < warp ? total : 0) + inclusive - sum;
+  if (tid >= kThreads / 2) run -= targets;
+#pragma unroll
+  for (int k = 0; k < kWords; ++k) {
+    const unsigned even = run, odd = even + (word[k] & 0xffff);
+    run = odd + (word[k] >> 16);
+    s.counters[skewed(tid * kWords + k)] = even | (odd << 16);
+  }
+  __syncthreads();
+  return make_int2(targets, queries);
+}
+
+// Queries of the places [N part / parts, N (part + 1) / parts) of the curve belong to this block.
+// Inside a cell the places depend on the order of atomics, so there the index decides, evenly.
+template <int kCellBits>
+__device__ __forceinline__ int place_query(SmallTarget& s, const SmallTask& t,
+                                           const SmallShared& shared, int2 part, int queries,
+                                           uint32_t cell_rank, int i, float3 p) {
+  constexpr int kAxisBits = (kCellBits + 2) / 3;
+  const unsigned cell = cell_rank >> 16;
+  const int start = counter_of(s.counters, cell), place = start + (cell_rank & 0xffff);
+  const int end = cell + 1 < 2u << kCellBits ? counter_of(s.counters, cell + 1) : queries;
+  if (start < part.x || end > part.y) {
+    const int even = start + static_cast<int>(unsigned(end - start) * i / t.query_count);
+    if (even < part.x || even >= part.y) return -1;
+  }
+  const unsigned key = shared.frame[0].key<kAxisBits>(p, kAxisBits) >> (3 * kAxisBits - kCellBits);
+  s.query_of[place] = static_cast<uint16_t>(i);
+  s.guess[place] = static_cast<uint16_t>(counter_of(s.counters, key) / kLeafPoints);
+  return place;
+}
+
+// The points of a thread on their way to their places: first all are counted, then all placed.
+template <int kThreads, int kPoints, int kCellBits>
+struct SmallPoints {
+  // Few points stay in registers in between; more are read again.
+  static constexpr bool kKeep = kPoints <= 2;
+  float3 kept[2][kKeep ? kPoints : 1];
+  uint32_t cell_rank[2][kPoints];  // kAbsent where there is no finite point
+
+  __device__ __forceinline__ float3 point(const float* points, int cloud, int k) const {
+    return kKeep ? kept[cloud][kKeep ? k : 0] : load_point(points, k * kThreads + threadIdx.x);
+  }
+
+  // Also answers the queries that have no neighbour because they are not finite.
+  __device__ __forceinline__ void count(SmallTarget& s, const SmallTask& t,
+                                        const SmallShared& shared) {
+#pragma unroll
+    for (int cloud = 0; cloud < 2; ++cloud) {
+#pragma unroll
+      for (int k = 0; k < kPoints; ++k) {
+        const int i = k * kThreads + threadIdx.x;
+        cell_rank[cloud][k] = kAbsent;
+        if (i >= (cloud == 0 ? t.target_count : t.query_count)) continue;
+        const float3 p = load_point(cloud == 0 ? t.target : t.query, i);
+        if (kKeep) kept[cloud][kKeep ? k : 0] = p;
+        cell_rank[cloud][k] = count_point<kCellBits>(s, shared.frame[cloud], cloud, p);
+        if (cloud == 1 && t.part == 0 && cell_rank[cloud][k] == kAbsent) {
+          t.dist[i] = has_nan(t.query + 3 * i, 3) ? NAN : kInfinity;
+          t.idx[i] = -1;
+        }
+      }
+    }
+  }
+
+  // Targets into leaves, and the queries of this block's part into order.
+  __device__ __forceinline__ void place(SmallTarget& s, const SmallTask& t, SmallShared& shared,
+                                        int parts, int queries) {
+    const int2 part = make_int2(queries * t.part / parts, queries * (t.part + 1) / parts);
+    int first = kSmallMost, end = 0;
+#pragma unroll
+    for (int k = 0; k < kPoints; ++k) {
+      const int i = k * kThreads + threadIdx.x;
+      if (cell_rank[0][k] != kAbsent) {
+        const int at = counter_of(s.counters, cell_rank[0][k] >> 16) + (cell_rank[0][k] & 0xffff);
+        s.leaves[at / kLeafPoints].set(at % kLeafPoints, point(t.target, 0, k), i);
+      }
+      if (cell_rank[1][k] != kAbsent) {
+        const int at = place_query<kCellBits>(s, t, shared, part, queries, cell_rank[1][k], i,
+                                              point(t.query, 1, k));
+        if (at >= 0) first = min(first, at), end = max(end, at + 1);
+      }
+    }
+    first = warp_min(static_cast<unsigned>(first)), end = warp_max(static_cast<unsigned>(end));
+    if (threadIdx.x % 32 == 0) {
+      atomicMin(&shared.first_place, first);
+      atomicMax(&shared.end_place, end);
+    }
+  }
+};
+
+// Boxes of all leaves and nodes of `targets` points.
+template <int kThreads>
+__device__ __forceinline__ void make_boxes(SmallTarget& s, int targets) {
+  for (int k = threadIdx.x; k < s.leaf_count; k += kThreads) {
+    float4 lower = make_float4(kInfinity, kInfinity, kInfinity, 0);
+    float4 upper = make_float4(-kInfinity, -kInfinity, -kInfinity, 0);
+    int least = INT_MAX;
+    for (int j = 0; j < kLeafPoints; ++j) {
+      const int slot = (j + k) % kLeafPoints;
+      if (k * kLeafPoints + slot >= targets) {
+        s.leaves[k].set(slot, make_float3(kInfinity, kInfinity, kInfinity), 0);
+        continue;
+      }
+      const float3 p = s.leaves[k].point(slot);
+      lower.x = fminf(lower.x, p.x), upper.x = fmaxf(upper.x, p.x);
+      lower.y = fminf(lower.y, p.y), upper.y = fmaxf(upper.y, p.y);
+      lower.z = fminf(lower.z, p.z), upper.z = fmaxf(upper.z, p.z);
+      least = min(least, static_cast<int>(s.leaves[k].index[slot]));
+    }
+    lower.w = __int_as_float(least);
+    s.leaf_boxes[k] = Box{lower, upper};
+  }
+  __syncthreads();
+  const int lane = threadIdx.x % 32;
+  for (int node = threadIdx.x / 32; node < s.node_count; node += kThreads / 32) {
+    const int k = min(32 * node + lane, s.leaf_count - 1);
+    float4 lower = s.leaf_boxes[k].lower, upper = s.leaf_boxes[k].upper;
+    lower.x = warp_min(lower.x), upper.x = warp_max(upper.x);
+    lower.y = warp_min(lower.y), upper.y = warp_max(upper.y);
+    lower.z = warp_min(lower.z), upper.z = warp_max(upper.z);
+    lower.w = __int_as_float(warp_min(__float_as_uint(lower.w)));
+    if (lane == 0) s.node_boxes[node] = Box{lower, upper};
+  }
+  __syncthreads();
+}
+
+}  // namespace pointloss

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: MIT
+// Warp reductions, boxes and leaves of the tree searches for nearest neighbours.
+#pragma once
+
+#include <climits>
+#include <cstdint>
+
+#include "../common/distance.h"
+
+namespace pointloss {
+
+constexpr unsigned kWholeWarp = 0xffffffffu;
+constexpr float kInfinity = INFINITY;
+
+__device__ __forceinline__ unsigned warp_min(unsigned v) {
+#if __CUDA_ARCH__ >= 800
+  return __reduce_min_sync(kWholeWarp, v);
+#else
+  for (int offset = 16; offset > 0; offset /= 2) v = min(v, __shfl_xor_sync(kWholeWarp, v, offset));
+  return v;
+#endif
+}
+
+__device__ __forceinline__ unsigned warp_max(unsigned v) { return ~warp_min(~v); }
+
+__device__ __forceinline__ unsigned warp_sum(unsigned v) {
+#if __CUDA_ARCH__ >= 800
+  return __reduce_add_sync(kWholeWarp, v);
+#else
+  for (int offset = 16; offset > 0; offset /= 2) v += __shfl_xor_sync(kWholeWarp, v, offset);
+  return v;
+#endif
+}
+
+__device__ __forceinline__ unsigned warp_inclusive_sum(unsigned v) {
+  const int lane = threadIdx.x % 32;
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const unsigned other = __shfl_up_sync(kWholeWarp, v, offset);
+    if (lane >= offset) v += other;
+  }
+  return v;
+}
+
+// Floats as unsigned integers of the same order (NaN excepted), so that they reduce as integers.
+__device__ __forceinline__ unsigned to_ordered(float v) {
+  const unsigned bits = __float_as_uint(v);
+  return bits ^ (bits >> 31 ? 0xffffffffu : 0x80000000u);
+}
+__device__ __forceinline__ float from_ordered(unsigned v) {
+  return __uint_as_float(v ^ (v >> 31 ? 0x80000000u : 0xffffffffu));
+}
+__device__ __forceinline__ float warp_min(float v) { return from_ordered(warp_min(to_ordered(v))); }
+__device__ __forceinline__ float warp_max(float v) { return from_ordered(warp_max(to_ordered(v))); }
+
+// For values >= +0, whose bits have their order already.
+__device__ __forceinline__ float warp_max_positive(float v) {
+  return __uint_as_float(warp_max(__float_as_uint(v)));
+}
+
+// The lane of `lanes` (not empty) with about the least value >= 0: the low five bits give way to
+// the lane, which only decides what is visited first.
+__device__ __forceinline__ int lane_of_least(unsigned lanes, float value) {
+  const unsigned lane = threadIdx.x % 32;
+  const bool in = (lanes >> lane) & 1;
+  return warp_min(in ? (__float_as_uint(value) & ~31u) | lane : 0xffffffffu) & 31;
+}
+
+// Among the lanes that share the least value, the one with the lowest `rank`.
+__device__ __forceinline__ int lane_of_least(unsigned lanes, float value, int rank) {
+  const int lane = threadIdx.x % 32, first = lane_of_least(lanes, value);
+  const float least = __shfl_sync(kWholeWarp, value, first);  // by all lanes
+  const bool equal = ((lanes >> lane) & 1) && value == least;
+  const unsigned equals = __ballot_sync(kWholeWarp, equal);
+  if ((equals & (equals - 1)) == 0) return first;
+  const unsigned lowest = warp_min(equal ? static_cast<unsigned>(rank) : 0xffffffffu);
+  return __ffs(__ballot_sync(kWholeWarp, equal && static_cast<unsigned>(rank) == lowest)) - 1;
+}
+
+// max(0, a, b) of numbers that are not NaN: their bits, as signed integers, have their order
+// wherever it matters (all negative ones give 0).
+__device__ __forceinline__ float gap(float a, float b) {
+  return __int_as_float(__vimax_s32_relu(__float_as_int(a), __float_as_int(b)));
+}
+
+__device__ __forceinline__ float sum_of_squares(float dx, float dy, float dz) {
+  return fmaf(dz, dz, fmaf(dy, dy, dx * dx));
+}
+
+__device__ __forceinline__ float3 load_point(const float* points, int64_t i) {
+  return make_float3(points[3 * i], points[3 * i + 1], points[3 * i + 2]);
+}
+
+__device__ __forceinline__ bool is_finite(float3 p) {
+  return isfinite(p.x) && isfinite(p.y) && isfinite(p.z);
+}
+
+// The box of a set of points; lower.w holds the least index of them.
+struct alignas(32) Box {
+  float4 lower, upper;
+
+  __device__ __forceinline__ int least() const { return __float_as_int(lower.w); }
+};
+
+// Squared distance from a point to a box. Each difference is a rounded difference of the same two
+// kinds of coordinates as in the distance of two points, rounding is monotone, and so are squaring
+// and fma in the same order: never above the computed distance to a point inside. Finite
+// coordinates give no NaN; an overflow gives inf, which the distances inside then have as well.
+__device__ __forceinline__ float point_box(float3 p, const Box& box) {
+  const float4 lower = box.lower, upper = box.upper;
+  return sum_of_squares(gap(p.x - upper.x, lower.x - p.x), gap(p.y - upper.y, lower.y - p.y),
+                        gap(p.z - upper.z, lower.z - p.z));
+}
+
+// The same for a box of query points: never above the distance from any of them.
+__device__ __forceinline__ float box_box(float3 low, float3 high, const Box& box) {
+  const float4 lower = box.lower, upper = box.upper;
+  return sum_of_squares(gap(low.x - upper.x, lower.x - high.x),
+                        gap(low.y - upper.y, lower.y - high.y),
+                        gap(low.z - upper.z, lower.z - high.z));
+}
+
+// Target points that are neighbours on the curve, coordinate by coordinate: 16-byte loads of four.
+// Absent points are at infinity, which no distance comes below.
+// 16: with 8 a warp tests twice as many boxes, which is what a query on a surface spends most on.
+constexpr int kLeafPoints = 16;
+
+template <class Index>
+struct alignas(16) Leaf {
+  float4 x[kLeafPoints / 4], y[kLeafPoints / 4], z[kLeafPoints / 4];
+  Index index[kLeafPoints];
+
+  __device__ __forceinline__ void set(int slot, float3 p, Index i) {
+    reinterpret_cast<float*>(x)[slot] = p.x;
+    reinterpret_cast<float*>(y)[slot] = p.y;
+    reinterpret_cast<float*>(z)[slot] = p.z;
+    index[slot] = i;
+  }
+  __device__ __forceinline__ float3 point(int slot) const {
+    return make_float3(reinterpret_cast<const float*>(x)[slot],
+                       reinterpret_cast<const float*>(y)[slot],
+                       reinterpret_cast<const float*>(z)[slot]);
+  }
+  __device__ __forceinline__ void distances(float3 q, int half, float d[4]) const {
+    const float4 a = x[half], b = y[half], c = z[half];
+    d[0] = sum_of_squares(q.x - a.x, q.y - b.x, q.z - c.x);
+    d[1] = sum_of_squares(q.x - a.y, q.y - b.y, q.z - c.y);
+    d[2] = sum_of_squares(q.x - a.z, q.y - b.z, q.z - c.z);
+    d[3] = sum_of_squares(q.x - a.w, q.y - b.w, q.z - c.w);
+  }
+  // Distances are >= +0 or NaN with a positive sign, so the integer minimum of their bits is
+  // theirs.
+  __device__ __forceinline__ float least_distance(float3 q) const {
+    int least = __float_as_int(kInfinity);
+#pragma unroll
+    for (int half = 0; half < kLeafPoints / 4; ++half) {
+      float d[4];
+      distances(q, half, d);
+      least = __vimin3_s32(least, __float_as_int(d[0]), __float_as_int(d[1]));
+      least = __vimin3_s32(least, __float_as_int(d[2]), __float_as_int(d[3]));
+    }
+    return __int_as_float(least);
+  }
+  // The lowest index of the points at exactly this distance.
+  __device__ __forceinline__ int lowest_index(float3 q, float distance) const {
+    int lowest = INT_MAX;
+#pragma unroll 1  // seldom run: the code of the walk should stay small
+    for (int half = 0; half < kLeafPoints / 4; ++half) {
+      float d[4];
+      distances(q, half, d);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        if (d[k] == distance) lowest = min(lowest, static_cast<int>(index[4 * half + k]));
+      }
+    }
+    return lowest;
+  }
+};
+
+}  // namespace pointloss
