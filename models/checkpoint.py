@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: MIT
+"""Checkpoints: plain data and tensors, written whole or not at all, read without running code."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+NAME = "checkpoint.pt"
+FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing or not ours; the message is one line for people."""
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write beside `path`, then rename: an interrupt leaves the old file whole."""
+    beside = path.with_name(path.name + ".tmp")
+    with open(beside, "wb") as file:
+        torch.save({"format": FORMAT, **state}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a checkpoint; weights_only, so that a file from a stranger cannot run code."""
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[:1]
+        raise CheckpointError(f"{path}: not readable: {' '.join(reason)}") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not a checkpoint of models.train (format {FORMAT})")
+    return state
+
+
+def restore(module: nn.Module, state: dict[str, Any], part: str) -> None:
+    """Load `part` of a checkpoint into a module that the config has built."""
+    try:
+        module.load_state_dict(state[part])
+    except KeyError:
+        raise CheckpointError(f"the checkpoint has no part {part!r}") from None
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{part} of the checkpoint does not fit the config: {reason}"
+        ) from None
+
+
+def find(run: str | Path) -> Path:
+    """The checkpoint of a run folder, or the file itself."""
+    run = Path(run)
+    path = run / NAME if run.is_dir() else run
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    return path
+
+
+def newest(runs: Path) -> Path:
+    """The run folder in `runs` whose checkpoint was written last."""
+    found = sorted(runs.glob(f"*/{NAME}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise CheckpointError(f"{runs}: no run with a {NAME} to resume")
+    return found[-1].parent

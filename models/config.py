@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: MIT
+"""The settings of a run: frozen dataclasses, read from TOML, written into the run folder.
+
+An unknown key is an error that names the nearest known one; so is a value of the wrong type.
+Nothing is executed.
+"""
+
+import difflib
+import json
+import sys
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class ConfigError(ValueError):
+    """A setting that is not known or not usable; the message is one line for people."""
+
+
+@dataclass(frozen=True)
+class Network:
+    name: str = "efficient"  # a key of models.networks.NETWORKS
+    preset: str = "tiny-64"
+    points: int = 2048
+    out_act: str = "tanh"
+    start_from_mean: bool = True  # the mean shape of the training set becomes the last layer's bias
+
+
+@dataclass(frozen=True)
+class Data:
+    root: str = ""  # empty: the set that comes with the repository
+    train_split: str = "train"
+    image_size: int = 64  # pixels, square
+    workers: int = 0  # processes that load images
+
+
+@dataclass(frozen=True)
+class Augment:
+    mirror: bool = True  # flip the image and mirror the object: half of the batches
+    brightness: float = 0.2  # factor in [1 - b, 1 + b] per image
+    contrast: float = 0.2
+
+
+@dataclass(frozen=True)
+class Loss:
+    w_kl: float = 1e-3
+    w_cd: float = 1.0
+    w_emd: float = 1.0
+    chamfer_squared: bool = False  # the exponent of equation 4 is not legible in the paper
+    emd_rtol: float = 0.05  # certified relative gap of the matching in training
+    emd_cache: bool = True  # start each matching from the prices of the sample's last one
+    emd_blocks: int = (
+        1  # match point blocks apart: an upper bound of the EMD, this many times cheaper
+    )
+
+
+@dataclass(frozen=True)
+class Optim:
+    lr: float = 1e-3
+    batch_size: int = 16
+    epochs: int = 10
+    max_minutes: float = 0.0  # of training, then it stops where it is; 0: no limit
+    grad_clip: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    split: str = "test"
+    protocol: str = "lmnet"
+    views: int = 0  # first k views of each object; 0: all
+    batch_size: int = 16
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Config:
+    network: Network = field(default_factory=Network)
+    data: Data = field(default_factory=Data)
+    augment: Augment = field(default_factory=Augment)
+    loss: Loss = field(default_factory=Loss)
+    optim: Optim = field(default_factory=Optim)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+
+    def __post_init__(self):
+        positive = {
+            "network.points": self.network.points,
+            "data.image_size": self.data.image_size,
+            "loss.emd_blocks": self.loss.emd_blocks,
+            "loss.emd_rtol": self.loss.emd_rtol,
+            "optim.lr": self.optim.lr,
+            "optim.batch_size": self.optim.batch_size,
+            "optim.epochs": self.optim.epochs,
+            "evaluate.batch_size": self.evaluate.batch_size,
+        }
+        for name, value in positive.items():
+            if not value > 0:
+                raise ConfigError(f"{name}: expected a number above 0, got {value!r}")
+        if self.network.points % self.loss.emd_blocks:
+            raise ConfigError(
+                f"loss.emd_blocks: expected a divisor of network.points = {self.network.points}, "
+                f"got {self.loss.emd_blocks}"
+            )
+
+
+def _unknown(what: str, key: str, known: list[str]) -> ConfigError:
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return ConfigError(f"unknown {what} {key!r}; {hint}")
+
+
+def update(config: Config, values: dict[str, Any]) -> Config:
+    """Put values {section: {key: value}} over config; every name and type is checked."""
+    sections = [f.name for f in fields(config)]
+    for section, table in values.items():
+        if section not in sections:
+            raise _unknown("section", section, sections)
+        if not isinstance(table, dict):
+            raise ConfigError(f"{section}: expected a section with keys, got {table!r}")
+        old = getattr(config, section)
+        known = [f.name for f in fields(old)]
+        new = {}
+        for key, value in table.items():
+            if key not in known:
+                raise _unknown(f"key in [{section}]", key, known)
+            kind = type(getattr(old, key))
+            if kind is float and type(value) is int:
+                value = float(value)
+            if type(value) is not kind:
+                raise ConfigError(f"{section}.{key}: expected {kind.__name__}, got {value!r}")
+            new[key] = value
+        config = replace(config, **{section: replace(old, **new)})
+    return config
+
+
+def load(path: str | Path, base: Config | None = None) -> Config:
+    """Read a TOML file over `base` (default: the defaults above)."""
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return update(base or Config(), values)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def override(config: Config, assignments: list[str]) -> Config:
+    """Apply settings "section.key=value"; what is not a TOML value is taken as a string."""
+    for text in assignments:
+        name, equals, raw = text.partition("=")
+        section, dot, key = name.strip().partition(".")
+        if not (equals and dot and key):
+            raise ConfigError(f"--set: expected section.key=value, got {text!r}")
+        try:
+            value = tomllib.loads(f"value = {raw}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = raw.strip()
+        config = update(config, {section: {key: value}})
+    return config
+
+
+def to_dict(config: Config) -> dict[str, dict[str, Any]]:
+    """Plain data: what a checkpoint holds, so that it loads without running code."""
+    return asdict(config)
+
+
+def dumps(config: Config) -> str:
+    """The config as TOML. For str, bool, int and float JSON's notation is TOML's."""
+    blocks = []
+    for section, table in to_dict(config).items():
+        lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in table.items()]
+        blocks.append("\n".join([f"[{section}]", *lines]) + "\n")
+    return "\n".join(blocks)
