@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# Architectures that one toolkit release can compile, newest first, with the first release that
-# has all of them. Code for 8.0 runs on 8.6 and 8.9 too. The last entry keeps PTX, so that a GPU newer than the toolkit still runs.
+# Architectures that one toolkit release can compile, with the first release that has all of them.
+# Code for 8.0 runs on 8.6 and 8.9 too. The last entry keeps PTX, so that a GPU newer than the
+# toolkit still runs.
 _DEFAULT_ARCHS = (
     ((13, 0), "7.5;8.0;9.0;10.0;12.0+PTX"),
     ((12, 8), "7.0;7.5;8.0;9.0;10.0;12.0+PTX"),
