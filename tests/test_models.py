@@ -13,6 +13,13 @@ from models.networks.efficient import EfficientPointNet
 
 
 @pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch):
+    """Exact resume is promised on the CPU; on a GPU sums of gradients have no fixed order."""
+    monkeypatch.setattr(evaluate, "pick_device", lambda name: "cpu")
+    monkeypatch.setattr(train, "pick_device", lambda name: "cpu")
+
+
+@pytest.fixture(autouse=True)
 def one_thread():
     """Tensors this small are slower on many threads, and far slower where the cores are shared."""
     threads = torch.get_num_threads()
