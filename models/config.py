@@ -54,9 +54,6 @@ class Loss:
     chamfer_squared: bool = False  # the exponent of equation 4 is not legible in the paper
     emd_rtol: float = 0.05  # certified relative gap of the matching in training
     emd_cache: bool = True  # start each matching from the prices of the sample's last one
-    emd_blocks: int = (
-        1  # match point blocks apart: an upper bound of the EMD, this many times cheaper
-    )
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,6 @@ class Config:
         positive = {
             "network.points": self.network.points,
             "data.image_size": self.data.image_size,
-            "loss.emd_blocks": self.loss.emd_blocks,
             "loss.emd_rtol": self.loss.emd_rtol,
             "optim.lr": self.optim.lr,
             "optim.batch_size": self.optim.batch_size,
@@ -101,11 +97,6 @@ class Config:
         for name, value in positive.items():
             if not value > 0:
                 raise ConfigError(f"{name}: expected a number above 0, got {value!r}")
-        if self.network.points % self.loss.emd_blocks:
-            raise ConfigError(
-                f"loss.emd_blocks: expected a divisor of network.points = {self.network.points}, "
-                f"got {self.loss.emd_blocks}"
-            )
 
 
 def _unknown(what: str, key: str, known: list[str]) -> ConfigError:

@@ -64,15 +64,6 @@ def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
     return -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(dim=1).mean()
 
 
-def in_blocks(x: Tensor, blocks: int) -> Tensor:
-    """Points [B, N, 3] dealt out to `blocks` clouds each: [B * blocks, N / blocks, 3].
-
-    Matching block with block still matches all points one to one, so its cost is an upper bound of
-    equation 5, for a `blocks`-th of the pairs to look at.
-    """
-    return x.unflatten(1, (-1, blocks)).transpose(1, 2).flatten(0, 1)
-
-
 def augment(image: Tensor, points: Tensor, options: configs.Augment) -> tuple[Tensor, Tensor]:
     """Mirror half of the samples, jitter brightness and contrast; [B, 3, H, W] and [B, N, 3].
 
@@ -108,8 +99,8 @@ def held_out_losses(network: nn.Module, config: Config, held_out: Samples, devic
     predicted = predict(network, held_out.images, config.evaluate.batch_size, device).to(device)
     truth = held_out.clouds[held_out.objects].to(device)
     cd = chamfer(predicted, truth, squared=weights.chamfer_squared)
-    pair = (in_blocks(cloud, weights.emd_blocks) for cloud in (predicted, truth))
-    return {"heldout_cd": cd.item(), "heldout_emd": emd(*pair, rtol=weights.emd_rtol).item()}
+    matched = emd(predicted, truth, rtol=weights.emd_rtol)
+    return {"heldout_cd": cd.item(), "heldout_emd": matched.item()}
 
 
 def begin(config: Config, samples: int, device: str, resumed: dict | None) -> Run:
@@ -117,8 +108,7 @@ def begin(config: Config, samples: int, device: str, resumed: dict | None) -> Ru
     torch.manual_seed(config.optim.seed)
     network = build_network(config).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=config.optim.lr)
-    blocks = config.loss.emd_blocks
-    cache = (samples * blocks, config.network.points // blocks) if config.loss.emd_cache else None
+    cache = (samples, config.network.points) if config.loss.emd_cache else None
     emd_loss = EMDLoss(rtol=config.loss.emd_rtol, price_cache=cache).to(device)
     if resumed:
         checkpoint.restore(network, resumed, "network")
@@ -156,7 +146,7 @@ def train_epoch(
     run: Run, config: Config, loader: DataLoader, epoch: int, device: str, bar: tqdm
 ) -> dict:
     """One pass over the training images; the mean losses and the last learning rate."""
-    weights, blocks = config.loss, config.loss.emd_blocks
+    weights = config.loss
     began = time.monotonic() - run.seconds
     torch.manual_seed(config.optim.seed * 1_000_003 + epoch)  # every draw of this epoch, see above
     loader.generator.manual_seed(config.optim.seed * 1_000_003 + epoch)
@@ -177,12 +167,8 @@ def train_epoch(
         cd = chamfer(points_hat, points, squared=weights.chamfer_squared)
         # Prices belong to the points of the true cloud. Mirroring both clouds changes no distance,
         # so a sample and its mirror image share them.
-        ids = batch.sample.to(device)[:, None] * blocks + torch.arange(blocks, device=device)
-        matched = run.emd_loss(
-            in_blocks(points_hat, blocks),
-            in_blocks(points, blocks),
-            ids=ids.flatten() if weights.emd_cache else None,
-        )
+        ids = batch.sample.to(device) if weights.emd_cache else None
+        matched = run.emd_loss(points_hat, points, ids=ids)
         loss = weights.w_kl * kl + weights.w_cd * cd + weights.w_emd * matched
         run.optimiser.zero_grad(set_to_none=True)
         loss.backward()

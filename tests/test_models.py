@@ -104,7 +104,6 @@ def test_shipped_configs_load(path):
         ("optim.epochs=1.5", "optim.epochs: expected int, got 1.5"),
         ("optim.epochs=true", "optim.epochs: expected int, got True"),
         ("optim.lr=0", "optim.lr: expected a number above 0"),
-        ("loss.emd_blocks=3", "expected a divisor of network.points = 2048"),
         ("epochs=3", "expected section.key=value"),
     ],
 )
@@ -208,7 +207,6 @@ def tiny(furniture, tmp_path):
         "data.image_size=32",
         "optim.batch_size=4",
         "optim.epochs=2",
-        "loss.emd_blocks=2",
         "evaluate.views=0",
     ]
     return [word for s in settings for word in ("--set", s)], tmp_path
@@ -260,15 +258,6 @@ def test_mirroring_moves_image_and_cloud_together():
         expected = points[i] * torch.tensor([-1.0 if flipped else 1.0, 1, 1])
         assert torch.equal(new_points[i], expected)
         torch.testing.assert_close(new_image[i], image[i].flip(2) if flipped else image[i])
-
-
-def test_blocks_are_an_upper_bound_and_keep_every_point():
-    x, y = torch.rand(2, 12, 3), torch.rand(2, 12, 3)
-    assert torch.equal(train.in_blocks(x, 1), x)
-    assert train.in_blocks(x, 4).shape == (8, 3, 3)
-    assert torch.equal(train.in_blocks(x, 4).flatten().sort()[0], x.flatten().sort()[0])
-    whole = train.emd(x, y, rtol=1e-4)
-    assert train.emd(train.in_blocks(x, 4), train.in_blocks(y, 4), rtol=1e-4) >= whole - 1e-4
 
 
 def test_learning_rate_follows_the_clock_where_it_is_ahead():
