@@ -114,10 +114,16 @@ def test_a_folder_without_the_compiled_part_says_what_to_do(tmp_path):
     (tmp_path / "pointloss").mkdir()
     for name in ("__init__.py", "_extension.py"):
         (tmp_path / "pointloss" / name).write_text((ROOT / "pointloss" / name).read_text())
+    # An editable install's import hook would serve the compiled part of another folder.
+    code = (
+        "import sys; "
+        "sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]; "
+        "import pointloss"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     answer = subprocess.run(
-        [sys.executable, "-c", "import pointloss"], cwd=tmp_path, capture_output=True, text=True,
-        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-    )  # fmt: skip
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment
+    )
     assert answer.returncode == 1
     assert answer.stderr.splitlines()[-1] == (
         "ImportError: pointloss: the compiled part is missing from this folder; run "
