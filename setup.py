@@ -109,6 +109,8 @@ else:
         from torch.utils.cpp_extension import BuildExtension
     except ImportError as error:
         sys.exit(f"pointloss: building needs torch >= 2.10 in this environment ({error})")
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 10):
+        sys.exit(f"pointloss: needs torch >= 2.10, found {torch.__version__}; upgrade torch first")
     found = cuda_toolkit(torch.version.cuda)
     flavour = local_version(found)
     print(f"pointloss {flavour}: torch {torch.__version__}, CUDA toolkit {found or 'not used'}")

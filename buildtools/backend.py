@@ -30,9 +30,12 @@ def _site_candidates() -> Iterator[str]:
     yield sysconfig.get_path("platlib")
     yield sysconfig.get_path("purelib")
     # uv replaces the prefix; an activated environment is still first on PATH.
+    # Only that one: a torch further down belongs to somebody else.
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for folder in os.environ.get("PATH", "").split(os.pathsep):
-        yield from glob.glob(os.path.join(folder, "..", "lib", python, "site-packages"))
+        if os.path.exists(os.path.join(folder, "python")):
+            yield from glob.glob(os.path.join(folder, "..", "lib", python, "site-packages"))
+            break
     yield from glob.glob(os.path.join(os.getcwd(), ".venv", "lib", python, "site-packages"))
 
 

@@ -3,6 +3,7 @@
 
 import os
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import nn
 
 NAME = "checkpoint.pt"
 FORMAT = 1
+# What models.train writes.
+PARTS = {"config", "network", "optimiser", "emd_loss", "mean_shape", "history", "seconds"}
 
 
 class CheckpointError(ValueError):
@@ -27,8 +30,10 @@ def save(path: Path, state: dict[str, Any]) -> None:
     os.replace(beside, path)
 
 
-def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read a checkpoint; weights_only, so that a file from a stranger cannot run code."""
+def load(
+    path: Path, device: str | torch.device = "cpu", parts: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Read a checkpoint that has `parts`; weights_only, so that a stranger's cannot run code."""
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
@@ -38,6 +43,8 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
         raise CheckpointError(f"{path}: not readable: {' '.join(reason)}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of models.train (format {FORMAT})")
+    if missing := set(parts) - state.keys():
+        raise CheckpointError(f"{path}: parts are missing: {', '.join(sorted(missing))}")
     return state
 
 

@@ -257,7 +257,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         device = pick_device(args.device)
         path = checkpoint.find(args.run)
-        state = checkpoint.load(path, device)
+        state = checkpoint.load(path, device, checkpoint.PARTS)
         config = configs.override(configs.update(Config(), state["config"]), args.set)
         given = {"split": args.split, "views": args.views}
         given = {key: value for key, value in given.items() if value is not None}

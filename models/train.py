@@ -134,7 +134,9 @@ def save(run: Run, config: Config, out: Path) -> None:
         "history": run.history,
         "seconds": run.seconds,
     }
+    out.mkdir(parents=True, exist_ok=True)
     checkpoint.save(out / checkpoint.NAME, parts)
+    (out / "config.toml").write_text(configs.dumps(config), encoding="utf-8")
     if run.history:
         with open(out / "metrics.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(run.history[0]))
@@ -239,7 +241,7 @@ def prepare(args: argparse.Namespace, device: str) -> tuple[Config, Path, dict |
             raise ValueError(f"{out} holds a run already; continue it with --resume {out}")
     else:
         path = checkpoint.find(args.resume or checkpoint.newest(RUNS))
-        out, resumed = path.parent, checkpoint.load(path, device)
+        out, resumed = path.parent, checkpoint.load(path, device, checkpoint.PARTS)
         config = configs.update(Config(), resumed["config"])
     config = configs.override(config, args.set)
     if args.epochs is not None:
@@ -249,8 +251,6 @@ def prepare(args: argparse.Namespace, device: str) -> tuple[Config, Path, dict |
         f"run folder {out}; {config.network.name} {config.network.preset} "
         f"({macs / 1e9:.3f} GMAC an image) on {device}\n[loss] {config.loss}"
     )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.toml").write_text(configs.dumps(config), encoding="utf-8")
     return config, out, resumed
 
 

@@ -128,7 +128,9 @@ def test_coordinates_that_are_not_finite(value, device, dtype):
 def test_empty(device):
     x = torch.zeros(2, 5, 3, device=device)
     assert assign(x[:0], x[:0]).idx.shape == (0, 5)
-    for a, b in ((x[:, :0], x), (x, x[:, :0])):
+    bad = x.clone()
+    bad[0, 0, 0] = torch.nan  # nothing is matched with it
+    for a, b in ((x[:, :0], x), (x, x[:, :0]), (x[:, :0], bad), (bad, x[:, :0])):
         found = assign(a, b)
         assert (found.idx == -1).all()
         assert found.cost.tolist() == [0, 0]
@@ -141,6 +143,19 @@ def test_a_bound_on_rounds_still_gives_an_injection(device):
     assert_valid(x, y, found, 1e-6)
     assert not found.converged.any()
     assert (found.rounds <= 2).all()
+
+
+@pytest.mark.parametrize("max_rounds", [1, 5, 100, 200, 1000])
+def test_a_bound_on_rounds_never_overstates(max_rounds, device, dtype):
+    """A tight cluster with far points, in float64 too fine for float scans."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.rand(3, generator=generator, dtype=torch.float64)
+    x, y = (
+        base + 1e-8 * torch.randn(62, 3, generator=generator, dtype=torch.float64) for _ in "xy"
+    )
+    x[60], y[60], x[61], y[61] = 1.0, 1.0, -1.0, -1.0
+    x, y = x[None].to(device, dtype), y[None].to(device, dtype)
+    assert_valid(x, y, assign(x, y, max_rounds=max_rounds), 1e-2)
 
 
 def test_warm_start(device):

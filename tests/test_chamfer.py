@@ -76,6 +76,11 @@ def test_empty_conventions(device):
     assert chamfer(x[:, :0], y, direction="x_to_y") == 0
     assert chamfer(x[:, :0], y, point_reduction="max", direction="x_to_y") == 0
     assert chamfer(x, y[:, :0]).isinf()
+    lengths = torch.tensor([0, -1], device=device)
+    for how in ("mean", "sum", "max"):
+        options = {"point_reduction": how, "direction": "x_to_y", "batch_reduction": "none"}
+        value = chamfer(x[:, :0], y, x_lengths=lengths, **options)
+        assert value.isnan().tolist() == [False, True]
     x.requires_grad_()
     chamfer(x, y[:, :0]).backward()
     assert x.grad.eq(0).all()
@@ -127,6 +132,19 @@ def test_gradients_of_points_and_weights(options, device):
 
     assert torch.autograd.gradcheck(loss, args)
     assert torch.autograd.gradgradcheck(loss, args)
+
+
+def test_padding_never_reaches_a_second_derivative(device):
+    x, y = make(uniform, 2, 9, 8, dtype=torch.float64, device=device)
+    x[1, 4:], y[1, 3:] = torch.nan, torch.inf
+    n, m = torch.tensor([9, 4], device=device), torch.tensor([8, 3], device=device)
+    w = torch.rand(2, 9, device=device, dtype=torch.float64, requires_grad=True)
+    x, y = x.requires_grad_(), y.requires_grad_()
+    for options in ({}, {"squared": False}, {"norm": 1}):
+        value = chamfer(x, y, x_lengths=n, y_lengths=m, x_weights=w, **options)
+        grads = torch.autograd.grad(value, (x, y), create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in grads), (x, y, w))
+        assert all(g.isfinite().all() for g in (*grads, *second))
 
 
 def test_coincident_points_have_gradient_zero(device):

@@ -95,6 +95,21 @@ def test_what_cannot_be_judged_is_nan(device):
     assert not x.grad.isnan().any()
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_padding_never_reaches_a_gradient(value, device):
+    x, y = make(surface, 2, 20, 30, dtype=torch.float64, device=device)
+    x[1, 5:], y[1, 7:] = value, value
+    n, m = torch.tensor([20, 5], device=device), torch.tensor([30, 7], device=device)
+    x, y = x.requires_grad_(), y.requires_grad_()
+    for squared in (False, True):
+        value_ = emd(x, y, x_lengths=n, y_lengths=m, squared=squared)
+        grads = torch.autograd.grad(value_, (x, y), create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in grads), (x, y))
+        for grad, length in zip((*grads, *second), (5, 7, 5, 7), strict=True):
+            assert grad.isfinite().all()
+            assert grad[1, length:].eq(0).all()
+
+
 def test_empty_conventions(device):
     x, y = make(uniform, 2, 5, 6, device=device)
     assert emd(x[:0], y[:0]) == 0
@@ -104,6 +119,8 @@ def test_empty_conventions(device):
     value.backward()
     assert x.grad.eq(0).all()
     assert emd(x[:, :0], y, batch_reduction="none").tolist() == [0, 0]
+    lengths = torch.tensor([0, 1], device=device)
+    assert emd(x[:, :0], y, x_lengths=lengths, batch_reduction="none")[1].isnan()
 
 
 def test_single_cloud_and_half(device):

@@ -130,6 +130,12 @@ def test_checkpoint_round_trip(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [checkpoint.NAME]  # nothing left beside it
 
 
+def test_a_checkpoint_without_its_parts_is_named(tmp_path):
+    checkpoint.save(tmp_path / checkpoint.NAME, {"config": {}})
+    with pytest.raises(checkpoint.CheckpointError, match="parts are missing: emd_loss, history"):
+        checkpoint.load(tmp_path / checkpoint.NAME, parts=checkpoint.PARTS)
+
+
 def test_a_failed_save_keeps_the_old_checkpoint(tmp_path):
     path = tmp_path / checkpoint.NAME
     checkpoint.save(path, {"x": 1})

@@ -317,8 +317,8 @@ void Auction<S>::normalise() {
 }
 
 // min_j (c_ij + q_j) in float64. Exact float coordinates allow a float scan as a filter: it errs by
-// at most (dim + 6) units relative (and 1e-18 where squares underflow), so the true minimum is
-// among the values within four times that; those are evaluated again in double.
+// at most (dim + 6) units relative (1e-18 where squares underflow), so the true minimum is among
+// the values within four times that. Coordinates that float had to round allow no such bound.
 template <typename S>
 double Auction<S>::row_minimum(int64_t i) {
   if constexpr (std::is_same_v<S, float>) {
@@ -328,7 +328,7 @@ double Auction<S>::row_minimum(int64_t i) {
     const double limit = static_cast<double>(best) * (1.0 + 4.0 * unit) + 1e-18;
     const float threshold = std::nextafter(static_cast<float>(limit), INFINITY);
     const int count = collect(objects, values_.data(), threshold, found_.data(), avx2_);
-    const bool all = count > kCandidates;  // massive ties
+    const bool all = !frame_.float_exact || count > kCandidates;  // no bound, or massive ties
     double least = INFINITY;
     for (int64_t k = 0; k < (all ? frame_.objects : count); ++k) {
       const int64_t j = all ? k : found_[k];

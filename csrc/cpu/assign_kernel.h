@@ -110,6 +110,11 @@ void solve_assignment(const AssignProblem<T>& problem, AssignResult& result) {
   result.converged = false;
   if (problem.n < 0 || problem.n > problem.N || problem.m < 0 || problem.m > problem.M) return;
   const int64_t pairs = std::min(problem.n, problem.m);
+  if (pairs == 0) {  // nothing to match, whatever the other cloud holds
+    result.cost = result.gap = 0.0;
+    result.converged = true;
+    return;
+  }
 
   Frame frame;
   frame.dim = problem.D;
@@ -119,7 +124,7 @@ void solve_assignment(const AssignProblem<T>& problem, AssignResult& result) {
   frame.objects = std::max(problem.n, problem.m);
   const bool finite = scale_clouds(frame.swapped ? problem.y : problem.x,
                                    frame.swapped ? problem.x : problem.y, frame);
-  if (!finite || pairs == 0 || frame.stride == 0 || identity_cost(frame) == 0.0) {
+  if (!finite || frame.stride == 0 || identity_cost(frame) == 0.0) {
     for (int64_t i = 0; i < pairs; ++i) result.idx[i] = i;
     if (!finite) return;
     result.cost = result.gap = 0.0;

@@ -102,9 +102,12 @@ class ReconstructionDataset(Dataset):
         if not isinstance(table, dict):
             raise ValueError(f"{path}: expected {{synset: [synset/model, ...]}}")
         for synset, keys in table.items():
+            if not isinstance(keys, list):
+                raise ValueError(f"{path}: {synset!r} does not hold a list")
             for key in keys:
                 # Keys become paths, so nothing but two plain names may pass.
-                if not (isinstance(key, str) and re.fullmatch(rf"{re.escape(synset)}/[\w-]+", key)):
+                plain = isinstance(key, str) and re.fullmatch(r"[\w-]+/[\w-]+", key)
+                if not plain or not key.startswith(f"{synset}/"):
                     raise ValueError(f"{path}: {key!r} is not of the form {synset}/model")
         return table
 

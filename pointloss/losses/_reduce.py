@@ -12,7 +12,7 @@ def safe_sqrt(values: Tensor) -> Tensor:
     positive = values > 0
     # The inner where keeps the infinite slope out of the graph; NaN and inf pass through.
     root = torch.where(positive, values, 1).sqrt()
-    return torch.where(positive, root, values)
+    return torch.where(positive, root, values.detach())  # 0, inf or NaN: no slope either
 
 
 def counts(cloud: Tensor, lengths: Tensor | None) -> Tensor:
@@ -26,6 +26,9 @@ def over_points(
     values: Tensor, count: Tensor, weights: Tensor | None, how: str, lengths: Tensor | None
 ) -> Tensor:
     """Reduce [B, N] (0 in padding) to [B]; an empty cloud contributes 0."""
+    if lengths is not None and values.shape[1] == 0:
+        # No row is there to carry the NaN of a length out of range.
+        return torch.where(lengths == 0, values.sum(1), torch.nan)
     if how == "max":
         return values.amax(1) if values.shape[1] > 0 else values.sum(1)
     if weights is None:

@@ -53,6 +53,8 @@ def emd(
     Returns:
         A scalar, or [B] for batch_reduction "none" (a scalar for single clouds), or [B, N] for
         point_reduction "none". NaN where `assign` says NaN; an empty cloud contributes 0.
+        The distances are squared on the way: beyond about 1e19 float32 says inf, below 1e-22 it
+        says 0, where `assign` still tells the cost in float64.
 
     Raises:
         ValueError: shapes, devices or options do not fit.
@@ -82,16 +84,18 @@ def _matched_distance(
 ) -> Tensor:
     """The reduced distance of a matching, differentiable in x and y."""
     partner = _matched(c.y, found.idx, _inverse(found.idx, c.y.shape[1]))
-    sqdist = (c.x - partner).square().sum(-1)
+    # Masked before any arithmetic: NaN in the padding would come back as 0 * NaN.
+    diff = torch.where((found.idx >= 0).unsqueeze(-1), c.x - partner, 0)
+    sqdist = diff.square().sum(-1)
     dist = sqdist if squared else _reduce.safe_sqrt(sqdist)
-    dist = torch.where(found.idx >= 0, dist, 0)
     # Where assign could not judge a cloud the loss must show it, matched or not.
-    cost = found.cost.unsqueeze(1)
-    dist = torch.where(cost.isnan(), cost.to(dist.dtype), dist)
+    unknown = found.cost.isnan()
     if point_reduction == "none":
+        dist = torch.where(unknown.unsqueeze(1), torch.nan, dist)
         return dist[0] if c.single else dist
     count = _reduce.counts(c.x, c.x_lengths).minimum(_reduce.counts(c.y, c.y_lengths))
     total = _reduce.over_points(dist, count, None, point_reduction, None)
+    total = torch.where(unknown, torch.nan, total)
     return total[0] if c.single else _reduce.over_batch(total, batch_reduction)
 
 

@@ -91,6 +91,9 @@ def assign_batched(
         raise ValueError(f"{op}: rtol must be a number >= 0, got {rtol}")
     if max_rounds is not None and max_rounds < 1:
         raise ValueError(f"{op}: max_rounds must be at least 1 or None, got {max_rounds}")
+    points = max(c.x.shape[1], c.y.shape[1])
+    if points >= 2**31 - 1:
+        raise ValueError(f"{op}: a cloud must have fewer than 2^31 - 1 points, got {points}")
     return Assignment(
         *torch.ops.pointloss.assign(
             c.x.detach(),

@@ -241,7 +241,9 @@ def _direction_in_torch(
         return torch.zeros_like(a), torch.zeros_like(b)
     found = (idx >= 0).unsqueeze(-1)
     column = idx.clamp_min(0)
-    diff = a - b.gather(1, column.unsqueeze(-1).expand(-1, -1, b.shape[2]))
+    # Masked before any arithmetic, so that no derivative meets 0 * NaN; and after it, so that a
+    # gradient that is NaN itself does not either.
+    diff = torch.where(found, a - b.gather(1, column.unsqueeze(-1).expand(-1, -1, b.shape[2])), 0)
     slope = 2 * diff if norm == 2 else diff.sign()
     own = torch.where(found, grad.unsqueeze(-1) * slope, 0)
     # index_add on flat rows, because torch has a deterministic variant of exactly this.
