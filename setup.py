@@ -32,7 +32,7 @@ def cuda_toolkit(torch_cuda: str | None) -> Toolkit | None:
     toolkit = find_toolkit()
     if toolkit is None and wish == "1":
         sys.exit(
-            "pointloss: POINTLOSS_CUDA=1, but no nvcc with its static runtime in CUDA_HOME, "
+            "pointloss: POINTLOSS_CUDA=1, but no nvcc >= 12 with its static runtime in CUDA_HOME, "
             "CUDA_PATH, PATH, /usr/local/cuda or site-packages; install a CUDA toolkit, or "
             "pip install nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-cccl nvidia-nvvm "
             "nvidia-cuda-crt, and set CUDA_HOME if it lies elsewhere"

@@ -18,9 +18,11 @@ from pathlib import Path
 _DEFAULT_ARCHS = (
     ((13, 0), "7.5;8.0;9.0;10.0;12.0+PTX"),
     ((12, 8), "7.0;7.5;8.0;9.0;10.0;12.0+PTX"),
-    ((11, 8), "7.0;7.5;8.0;9.0+PTX"),
-    ((0, 0), "7.0;7.5;8.0+PTX"),
+    ((12, 0), "7.0;7.5;8.0;9.0+PTX"),
 )
+
+
+OLDEST = (12, 0)  # has the three-input integer minimum that the kernels use
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def _homes() -> Iterator[Path]:
 
 
 def find_toolkit() -> Toolkit | None:
-    """The first complete CUDA toolkit (nvcc runs, static runtime beside it), or None.
+    """The first usable CUDA toolkit (nvcc 12 or later, static runtime beside it), or None.
 
     An nvcc on PATH may be a wrapper far from its toolkit, so one without a runtime is passed over.
     """
@@ -73,7 +75,7 @@ def find_toolkit() -> Toolkit | None:
         if found is None:
             continue
         toolkit = Toolkit(home, (int(found[1]), int(found[2])))
-        if toolkit.library_dir is not None:
+        if toolkit.version >= OLDEST and toolkit.library_dir is not None:
             return toolkit
     return None
 

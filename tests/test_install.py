@@ -57,6 +57,14 @@ def test_a_toolkit_without_runtime_is_passed_over(toolkit, fake_cuda, monkeypatc
     assert found is None or found.home != fake_cuda
 
 
+def test_a_toolkit_that_is_too_old_is_passed_over(toolkit, fake_cuda, monkeypatch):
+    nvcc = fake_cuda / "bin" / "nvcc"
+    nvcc.write_text(nvcc.read_text().replace("12.4", "11.8"))
+    monkeypatch.setenv("CUDA_HOME", str(fake_cuda))
+    found = toolkit.find_toolkit()
+    assert found is None or found.home != fake_cuda
+
+
 def test_the_pip_packages_of_nvcc_are_looked_at(toolkit, tmp_path, monkeypatch):
     (tmp_path / "nvidia" / "cu13" / "bin").mkdir(parents=True)
     monkeypatch.syspath_prepend(tmp_path)
