@@ -19,6 +19,7 @@ pytestmark = pytest.mark.benchmark(timer=harness.timer)
 SIZES = [(32, 2048), (32, 8192), (8, 16384), (1, 16384), (1, 131072), (1, 1048576)]
 KINDS = [surface, uniform, blob, duplicates, lattice, outlier, two_scales]
 ON_GPU = torch.cuda.is_available()
+PEERS = baselines.nearest_peers()  # once: an import that fails is slow and prints
 
 
 def verify(x, y, found):
@@ -71,12 +72,12 @@ def test_scipy(benchmark, batch, points):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["torch", *baselines.nearest_peers()])
+@pytest.mark.parametrize("name", ["torch", *PEERS])
 @pytest.mark.parametrize(("batch", "points"), sizes())
 def test_baseline(benchmark, name, batch, points):
     if name == "torch" and batch * points * points > 2**33:
         pytest.skip("the full distance matrix does not fit")
-    call = baselines.torch_nearest if name == "torch" else baselines.nearest_peers()[name]
+    call = baselines.torch_nearest if name == "torch" else PEERS[name]
     x, y = make(surface, batch, points, points, device=harness.device())
     harness.measure(benchmark, lambda: call(x, y), rounds=10)
     benchmark.extra_info.update(

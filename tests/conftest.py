@@ -10,12 +10,24 @@ settings.register_profile("pointloss", deadline=None, max_examples=40, derandomi
 settings.load_profile("pointloss")
 
 
+def _need_gpu():
+    # No guard on build_info: on a machine with a GPU, a build without CUDA must fail.
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here; the GPU half is run and recorded as CONTRIBUTING.md tells")
+
+
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request):
-    # No guard on build_info: on a machine with a GPU, a build without CUDA must fail.
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU here; the GPU half is run and recorded as CONTRIBUTING.md tells")
+    if request.param == "cuda":
+        _need_gpu()
     return torch.device(request.param)
+
+
+@pytest.fixture
+def cuda():
+    """For what only a GPU has: streams, graphs, the comparison with the CPU."""
+    _need_gpu()
+    return torch.device("cuda")
 
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["f32", "f64"])

@@ -227,9 +227,7 @@ def test_compile_fullgraph(device):
     assert torch.equal(compiled(x, y), assign(x, y).idx)
 
 
-def test_cuda_graph_and_side_stream():
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU here; the GPU half is run and recorded as CONTRIBUTING.md tells")
+def test_cuda_graph_and_side_stream(cuda):
     x, y = make(surface, 2, 200, 200, device="cuda")
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

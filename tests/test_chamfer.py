@@ -195,9 +195,7 @@ def test_vmap_over_grad(device):
         torch.testing.assert_close(mapped[k], torch.func.grad(chamfer)(x[k], y[k]))
 
 
-def test_training_step_in_a_cuda_graph():
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU here; the GPU half is run and recorded as CONTRIBUTING.md tells")
+def test_training_step_in_a_cuda_graph(cuda):
     x, y = make(surface, 2, 200, 200, device="cuda")
     x.requires_grad_()
 

@@ -165,9 +165,7 @@ def test_compile_fullgraph(device):
     torch.testing.assert_close(grad, x.grad)
 
 
-def test_training_step_in_a_cuda_graph():
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU here; the GPU half is run and recorded as CONTRIBUTING.md tells")
+def test_training_step_in_a_cuda_graph(cuda):
     x, y = make(surface, 2, 200, 200, device="cuda")
     x.requires_grad_()
     for _ in range(3):

@@ -46,9 +46,7 @@ def test_any_dimension(dim, device, dtype):
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
 @pytest.mark.parametrize("norm", [1, 2])
-def test_devices_agree_bit_for_bit(kind, norm, dtype):
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU here; the GPU half is run and recorded as CONTRIBUTING.md tells")
+def test_devices_agree_bit_for_bit(kind, norm, dtype, cuda):
     for batch, n, m in SIZES:
         x, y = make(kind, batch, n, m, dtype=dtype)
         cpu, cuda = nearest(x, y, norm=norm), nearest(x.cuda(), y.cuda(), norm=norm)
@@ -346,9 +344,7 @@ def test_compile_fullgraph(device):
     torch.testing.assert_close(grad, x.grad)
 
 
-def test_side_stream_and_graph():
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU here; the GPU half is run and recorded as CONTRIBUTING.md tells")
+def test_side_stream_and_graph(cuda):
     x, y = make(uniform, 2, 300, 300, device="cuda")
     n = torch.tensor([300, 10], device="cuda")
     expected = nearest(x, y, x_lengths=n)
