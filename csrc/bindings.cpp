@@ -19,7 +19,7 @@ STABLE_TORCH_LIBRARY(pointloss, m) {
       "str method) -> (Tensor dist_x, Tensor idx_x, Tensor dist_y, Tensor idx_y)");
   m.def(
       "nearest_backward(Tensor? grad_x, Tensor? grad_y, Tensor x, Tensor y, Tensor idx_x, "
-      "Tensor idx_y, int norm) -> (Tensor, Tensor)");
+      "Tensor idx_y, int norm, bool deterministic) -> (Tensor, Tensor)");
   m.def(
       "assign(Tensor x, Tensor y, Tensor? x_lengths, Tensor? y_lengths, bool squared, float rtol, "
       "Tensor? price, int max_rounds) -> (Tensor idx, Tensor cost, Tensor gap, Tensor new_price, "

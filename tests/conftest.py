@@ -30,6 +30,25 @@ def cuda():
     return torch.device("cuda")
 
 
+@pytest.fixture
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def gradcheck(device):
+    """Both of torch's checks; on CUDA atomics may add in another order when run again."""
+
+    def check(function, inputs):
+        order = 0.0 if device.type == "cpu" else 1e-12
+        assert torch.autograd.gradcheck(function, inputs, nondet_tol=order)
+        assert torch.autograd.gradgradcheck(function, inputs, nondet_tol=order)
+
+    return check
+
+
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["f32", "f64"])
 def dtype(request):
     return request.param

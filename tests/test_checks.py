@@ -145,4 +145,4 @@ def test_the_ops_guard_memory_themselves(device):
     grad = torch.zeros(2, 5, device=device)
     for wrong in ((grad[:1], idx), (grad, idx[:, :4]), (grad.double(), idx), (grad, idx.int())):
         with pytest.raises(RuntimeError, match="gradient|idx"):
-            ops.nearest_backward(wrong[0], None, x, x, wrong[1], idx, 2)
+            ops.nearest_backward(wrong[0], None, x, x, wrong[1], idx, 2, False)

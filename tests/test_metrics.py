@@ -52,7 +52,7 @@ def test_density_aware_chamfer(squared, device):
     assert density_aware_chamfer(x, x, squared=squared) == 0
 
 
-def test_density_aware_chamfer_lengths_nan_and_gradient(device):
+def test_density_aware_chamfer_lengths_nan_and_gradient(device, gradcheck):
     x, y = make(uniform, 3, 20, 30, dtype=torch.float64, device=device)
     n, m = torch.tensor([20, 5, 0], device=device), torch.tensor([30, 9, 30], device=device)
     options = {"alpha": 5, "batch_reduction": "none"}
@@ -63,7 +63,15 @@ def test_density_aware_chamfer_lengths_nan_and_gradient(device):
     x[0, 0] = torch.nan
     assert density_aware_chamfer(x, y, **options).isnan().tolist() == [True, False, False]
     a = torch.rand(1, 5, 3, device=device, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda p: density_aware_chamfer(p, y[:1, :6], alpha=2), (a,))
+    gradcheck(lambda p: density_aware_chamfer(p, y[:1, :6], alpha=2), (a,))
+
+
+def test_density_aware_chamfer_in_deterministic_mode(device, deterministic):
+    x, y = (p.requires_grad_() for p in make(surface, 2, 40, 50, device=device))
+    value = density_aware_chamfer(x, y, alpha=10)
+    grads = torch.autograd.grad(value, (x, y), retain_graph=True)
+    again = torch.autograd.grad(value, (x, y))
+    assert all(torch.equal(a, b) for a, b in zip(grads, again, strict=True))
 
 
 def test_normal_consistency(device):

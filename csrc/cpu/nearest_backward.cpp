@@ -54,7 +54,8 @@ std::tuple<Tensor, Tensor> backward_typed(const BackwardInputs& in) {
 
 std::tuple<Tensor, Tensor> nearest_backward_cpu(std::optional<Tensor> grad_x,
                                                 std::optional<Tensor> grad_y, Tensor x, Tensor y,
-                                                Tensor idx_x, Tensor idx_y, int64_t norm) {
+                                                Tensor idx_x, Tensor idx_y, int64_t norm,
+                                                bool /*deterministic: always here*/) {
   const BackwardInputs in = check_backward(grad_x, grad_y, x, y, idx_x, idx_y, norm);
   const bool single = x.scalar_type() == ScalarType::Float;
   auto* run = norm == 1 ? (single ? &backward_typed<1, float> : &backward_typed<1, double>)

@@ -120,6 +120,16 @@ def chamfer(
         if c.single:
             to_y, to_x = (None if d is None else d[0] for d in (to_y, to_x))
         return PointDistances(to_y, to_x)
+    if (
+        point_reduction == batch_reduction == "mean"
+        and weights == (None, None)
+        and c.x_lengths is None
+        and c.y_lengths is None
+        and min(c.x.shape[0], c.x.shape[1], c.y.shape[1]) > 0
+    ):
+        # The usual case in a third of the kernels: all clouds of a side count equally many points.
+        means = [dist.mean() for dist in (to_y, to_x) if dist is not None]
+        return means[0] if len(means) == 1 else means[0] + means[1]
     parts = [
         _reduce.over_points(dist, _reduce.counts(cloud, lengths), weight, point_reduction, lengths)
         for dist, cloud, lengths, weight in (

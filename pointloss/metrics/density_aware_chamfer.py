@@ -67,10 +67,13 @@ def density_aware_chamfer(
     ) -> Tensor:
         dist = dist if squared else _reduce.safe_sqrt(dist)
         found = idx >= 0
-        # One spare column takes the points without a neighbour.
+        # One spare column takes the points without a neighbour. index_add on flat rows, because
+        # torch has a deterministic variant of it, where it refuses scatter_add.
         column = torch.where(found, idx, target.shape[1])
         counts = dist.new_zeros(dist.shape[0], target.shape[1] + 1)
-        counts = counts.scatter_add(1, column, torch.ones_like(dist))
+        first = torch.arange(dist.shape[0], device=dist.device).unsqueeze(1) * counts.shape[1]
+        ones = torch.ones_like(dist).flatten()
+        counts = counts.flatten().index_add(0, (column + first).flatten(), ones).view_as(counts)
         share = torch.where(found, (-alpha * dist).exp() / counts.gather(1, column), 0)
         # NaN distances stay visible; padding contributes nothing.
         term = torch.where(dist.isnan(), dist, 1 - share)

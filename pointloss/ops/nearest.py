@@ -58,7 +58,7 @@ def nearest(
         RuntimeError: CUDA tensors in a build without CUDA.
 
     Determinism: the forward pass is deterministic, ties take the lowest index, and CPU and CUDA
-    agree bit for bit. On CUDA the gradient with respect to y adds in any order, except under
+    agree bit for bit. On CUDA the gradients add in any order, except under
     torch.use_deterministic_algorithms(True). Forward-mode AD raises.
 
     Example:
@@ -146,16 +146,10 @@ class _Nearest(torch.autograd.Function):
     """The op with its derivative; a Function, so that vmap works and forward-mode AD raises."""
 
     @staticmethod
-    def forward(
-        x: Tensor,
-        y: Tensor,
-        x_lengths: Tensor | None,
-        y_lengths: Tensor | None,
-        norm: int,
-        both: bool,
-        method: str,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        out = torch.ops.pointloss.nearest(x, y, x_lengths, y_lengths, norm, both, method)
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        # One variadic parameter: Function.apply binds the arguments to this signature on every
+        # call, and seven names cost more than the launch.
+        out = torch.ops.pointloss.nearest.default(*inputs)
         return cast("tuple[Tensor, Tensor, Tensor, Tensor]", out)
 
     @staticmethod
@@ -173,13 +167,12 @@ class _Nearest(torch.autograd.Function):
         x, y, idx_x, idx_y = ctx.saved_tensors
         if not ctx.both:  # torch.compile hands over zeros [B, 0] in place of None
             grad_y = None
-        # The kernel adds y's terms in any order and knows no derivative of its own.
-        if torch.is_grad_enabled() or torch.are_deterministic_algorithms_enabled():
-            grads = _backward_in_torch(grad_x, grad_y, x, y, idx_x, idx_y, ctx.norm)
+        args = (grad_x, grad_y, x, y, idx_x, idx_y, ctx.norm)
+        if torch.is_grad_enabled():  # create_graph: the kernel has no derivative of its own
+            grads = _backward_in_torch(*args)
         else:
-            grads = torch.ops.pointloss.nearest_backward(
-                grad_x, grad_y, x, y, idx_x, idx_y, ctx.norm
-            )
+            deterministic = torch.are_deterministic_algorithms_enabled()
+            grads = torch.ops.pointloss.nearest_backward.default(*args, deterministic)
         return *grads, None, None, None, None, None
 
     @staticmethod
@@ -209,7 +202,7 @@ class _Nearest(torch.autograd.Function):
         return tuple(t.unflatten(0, (size, -1)) for t in out), (0,) * 4
 
 
-# Function.apply asks for forward's signature on every call; kept, it costs a third as much.
+# Function.apply also asks for that signature on every call; kept, it costs a third as much.
 _Nearest.forward.__signature__ = inspect.signature(_Nearest.forward)  # type: ignore[attr-defined]
 
 
@@ -279,6 +272,7 @@ def _nearest_backward_fake(
     idx_x: Tensor,
     idx_y: Tensor,
     norm: int,
+    deterministic: bool,
 ) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), y.new_empty(y.shape)
 

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT
+// Gradient of nearest: each row a_i with neighbour b_j adds its term to a_i and takes it from b_j.
+//
+// Map: one thread = one row of one direction; blockIdx.y = direction. The own term is a gather and
+// needs no atomics; the neighbours' terms meet, and are added in one of two ways:
+//   any order      kStore writes the own terms, kAdd adds the neighbours' by float atomics.
+//   deterministic  integers add to the same bits in every order. kBound finds each target's largest
+//                  term (atomic maximum), kAddFixed adds every term as an integer multiple of a
+//                  power of two that this maximum fixes (one word for float32, two for float64:
+//                  40 and 80 bits below the largest term for up to 2 million rows, so nothing
+//                  is lost against float sums), kFinishFixed stores own term + sum, rounded once.
+// Cost: O(B (N + M) D) memory traffic, 2 or 3 launches.
+#pragma once
+
+#include <cstdint>
+
+#include "../common/distance.h"
+
+namespace pointloss {
+
+constexpr int kBackwardThreads = 256;
+
+// One direction: rows a [B, N, D] with neighbours idx [B, N] in b [B, M, D].
+template <class T>
+struct BackwardDirection {
+  const T* grad_dist;  // [B, N], null for a direction that was not asked for
+  const int64_t* idx;  // [B, N]
+  const T* a;
+  const T* b;
+  T* grad_a;
+  T* grad_b;
+  int64_t N, M;
+  // Deterministic only, zeroed: what arrives at each row of b.
+  unsigned long long* bound;  // [B, M] bits of the largest |term| as a double
+  unsigned long long* sum;    // [B, M, D, kWords]
+};
+
+template <class T>
+struct BackwardParams {
+  BackwardDirection<T> direction[2];
+  int64_t B, D;
+  int bits;  // of a term below its target's largest, per word
+};
+
+enum class BackwardPass { kStore, kAdd, kBound, kAddFixed, kFinishFixed };
+
+template <class T>
+constexpr int kWords = sizeof(T) / 4;
+
+// A term takes bits + 1 bits and a sum of `rows` of them must stay below 2^62.
+inline int fixed_point_bits(int64_t rows) {
+  int bits = 40;
+  while (bits > 1 && rows > int64_t{1} << (61 - bits)) --bits;
+  return bits;
+}
+
+constexpr unsigned long long kInfinityBits = 0x7ff0000000000000ull;
+// A sum of terms that are not finite keeps which ones it saw in its first word.
+constexpr unsigned long long kSawNaN = 1, kSawPlus = 2, kSawMinus = 4;
+
+// Ordered like |term|, with infinity and then NaN above all numbers.
+template <class T>
+__device__ unsigned long long magnitude_bits(T term) {
+  return __double_as_longlong(fabs(static_cast<double>(term)));
+}
+
+template <class T>
+__device__ void add_fixed(unsigned long long* sum, unsigned long long bound, T term, int bits) {
+  if (bound >= kInfinityBits) {
+    if (!isfinite(term)) {
+      atomicOr(sum, isnan(term) ? kSawNaN : term > 0 ? kSawPlus : kSawMinus);
+    }
+    return;
+  }
+  double scaled = scalbn(static_cast<double>(term), bits - ilogb(__longlong_as_double(bound)));
+  for (int w = 0; w < kWords<T>; ++w) {
+    const double whole = rint(scaled);
+    atomicAdd(sum + w, static_cast<unsigned long long>(static_cast<long long>(whole)));
+    scaled = scalbn(scaled - whole, bits);
+  }
+}
+
+template <class T>
+__device__ double fixed_value(const unsigned long long* sum, unsigned long long bound, int bits) {
+  if (bound == 0) return 0;
+  if (bound >= kInfinityBits) {
+    const bool both = (*sum & kSawPlus) && (*sum & kSawMinus);
+    const double infinity = __longlong_as_double(kInfinityBits);
+    if ((*sum & kSawNaN) || both) return infinity - infinity;
+    return *sum & kSawPlus ? infinity : *sum & kSawMinus ? -infinity : 0;
+  }
+  const int exponent = ilogb(__longlong_as_double(bound));
+  double value = 0;
+  for (int w = kWords<T> - 1; w >= 0; --w) {
+    value += scalbn(static_cast<double>(static_cast<long long>(sum[w])), exponent - (w + 1) * bits);
+  }
+  return value;
+}
+
+template <int kNorm, BackwardPass kPass, class T>
+__global__ void __launch_bounds__(kBackwardThreads)
+    nearest_backward_kernel(const BackwardParams<T> p) {
+  const BackwardDirection<T>& d = p.direction[blockIdx.y];
+  const BackwardDirection<T>& back = p.direction[1 - blockIdx.y];  // its targets are rows of a
+  constexpr bool kOwn = kPass == BackwardPass::kStore || kPass == BackwardPass::kFinishFixed;
+  const int64_t rows = p.B * d.N;
+  for (int64_t r = blockIdx.x * int64_t{kBackwardThreads} + threadIdx.x; r < rows;
+       r += gridDim.x * int64_t{kBackwardThreads}) {
+    const int64_t j = d.grad_dist == nullptr ? -1 : d.idx[r];
+    if (!kOwn && j < 0) continue;
+    const T grad = j < 0 ? T(0) : d.grad_dist[r];
+    const T* a = d.a + r * p.D;
+    const int64_t target = r / d.N * d.M + (j < 0 ? 0 : j);
+    unsigned long long largest = 0;
+    for (int64_t k = 0; k < p.D; ++k) {
+      const int64_t other = target * p.D + k;
+      const T term = j < 0 ? T(0) : grad * distance_slope<kNorm>(a[k] - d.b[other]);
+      if (kPass == BackwardPass::kStore) {
+        d.grad_a[r * p.D + k] = term;
+      } else if (kPass == BackwardPass::kAdd) {
+        atomicAdd(d.grad_b + other, -term);
+      } else if (kPass == BackwardPass::kBound) {
+        largest = max(largest, magnitude_bits(term));
+      } else if (kPass == BackwardPass::kAddFixed) {
+        add_fixed(d.sum + other * kWords<T>, d.bound[target], -term, p.bits);
+      } else {
+        const double sum =
+            fixed_value<T>(back.sum + (r * p.D + k) * kWords<T>, back.bound[r], p.bits);
+        d.grad_a[r * p.D + k] = static_cast<T>(static_cast<double>(term) + sum);
+      }
+    }
+    if (kPass == BackwardPass::kBound && largest != 0) atomicMax(d.bound + target, largest);
+  }
+}
+
+}  // namespace pointloss
