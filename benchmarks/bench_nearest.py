@@ -55,6 +55,43 @@ def test_pointloss(benchmark, kind, batch, points):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(("n", "m"), [(2048, 16384), (16384, 2048)])
+def test_unequal(benchmark, n, m):
+    x, y = make(surface, 8, n, m, device=harness.device())
+    verify(x, y, nearest_both(x, y))
+    harness.measure(benchmark, lambda: nearest_both(x, y), rounds=30 if ON_GPU else 3)
+    benchmark.extra_info.update(
+        op="nearest", method="pointloss", kind=f"surface, M = {m}", batch=8, points=n
+    )
+
+
+def scaling():
+    """Powers of two and 10 million; brute force and the distance matrix while they take seconds."""
+    most = 2**23 if ON_GPU else 2**18
+    for points in [*(2**k for k in range(8, most.bit_length())), *([10**7] if ON_GPU else [])]:
+        yield from ((method, points) for method in ("auto", "tree"))
+        if points <= 2**18:
+            yield "brute", points
+        if points <= 2**15:
+            yield "torch", points
+
+
+@pytest.mark.parametrize(("method", "points"), scaling())
+def test_scaling(benchmark, method, points):
+    """One pair of clouds of a surface, by each method: where do they cross, is there a cliff?"""
+    x, y = make(surface, 1, points, points, device=harness.device())
+    if method == "torch":
+        call = lambda: baselines.torch_nearest(x, y)  # noqa: E731
+    else:
+        call = lambda: nearest_both(x, y, method=method)  # noqa: E731
+        verify(x, y, call())
+    harness.measure(benchmark, call, rounds=10 if points < 2**20 else 3)
+    benchmark.extra_info.update(
+        op="scaling", method=method, kind="surface", batch=1, points=points,
+        peak_bytes=harness.peak_bytes(call),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(("batch", "points"), sizes())
 def test_scipy(benchmark, batch, points):
     """cKDTree and pointloss on the CPU in turns: the ratio is of one run on one machine."""

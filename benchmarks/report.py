@@ -77,6 +77,24 @@ def distance_table(rows: list[Row]) -> str:
     return markdown(["method", "clouds", *sizes], body)
 
 
+def scaling_table(rows: list[Row]) -> str:
+    """One line a size, one column a method; the memory is what the call needs beyond its input."""
+    methods = list(dict.fromkeys(r["method"] for r in rows))
+    cells = {(r["points"], r["method"]): r for r in rows}
+    body = []
+    for points in sorted({r["points"] for r in rows}):
+        found = [cells.get((points, m)) for m in methods]
+        peak = cells[points, "auto"].get("peak_bytes")
+        body.append(
+            [
+                str(points),
+                *(duration(r["seconds"]) if r else "-" for r in found),
+                f"{peak / 2**20:.1f} MiB" if peak is not None else "-",
+            ]
+        )
+    return markdown(["N = M", *methods, "memory (auto)"], body)
+
+
 def assignment_table(rows: list[Row]) -> str:
     """One line a kind, size and target, with certificate, true error and rounds."""
     body = []
@@ -137,6 +155,9 @@ def plot(op: str, rows: list[Row], folder: Path) -> None:
         plt.close(figure)
 
 
+TABLES = {"assign": assignment_table, "scaling": scaling_table}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path)
@@ -150,7 +171,7 @@ def main() -> int:
         for row in rows:
             by_op[row["op"]].append(row)
         for op, of_op in by_op.items():
-            table = assignment_table(of_op) if op == "assign" else distance_table(of_op)
+            table = TABLES.get(op, distance_table)(of_op)
             parts.append(f"**{op}** ({heading})\n\n{table}")
             if args.plots:
                 args.plots.mkdir(parents=True, exist_ok=True)

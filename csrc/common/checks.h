@@ -7,8 +7,11 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
+#include <initializer_list>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace pointloss {
 
@@ -32,13 +35,35 @@ inline Clouds check_clouds(const Tensor& x, const Tensor& y) {
   return {x.size(0), x.size(1), y.size(1), x.size(2)};
 }
 
+// Uninitialised, on x's device. Not torch::stable::new_empty, which looks the op up by its name and
+// boxes its arguments: an allocation is most of what a small op costs on the host.
+inline Tensor new_tensor(const Tensor& x, std::initializer_list<int64_t> sizes, ScalarType dtype) {
+  int32_t device_type = 0;
+  STD_TORCH_CHECK(aoti_torch_get_device_type(x.get(), &device_type) == 0, "no device type");
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t k = sizes.size(); k-- > 1;)
+    strides[k - 1] = strides[k] * std::max<int64_t>(sizes.begin()[k], 1);
+  AtenTensorHandle handle = nullptr;
+  STD_TORCH_CHECK(aoti_torch_empty_strided(
+                      static_cast<int64_t>(sizes.size()), sizes.begin(), strides.data(),
+                      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
+                      device_type, x.get_device_index(), &handle) == 0,
+                  "pointloss: allocating a tensor failed");
+  return Tensor(handle);
+}
+
+// As torch::stable::contiguous, without the boxed call where there is nothing to do.
+inline Tensor dense(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
 // Contiguous int64 [B] on x's device, or nullopt.
 inline std::optional<Tensor> check_lengths(const std::optional<Tensor>& lengths, const Tensor& x) {
   if (!lengths.has_value()) return std::nullopt;
   STD_TORCH_CHECK(lengths->dim() == 1 && lengths->size(0) == x.size(0), "lengths must be [B]");
   STD_TORCH_CHECK(lengths->scalar_type() == ScalarType::Long, "lengths must be int64");
   STD_TORCH_CHECK(lengths->device() == x.device(), "lengths are on another device");
-  return torch::stable::contiguous(*lengths);
+  return dense(*lengths);
 }
 
 // Contiguous float64 [B, max(N, M)] on x's device, or nullopt.
@@ -50,7 +75,7 @@ inline std::optional<Tensor> check_price(const std::optional<Tensor>& price, con
                   "price must be [B, max(N, M)]");
   STD_TORCH_CHECK(price->scalar_type() == ScalarType::Double, "price must be float64");
   STD_TORCH_CHECK(price->device() == x.device(), "price is on another device");
-  return torch::stable::contiguous(*price);
+  return dense(*price);
 }
 
 // How nearest searches; both give the same bits, so this is only a matter of speed.
@@ -92,15 +117,15 @@ inline BackwardInputs check_backward(const std::optional<Tensor>& grad_x,
     STD_TORCH_CHECK(idx.dim() == 2 && idx.size(0) == size.B && idx.size(1) == rows &&
                         idx.scalar_type() == ScalarType::Long && idx.device() == x.device(),
                     "idx must be int64, of its distance's shape and device");
-    return torch::stable::contiguous(*grad);
+    return dense(*grad);
   };
   return {size,
           check(grad_x, idx_x, size.N),
           check(grad_y, idx_y, size.M),
-          torch::stable::contiguous(x),
-          torch::stable::contiguous(y),
-          torch::stable::contiguous(idx_x),
-          torch::stable::contiguous(idx_y)};
+          dense(x),
+          dense(y),
+          dense(idx_x),
+          dense(idx_y)};
 }
 
 }  // namespace pointloss

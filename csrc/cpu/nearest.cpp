@@ -156,10 +156,10 @@ using Neighbours = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 template <class T>
 Neighbours nearest_typed(const Tensor& x, const Tensor& y, const Problem& p, Method method) {
   const int64_t columns = p.both ? p.size.M : 0;
-  Tensor dist_x = torch::stable::new_empty(x, {p.size.B, p.size.N});
-  Tensor idx_x = torch::stable::new_empty(x, {p.size.B, p.size.N}, ScalarType::Long);
-  Tensor dist_y = torch::stable::new_empty(x, {p.size.B, columns});
-  Tensor idx_y = torch::stable::new_empty(x, {p.size.B, columns}, ScalarType::Long);
+  Tensor dist_x = new_tensor(x, {p.size.B, p.size.N}, x.scalar_type());
+  Tensor idx_x = new_tensor(x, {p.size.B, p.size.N}, ScalarType::Long);
+  Tensor dist_y = new_tensor(x, {p.size.B, columns}, x.scalar_type());
+  Tensor idx_y = new_tensor(x, {p.size.B, columns}, ScalarType::Long);
   const Answer<T> to_y{dist_x.mutable_data_ptr<T>(), idx_x.mutable_data_ptr<int64_t>(), p.size.N};
   const Answer<T> to_x{dist_y.mutable_data_ptr<T>(), idx_y.mutable_data_ptr<int64_t>(), columns};
   if (p.norm == 1) {
@@ -178,7 +178,7 @@ Neighbours nearest_cpu(Tensor x, Tensor y, std::optional<Tensor> x_lengths,
   const Method how = check_method(method);
   const auto n = check_lengths(x_lengths, x), m = check_lengths(y_lengths, x);
   const Problem problem{size, data_or_null<int64_t>(n), data_or_null<int64_t>(m), norm, both};
-  const Tensor a = torch::stable::contiguous(x), b = torch::stable::contiguous(y);
+  const Tensor a = dense(x), b = dense(y);
   return x.scalar_type() == ScalarType::Float ? nearest_typed<float>(a, b, problem, how)
                                               : nearest_typed<double>(a, b, problem, how);
 }

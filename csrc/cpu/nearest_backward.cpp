@@ -29,7 +29,8 @@ void add_direction(const T* grad_dist, const int64_t* idx, const T* a, const T* 
 template <int kNorm, class T>
 std::tuple<Tensor, Tensor> backward_typed(const BackwardInputs& in) {
   const auto [B, N, M, D] = in.size;
-  Tensor grad_x = torch::stable::empty_like(in.x), grad_y = torch::stable::empty_like(in.y);
+  Tensor grad_x = new_tensor(in.x, {B, N, D}, in.x.scalar_type());
+  Tensor grad_y = new_tensor(in.y, {B, M, D}, in.y.scalar_type());
   T* gx = grad_x.mutable_data_ptr<T>();
   T* gy = grad_y.mutable_data_ptr<T>();
   const T* x = in.x.const_data_ptr<T>();

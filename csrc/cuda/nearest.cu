@@ -29,8 +29,8 @@ void launch_nearest(const NearestParams<T>& p, cudaStream_t stream) {
 template <class T>
 std::pair<Tensor, Tensor> one_way(const Tensor& x, const Tensor& y, const int64_t* x_lengths,
                                   const int64_t* y_lengths, int64_t norm, const Clouds& size) {
-  Tensor dist = torch::stable::new_empty(x, {x.size(0), x.size(1)});
-  Tensor idx = torch::stable::new_empty(x, {x.size(0), x.size(1)}, ScalarType::Long);
+  Tensor dist = new_tensor(x, {x.size(0), x.size(1)}, x.scalar_type());
+  Tensor idx = new_tensor(x, {x.size(0), x.size(1)}, ScalarType::Long);
   const NearestParams<T> params{x.const_data_ptr<T>(),
                                 y.const_data_ptr<T>(),
                                 x_lengths,
@@ -57,8 +57,8 @@ Neighbours search_brute(const Tensor& x, const Tensor& y, const int64_t* x_lengt
   auto* run = x.scalar_type() == ScalarType::Float ? &one_way<float> : &one_way<double>;
   const auto [dist_x, idx_x] = run(x, y, x_lengths, y_lengths, norm, size);
   if (!both) {
-    return {dist_x, idx_x, torch::stable::new_empty(x, {size.B, 0}),
-            torch::stable::new_empty(x, {size.B, 0}, ScalarType::Long)};
+    return {dist_x, idx_x, new_tensor(x, {size.B, 0}, x.scalar_type()),
+            new_tensor(x, {size.B, 0}, ScalarType::Long)};
   }
   const auto [dist_y, idx_y] = run(y, x, y_lengths, x_lengths, norm, size);
   return {dist_x, idx_x, dist_y, idx_y};
@@ -68,10 +68,10 @@ Neighbours search_brute(const Tensor& x, const Tensor& y, const int64_t* x_lengt
 Neighbours search_tree(const Tensor& x, const Tensor& y, const int64_t* x_lengths,
                        const int64_t* y_lengths, bool both, const Clouds& size) {
   const int64_t columns = both ? size.M : 0;
-  Tensor dist_x = torch::stable::new_empty(x, {size.B, size.N});
-  Tensor idx_x = torch::stable::new_empty(x, {size.B, size.N}, ScalarType::Long);
-  Tensor dist_y = torch::stable::new_empty(x, {size.B, columns});
-  Tensor idx_y = torch::stable::new_empty(x, {size.B, columns}, ScalarType::Long);
+  Tensor dist_x = new_tensor(x, {size.B, size.N}, x.scalar_type());
+  Tensor idx_x = new_tensor(x, {size.B, size.N}, ScalarType::Long);
+  Tensor dist_y = new_tensor(x, {size.B, columns}, x.scalar_type());
+  Tensor idx_y = new_tensor(x, {size.B, columns}, ScalarType::Long);
   const NearestPairParams params{x.const_data_ptr<float>(),
                                  y.const_data_ptr<float>(),
                                  x_lengths,
@@ -89,7 +89,7 @@ Neighbours search_tree(const Tensor& x, const Tensor& y, const int64_t* x_length
     error = launch_nearest_small(params, nullptr, stream);
   } else {
     const auto bytes = static_cast<int64_t>(nearest_tree_workspace(size.B, size.N, size.M));
-    const Tensor workspace = torch::stable::new_empty(x, {bytes}, ScalarType::Byte);
+    const Tensor workspace = new_tensor(x, {bytes}, ScalarType::Byte);
     error = launch_nearest_tree(params, workspace.mutable_data_ptr(), stream);
   }
   STD_TORCH_CHECK(error == cudaSuccess,
@@ -110,7 +110,7 @@ Neighbours nearest_cuda(Tensor x, Tensor y, std::optional<Tensor> x_lengths,
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const auto n = check_lengths(x_lengths, x), m = check_lengths(y_lengths, x);
   const auto *n_data = data_or_null<int64_t>(n), *m_data = data_or_null<int64_t>(m);
-  const Tensor a = torch::stable::contiguous(x), b = torch::stable::contiguous(y);
+  const Tensor a = dense(x), b = dense(y);
   const bool possible = x.scalar_type() == ScalarType::Float && size.D == 3 && norm == 2;
   STD_TORCH_CHECK(how != Method::kTree || possible,
                   "method tree needs float32, D = 3 and norm 2 on CUDA");

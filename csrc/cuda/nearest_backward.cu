@@ -13,9 +13,11 @@ namespace {
 
 template <int kNorm, BackwardPass kPass, class T>
 void launch_pass(const BackwardParams<T>& p, cudaStream_t stream) {
-  const int64_t rows = p.B * std::max(p.direction[0].N, p.direction[1].N);
-  const dim3 grid(grid_size(ceil_div(rows, kBackwardThreads)), 2);
-  nearest_backward_kernel<kNorm, kPass><<<grid, kBackwardThreads, 0, stream>>>(p);
+  const int64_t rows = std::max(p.direction[0].N, p.direction[1].N);
+  const dim3 grid(grid_size(p.B * ceil_div(rows, kBackwardThreads)), 2);
+  auto* kernel = p.D == 3 ? &nearest_backward_kernel<kNorm, kPass, 3, T>
+                          : &nearest_backward_kernel<kNorm, kPass, 0, T>;
+  kernel<<<grid, kBackwardThreads, 0, stream>>>(p);
   check_launch("nearest_backward_kernel");
 }
 
@@ -36,7 +38,8 @@ template <class T>
 std::tuple<Tensor, Tensor> backward_typed(const BackwardInputs& in, int64_t norm,
                                           bool deterministic) {
   const auto [B, N, M, D] = in.size;
-  Tensor grad_x = torch::stable::empty_like(in.x), grad_y = torch::stable::empty_like(in.y);
+  Tensor grad_x = new_tensor(in.x, {B, N, D}, in.x.scalar_type());
+  Tensor grad_y = new_tensor(in.y, {B, M, D}, in.y.scalar_type());
   T* gx = grad_x.mutable_data_ptr<T>();
   T* gy = grad_y.mutable_data_ptr<T>();
   const T* x = in.x.const_data_ptr<T>();
@@ -49,8 +52,8 @@ std::tuple<Tensor, Tensor> backward_typed(const BackwardInputs& in, int64_t norm
                            D,
                            fixed_point_bits(std::max(N, M))};
   const cudaStream_t stream = current_stream(in.x.get_device_index());
-  Tensor sums = torch::stable::new_empty(
-      in.x, {deterministic ? B * (N + M) * (1 + D * kWords<T>) : 0}, ScalarType::Long);
+  Tensor sums =
+      new_tensor(in.x, {deterministic ? B * (N + M) * (1 + D * kWords<T>) : 0}, ScalarType::Long);
   if (deterministic && sums.numel() > 0) {
     auto* next = reinterpret_cast<unsigned long long*>(sums.mutable_data_ptr<int64_t>());
     const cudaError_t error = cudaMemsetAsync(next, 0, sums.numel() * sizeof(*next), stream);

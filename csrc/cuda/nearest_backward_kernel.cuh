@@ -97,39 +97,47 @@ __device__ double fixed_value(const unsigned long long* sum, unsigned long long 
   return value;
 }
 
-template <int kNorm, BackwardPass kPass, class T>
+// Row r = b N + i of direction d; its counterpart `back` brings the terms that arrive at rows of a.
+template <int kNorm, BackwardPass kPass, int kDim, class T>
+__device__ void backward_row(const BackwardDirection<T>& d, const BackwardDirection<T>& back,
+                             int64_t b, int64_t r, int64_t dim, int bits) {
+  constexpr bool kOwn = kPass == BackwardPass::kStore || kPass == BackwardPass::kFinishFixed;
+  const int64_t dims = kDim > 0 ? kDim : dim;
+  const int64_t j = d.grad_dist == nullptr ? -1 : d.idx[r];
+  if (!kOwn && j < 0) return;
+  const T grad = j < 0 ? T(0) : d.grad_dist[r];
+  const int64_t target = b * d.M + (j < 0 ? 0 : j);
+  unsigned long long largest = 0;
+#pragma unroll
+  for (int64_t k = 0; k < dims; ++k) {
+    const int64_t own = r * dims + k, other = target * dims + k;
+    const T term = j < 0 ? T(0) : grad * distance_slope<kNorm>(d.a[own] - d.b[other]);
+    if (kPass == BackwardPass::kStore) {
+      d.grad_a[own] = term;
+    } else if (kPass == BackwardPass::kAdd) {
+      atomicAdd(d.grad_b + other, -term);
+    } else if (kPass == BackwardPass::kBound) {
+      largest = max(largest, magnitude_bits(term));
+    } else if (kPass == BackwardPass::kAddFixed) {
+      add_fixed(d.sum + other * kWords<T>, d.bound[target], -term, bits);
+    } else {
+      const double sum = fixed_value<T>(back.sum + own * kWords<T>, back.bound[r], bits);
+      d.grad_a[own] = static_cast<T>(static_cast<double>(term) + sum);
+    }
+  }
+  if (kPass == BackwardPass::kBound && largest != 0) atomicMax(d.bound + target, largest);
+}
+
+template <int kNorm, BackwardPass kPass, int kDim, class T>
 __global__ void __launch_bounds__(kBackwardThreads)
     nearest_backward_kernel(const BackwardParams<T> p) {
   const BackwardDirection<T>& d = p.direction[blockIdx.y];
-  const BackwardDirection<T>& back = p.direction[1 - blockIdx.y];  // its targets are rows of a
-  constexpr bool kOwn = kPass == BackwardPass::kStore || kPass == BackwardPass::kFinishFixed;
-  const int64_t rows = p.B * d.N;
-  for (int64_t r = blockIdx.x * int64_t{kBackwardThreads} + threadIdx.x; r < rows;
-       r += gridDim.x * int64_t{kBackwardThreads}) {
-    const int64_t j = d.grad_dist == nullptr ? -1 : d.idx[r];
-    if (!kOwn && j < 0) continue;
-    const T grad = j < 0 ? T(0) : d.grad_dist[r];
-    const T* a = d.a + r * p.D;
-    const int64_t target = r / d.N * d.M + (j < 0 ? 0 : j);
-    unsigned long long largest = 0;
-    for (int64_t k = 0; k < p.D; ++k) {
-      const int64_t other = target * p.D + k;
-      const T term = j < 0 ? T(0) : grad * distance_slope<kNorm>(a[k] - d.b[other]);
-      if (kPass == BackwardPass::kStore) {
-        d.grad_a[r * p.D + k] = term;
-      } else if (kPass == BackwardPass::kAdd) {
-        atomicAdd(d.grad_b + other, -term);
-      } else if (kPass == BackwardPass::kBound) {
-        largest = max(largest, magnitude_bits(term));
-      } else if (kPass == BackwardPass::kAddFixed) {
-        add_fixed(d.sum + other * kWords<T>, d.bound[target], -term, p.bits);
-      } else {
-        const double sum =
-            fixed_value<T>(back.sum + (r * p.D + k) * kWords<T>, back.bound[r], p.bits);
-        d.grad_a[r * p.D + k] = static_cast<T>(static_cast<double>(term) + sum);
-      }
-    }
-    if (kPass == BackwardPass::kBound && largest != 0) atomicMax(d.bound + target, largest);
+  const int64_t chunks = (d.N + kBackwardThreads - 1) / kBackwardThreads;
+  for (int64_t task = blockIdx.x; task < p.B * chunks; task += gridDim.x) {
+    const int64_t b = task / chunks;  // once a block: a 64-bit division costs as much as the row
+    const int64_t i = (task - b * chunks) * kBackwardThreads + threadIdx.x;
+    if (i >= d.N) continue;
+    backward_row<kNorm, kPass, kDim>(d, p.direction[1 - blockIdx.y], b, b * d.N + i, p.D, p.bits);
   }
 }
 

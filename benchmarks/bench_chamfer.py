@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: MIT
+"""The public chamfer: forward alone, and a training step's forward and backward to both inputs.
+
+    pytest benchmarks/bench_chamfer.py --benchmark-only --benchmark-json=FILE
+    python -m benchmarks.report FILE
+
+Value and gradients are verified against the float64 reference before anything is timed. "eager" is
+what a user's step takes on an idle GPU, Python included; "device" queues the launches ahead, so it
+is the kernels alone; "graph" replays one captured CUDA graph; "deterministic" is the device time
+under torch.use_deterministic_algorithms(True).
+"""
+
+import pytest
+import torch
+
+from benchmarks import baselines, harness
+from pointloss import chamfer, nearest_both, reference
+from tests.clouds import blob, make, surface
+
+pytestmark = pytest.mark.benchmark(timer=harness.timer)
+
+SIZES = [(32, 1024), (32, 2048), (32, 8192), (8, 16384), (1, 131072)]
+ON_GPU = torch.cuda.is_available()
+MODES = ["forward", "eager", *(["device", "graph", "deterministic"] if ON_GPU else [])]
+PEERS = baselines.nearest_peers()
+
+
+def clouds(kind, batch, points):
+    x, y = make(kind, batch, points, points, device=harness.device())
+    return x.requires_grad_(), y.requires_grad_()
+
+
+def verify(x, y):
+    """Value and both gradients of the first cloud, in float64.
+
+    The neighbours are taken as found, after the distances of a sample of rows were held against the
+    reference's: where two are equally near to rounding, either is right and the gradients differ.
+    """
+    ours = [p[:1].detach().requires_grad_() for p in (x, y)]
+    exact = [p.detach().double().cpu().requires_grad_() for p in ours]
+    value, expected = chamfer(*ours), torch.zeros((), dtype=torch.float64)
+    found = nearest_both(*ours)
+    for (a, b), (_, idx) in zip((exact, exact[::-1]), found, strict=True):
+        mine = (a - b.gather(1, idx.cpu().unsqueeze(-1).expand_as(a))).square().sum(-1)
+        rows = torch.randperm(a.shape[1])[: max(8, min(200, 10**7 // b.shape[1]))]
+        nearest_dist = reference.nearest(a[:, rows].detach(), b.detach()).dist
+        torch.testing.assert_close(mine[:, rows], nearest_dist, rtol=1e-5, atol=0)
+        expected = expected + mine.mean()
+    torch.testing.assert_close(value.double().cpu(), expected, rtol=1e-5, atol=0)
+    for a, b in zip(
+        torch.autograd.grad(value, ours), torch.autograd.grad(expected, exact), strict=True
+    ):
+        assert (a.double().cpu() - b).norm() <= 1e-5 * b.norm()
+
+
+def training_step(loss, x, y):
+    def step():
+        x.grad = y.grad = None
+        loss(x, y).backward()
+
+    return step
+
+
+def captured(step):
+    """The step as a CUDA graph."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", [surface, blob], ids=lambda k: k.__name__)
+@pytest.mark.parametrize(("batch", "points"), SIZES)
+def test_pointloss(benchmark, kind, batch, points, mode):
+    if not ON_GPU and batch * points > 2**17:
+        pytest.skip("kept short on a CPU")
+    x, y = clouds(kind, batch, points)
+    verify(x, y)
+    call = training_step(chamfer, x, y)
+    if mode == "forward":
+        call = lambda: chamfer(x.detach(), y.detach())  # noqa: E731
+    torch.use_deterministic_algorithms(mode == "deterministic")
+    try:
+        call = captured(call) if mode == "graph" else call
+        eager = mode == "eager"
+        harness.measure(benchmark, call, rounds=50 if ON_GPU else 3, eager=eager)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    benchmark.extra_info.update(
+        op="chamfer", method=f"pointloss, {mode}", kind=kind.__name__, batch=batch, points=points,
+        peak_bytes=harness.peak_bytes(call) if mode != "graph" else None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["torch", *PEERS])
+@pytest.mark.parametrize(("batch", "points"), SIZES)
+def test_baseline(benchmark, name, batch, points):
+    """Forward and backward of plain torch and of each importable peer, as a user calls it."""
+    if batch * points**2 > (2**30 if ON_GPU else 2**27):
+        pytest.skip("the full distance matrices do not fit")
+    nearest = baselines.torch_nearest if name == "torch" else PEERS[name]
+    x, y = clouds(surface, batch, points)
+
+    def loss(a, b):
+        to_y, to_x = nearest(a, b)
+        return to_y.mean() + to_x.mean()
+
+    harness.measure(benchmark, training_step(loss, x, y), rounds=10 if ON_GPU else 3, eager=True)
+    benchmark.extra_info.update(
+        op="chamfer", method=f"{name}, eager", kind="surface", batch=batch, points=points
+    )
+
+
+@pytest.mark.parametrize(("batch", "points"), [(8, 2048), (1, 16384)])
+def test_scipy(benchmark, batch, points):
+    """The forward pass beside cKDTree on the CPU, in turns: the ratio is of one run."""
+    x, y = make(surface, batch, points, points)
+
+    def theirs():
+        to_y, to_x = baselines.scipy_nearest(x, y)
+        return to_y.mean() + to_x.mean()
+
+    torch.testing.assert_close(chamfer(x, y).double(), theirs(), rtol=1e-4, atol=1e-9)
+    ours_s, theirs_s = harness.paired_cpu_seconds(lambda: chamfer(x, y), theirs, rounds=3)
+    benchmark.pedantic(lambda: None, rounds=1)
+    benchmark.extra_info.update(
+        op="chamfer", method="scipy", kind="surface", batch=batch, points=points,
+        pointloss_cpu_seconds=ours_s, scipy_seconds=theirs_s,
+    )  # fmt: skip
