@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-NAME = "checkpoint.pt"
-FORMAT = 1
-# What models.train writes.
-PARTS = {"config", "network", "optimiser", "emd_loss", "mean_shape", "history", "seconds"}
+NAME, BEST = "checkpoint.pt", "best.pt"
+FORMAT = 2
+# What models.train writes: enough to be scored into best.pt, all of it into checkpoint.pt.
+SCORED = {"config", "network", "mean_shape", "history"}
+PARTS = SCORED | {"optimiser", "objective", "seconds"}
 
 
 class CheckpointError(ValueError):
@@ -61,10 +62,15 @@ def restore(module: nn.Module, state: dict[str, Any], part: str) -> None:
         ) from None
 
 
-def find(run: str | Path) -> Path:
-    """The checkpoint of a run folder, or the file itself."""
+def choose(run: str | Path, which: str = "best") -> Path:
+    """The file of a run folder: its "best" epoch on the validation split, or the "last" one.
+
+    A file stands for itself. A run that has not finished an epoch has no best one yet.
+    """
     run = Path(run)
-    path = run / NAME if run.is_dir() else run
+    path = run if run.is_file() else run / (BEST if which == "best" else NAME)
+    if which == "best" and not path.is_file():
+        path = run / NAME
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     return path

@@ -27,42 +27,57 @@ class Network:
     name: str = "efficient"  # a key of models.networks.NETWORKS
     preset: str = "tiny-64"
     points: int = 2048
-    out_act: str = "tanh"
-    start_from_mean: bool = True  # the mean shape of the training set becomes the last layer's bias
+    out_act: str = "tanh"  # or "none"
+    start_from_mean: bool = False  # the mean shape of the training set becomes the last bias
+    pretrained: str = ""  # reconstnet: a file of ImageNet weights, with torchvision's names
+    autoencoder: str = ""  # lmnet: the run of a trained lmnet-autoencoder
 
 
 @dataclass(frozen=True)
 class Data:
     root: str = ""  # empty: the set that comes with the repository
     train_split: str = "train"
-    image_size: int = 64  # pixels, square
-    workers: int = 0  # processes that load images
+    val_split: str = "val"  # chooses the best epoch; never the split that is reported
+    image_size: int = 64  # pixels, square; images of another size are resized
+    workers: int = 0  # processes that load images, for each GPU
 
 
 @dataclass(frozen=True)
 class Augment:
-    mirror: bool = True  # flip the image and mirror the object: half of the batches
+    mirror: bool = True  # flip the image and mirror the object: half of the samples
     brightness: float = 0.2  # factor in [1 - b, 1 + b] per image
     contrast: float = 0.2
 
 
 @dataclass(frozen=True)
 class Loss:
-    w_kl: float = 1e-3
     w_cd: float = 1.0
     w_emd: float = 1.0
+    w_kl: float = 0.0  # equation 3 of the paper
+    w_view: float = 0.0  # equation 2, the view-angle loss of 3D-LMNet and 3D-ReconstNet
+    w_latent: float = 0.0  # lmnet: distance between the latents of image and cloud
     chamfer_squared: bool = False  # the exponent of equation 4 is not legible in the paper
+    cd_to_truth: float = 1.0  # factor of prediction -> truth; PSGN, 3D-LMNet's autoencoder: 0.5
     emd_rtol: float = 0.05  # certified relative gap of the matching in training
     emd_cache: bool = True  # start each matching from the prices of the sample's last one
+    latent_norm: int = 1  # 1: mean absolute difference, 2: mean squared difference
+    view_eta: float = 0.2  # sigma that the view from view_centre should have
+    view_delta: float = 20.0  # degrees over which that falls off
+    view_centre: float = 180.0  # azimuth in degrees of the view that hides most
 
 
 @dataclass(frozen=True)
 class Optim:
     lr: float = 1e-3
-    batch_size: int = 16
+    schedule: str = "cosine"  # down to a hundredth; or "step": times step_factor every step_epochs
+    step_epochs: int = 20
+    step_factor: float = 0.5
+    batch_size: int = 16  # of all processes together
     epochs: int = 10
     max_minutes: float = 0.0  # of training, then it stops where it is; 0: no limit
     grad_clip: float = 1.0
+    precision: str = "float32"  # or "bf16": autocast of the network, never of the losses
+    deterministic: bool = True  # a resumed run goes on bit for bit, also on a GPU
     seed: int = 0
 
 
@@ -70,9 +85,19 @@ class Optim:
 class Evaluate:
     split: str = "test"
     protocol: str = "lmnet"
+    sampling: str = "fixed"  # the same points of every cloud, or "random": each cloud its own
+    checkpoint: str = "best"  # on data.val_split; or "last"
     views: int = 0  # first k views of each object; 0: all
     batch_size: int = 16
+    baselines: bool = True  # mean shape, clusters, retrieval, oracle beside the network
+    draw: bool = False  # draw the latent instead of taking its mean
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Log:
+    every: int = 20  # steps between two looks at the losses, which wait for the GPU
+    tensorboard: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,20 +108,36 @@ class Config:
     loss: Loss = field(default_factory=Loss)
     optim: Optim = field(default_factory=Optim)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    log: Log = field(default_factory=Log)
 
     def __post_init__(self):
-        positive = {
-            "network.points": self.network.points,
-            "data.image_size": self.data.image_size,
-            "loss.emd_rtol": self.loss.emd_rtol,
-            "optim.lr": self.optim.lr,
-            "optim.batch_size": self.optim.batch_size,
-            "optim.epochs": self.optim.epochs,
-            "evaluate.batch_size": self.evaluate.batch_size,
-        }
-        for name, value in positive.items():
-            if not value > 0:
+        for name in POSITIVE:
+            if not (value := self.value(name)) > 0:
                 raise ConfigError(f"{name}: expected a number above 0, got {value!r}")
+        for name, known in CHOICES.items():
+            if (value := self.value(name)) not in known:
+                words = " or ".join(map(repr, known))
+                raise ConfigError(f"{name}: expected {words}, got {value!r}")
+
+    def value(self, name: str) -> Any:
+        """The value of "section.key"."""
+        section, _, key = name.partition(".")
+        return getattr(getattr(self, section), key)
+
+
+POSITIVE = (
+    *("network.points", "data.image_size", "loss.emd_rtol", "loss.view_delta"),
+    *("optim.lr", "optim.batch_size", "optim.epochs", "optim.step_epochs"),
+    *("evaluate.batch_size", "log.every"),
+)
+CHOICES = {
+    "network.out_act": ("tanh", "none"),
+    "loss.latent_norm": (1, 2),
+    "optim.schedule": ("cosine", "step"),
+    "optim.precision": ("float32", "bf16"),
+    "evaluate.sampling": ("fixed", "random"),
+    "evaluate.checkpoint": ("best", "last"),
+}
 
 
 def _unknown(what: str, key: str, known: list[str]) -> ConfigError:

@@ -1,276 +1,294 @@
 # SPDX-License-Identifier: MIT
-"""Score a trained network on held-out objects, beside two predictors that learn nothing.
+"""Score a trained network, or anybody's clouds, on held-out objects.
 
-    python -m models.evaluate runs/NAME [--split test] [--views 2] [--set evaluate.seed=1]
+    python -m models.evaluate runs/NAME [--split test] [--protocol lmnet] [--set evaluate.seed=1]
+    python -m models.evaluate --pred-dir CLOUDS [--set data.root=SET]
 
-Prints a table (per category and the mean over categories) and writes results.md, results.csv,
-results.json and reconstructions.png into the run folder.
+CLOUDS holds <synset>/<model>/<view>.npy (00.npy ...), or <synset>/<model>.npy for all views of an
+object: float [N, 3] in the frame of the set. Prints tables and writes results.md, results.csv,
+results.json and reconstructions.png into the run folder (or into --out). Beside the scored clouds
+stand the baselines of models/baselines.py and the sampling floor: the truth against another
+sampling of itself, below which no number means anything.
 """
 
 import argparse
-import csv
-import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.data import DataLoader, Subset
 
 from models import checkpoint, plots
 from models import config as configs
-from models.config import Config
-from models.data.dataset import FURNITURE, ReconstructionDataset
-from models.networks import NETWORKS
-from models.protocols import PROTOCOLS
-from pointloss import assign
+from models.baselines import cluster_shapes, mean_shape, nearest_images, nearest_shapes, thumbnails
+from models.build import build_network, cloud_sizes, open_split, pick_device
+from models.config import Config, ConfigError
+from models.cost import measure
+from models.data.dataset import ReconstructionDataset, Sample
+from models.protocols import PROTOCOLS, Protocol
+from models.report import Pictures, Results, as_markdown, tabulate, write
+
+Predictor = Callable[[Sample], Tensor]  # a batch of images -> clouds [B, N, 3]
 
 
-class Samples(NamedTuple):
-    """A split held in memory: one row per image."""
+class Truth(NamedTuple):
+    """The true clouds of a split, one row an object."""
 
-    images: Tensor  # [S, 3, H, W], 0..1
-    objects: Tensor  # [S] row of each image's object in `clouds`
-    clouds: Tensor  # [O, N, 3]
-    categories: list[str]  # [O]
-
-
-@dataclass(frozen=True)
-class Results:
-    """Everything a table or a picture needs; rows are plain data for JSON."""
-
-    header: list[str]
-    rows: list[dict]
-    max_gap: float
-    samples: Samples
-    predictions: Tensor  # [S, N, 3]
+    clouds: Tensor  # [O, P, 3], what CD and EMD compare with
+    dense: Tensor  # [O, K, 3], for the F-score
+    other: Tensor | None  # [O, Q, 3], another sampling of the same surfaces, for the floor
+    other_is_dense: bool
 
 
-def open_split(config: Config, split: str, points: int | None = None) -> ReconstructionDataset:
-    """The data set of a split; `points` a cloud, by default as many as the network gives."""
-    return ReconstructionDataset(
-        config.data.root or FURNITURE,
-        split,
-        config.data.image_size,
-        points or config.network.points,
-    )
+def open_truth(config: Config, protocol: Protocol) -> Truth:
+    """Choose among the samplings in the set: the smallest that has enough points, else the largest.
 
-
-def load_split(config: Config, split: str, views: int = 0) -> Samples:
-    """A split in memory, the first `views` views of each object (0: all)."""
-    data = open_split(config, split)
-    keep = [i for i, (_, view) in enumerate(data.samples) if not views or view < views]
-    if not keep:
-        raise configs.ConfigError(f"split {split!r} of {data.root} holds no images")
-    return Samples(
-        images=torch.stack([data[i].image for i in keep]),
-        objects=torch.tensor([data.samples[i][0] for i in keep]),
-        clouds=data.points,
-        categories=[data.categories[i] for i in data.object_categories],
-    )
-
-
-def build_network(config: Config) -> nn.Module:
-    options = config.network
-    if options.name not in NETWORKS:
-        raise configs.ConfigError(
-            f"network.name: expected one of {', '.join(NETWORKS)}, got {options.name!r}"
-        )
-    return NETWORKS[options.name](options.preset, points=options.points, out_act=options.out_act)
-
-
-def count_macs(network: nn.Module, image_size: int) -> int:
-    """Multiply-accumulates of one forward pass, convolutions and linear layers only."""
-    device = next(network.parameters()).device
-    training = network.training
-    network.eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(1, 3, image_size, image_size, device=device))
-    network.train(training)
-    return counter.get_total_flops() // 2
-
-
-def mean_shape(clouds: Tensor, rounds: int = 2, limit: int = 128, seed: int = 0) -> Tensor:
-    """The mean [N, 3] of clouds [O, N, 3]: a free-support Wasserstein barycentre.
-
-    Points of different clouds do not correspond, so each round matches the mean one to one with
-    every cloud and averages what each point was matched with (Cuturi and Doucet, 2014, algorithm 2,
-    here for unsquared distances). At most `limit` clouds, drawn by `seed`.
+    The floor takes one that neither the distances nor, if it can be helped, the F-score is for.
     """
-    generator = torch.Generator().manual_seed(seed)
-    parts = clouds[torch.randperm(len(clouds), generator=generator)[:limit]].split(16)
-    mean = parts[0][0]
-    prices: list[Tensor | None] = [None] * len(parts)
-    for _ in range(rounds):
-        total = torch.zeros_like(mean)
-        for i, part in enumerate(parts):
-            # A gap of a tenth does: the average of a hundred matchings hides more than that.
-            match = assign(mean.expand_as(part), part, rtol=0.1, price=prices[i])
-            prices[i] = match.price
-            total += torch.gather(part, 1, match.idx[..., None].expand(-1, -1, 3)).sum(dim=0)
-        mean = total / sum(len(part) for part in parts)
-    return mean
+    split = config.evaluate.split
+    sizes = cloud_sizes(config, split)
+    main = min((s for s in sizes if s >= protocol.points), default=max(sizes))
+    dense = min((s for s in sizes if s >= protocol.f_points), default=max(sizes))
+    beside = [s for s in sizes if s not in (main, dense)] or [s for s in sizes if s != main]
+    other = max(beside, default=None)
+    clouds = {s: open_split(config, split, s).points for s in {main, dense, other} - {None}}
+    return Truth(clouds[main], clouds[dense], clouds.get(other), other == dense)
 
 
-def nearest_image(images: Tensor, train: Samples) -> Tensor:
-    """For each image the cloud of the training object with the nearest image (L2 of the pixels)."""
-    distance = torch.cdist(images.flatten(1), train.images.flatten(1))  # [S, T]
-    return train.clouds[train.objects[distance.argmin(dim=1)]]
+class Judge:
+    """A protocol with its truth: clouds in, one row of numbers a cloud out."""
+
+    def __init__(self, config: Config, protocol: Protocol, device: str):
+        self.options, self.protocol, self.device = config.evaluate, protocol, device
+        self.truth = open_truth(config, protocol)
+
+    def score(self, prediction: Tensor, objects: Tensor, ids: Tensor) -> Tensor:
+        """prediction [B, N, 3] of the true clouds `objects` [B] -> [B, columns] on the CPU.
+
+        `ids` [B] tell clouds apart where each has a choice of points of its own.
+        """
+        parts = []
+        for rows in torch.arange(len(prediction)).split(self.options.batch_size):
+            x, y = prediction[rows], self.truth.clouds[objects[rows]]
+            values = self.protocol.score(
+                x.to(self.device),
+                y.to(self.device),
+                self.options.seed,
+                ids[rows] if self.options.sampling == "random" else None,
+                self.truth.dense[objects[rows]].to(self.device),
+            )
+            parts.append(torch.stack(list(values.values()), dim=1).cpu())
+        return torch.cat(parts)
+
+    def score_floor(self, objects: Tensor) -> Tensor:
+        """The truth against another sampling of itself, for each image's object [S]."""
+        floor = self.score_chosen(self.truth.other, objects, objects)
+        if self.truth.other_is_dense:  # then the F-score would see a cloud against itself
+            again = self.score_chosen(self.truth.clouds, objects, objects)
+            first = len(self.protocol.columns()) - len(self.protocol.radii)
+            floor[:, first:] = again[:, first:]
+        return floor
+
+    def score_chosen(self, clouds: Tensor, chosen: Tensor, objects: Tensor) -> Tensor:
+        """clouds[chosen] against the true clouds `objects`, both [S]; each pair is scored once."""
+        pairs, back = torch.stack([chosen, objects], dim=1).unique(dim=0, return_inverse=True)
+        return self.score(clouds[pairs[:, 0]], pairs[:, 1], pairs[:, 1])[back]
 
 
-@torch.no_grad()
-def predict(network: nn.Module, images: Tensor, batch_size: int, device: str) -> Tensor:
-    """Clouds [S, N, 3] on the CPU; z = mu, so the same images give the same clouds."""
+def network_predictor(network: nn.Module, config: Config, device: str) -> Predictor:
+    """z is the mean of the latent, so the same images give the same clouds, unless evaluate.draw.
+
+    (The compared systems draw it while they evaluate, and their numbers change from run to run.)
+    """
     network.eval()
-    return torch.cat([network(part.to(device)).points.cpu() for part in images.split(batch_size)])
+    torch.manual_seed(config.evaluate.seed)
+    reads_points = getattr(network, "reads_points", False)
+
+    @torch.no_grad()
+    def predict(batch: Sample) -> Tensor:
+        noise = None
+        if config.evaluate.draw and network.latent:
+            noise = torch.randn(len(batch.image), network.latent, device=device)
+        points = batch.points.to(device) if reads_points else None
+        return network(batch.image.to(device), points, noise).points.cpu()
+
+    return predict
+
+
+def folder_predictor(folder: Path, data: ReconstructionDataset) -> Predictor:
+    """Clouds from files; all of one number of points."""
+
+    def read(index: int, view: int) -> np.ndarray:
+        key = data.objects[index]
+        names = [folder / key / f"{view:02d}.npy", folder / f"{key}.npy"]
+        path = next((p for p in names if p.is_file()), None)
+        if path is None:
+            raise ConfigError(f"--pred-dir: neither {names[0]} nor {names[1]} is there")
+        try:
+            cloud = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ConfigError(f"{path}: not a readable array ({error})") from None
+        if cloud.ndim != 2 or cloud.shape[1] != 3 or not np.isfinite(cloud).all():
+            raise ConfigError(f"{path}: expected [N, 3], all finite; got shape {list(cloud.shape)}")
+        return cloud.astype(np.float32)
+
+    def predict(batch: Sample) -> Tensor:
+        pairs = zip(batch.object.tolist(), batch.view.tolist(), strict=True)
+        clouds = [read(index, view) for index, view in pairs]
+        if len({cloud.shape for cloud in clouds}) > 1:
+            raise ConfigError(f"--pred-dir: clouds of {folder} differ in their number of points")
+        return torch.from_numpy(np.stack(clouds))
+
+    return predict
+
+
+def score_images(
+    predictor: Predictor, data: ReconstructionDataset, judge: Judge, workers: int
+) -> tuple[Tensor, Tensor, Tensor, Pictures]:
+    """Every image of the split once -> scores [S, columns], objects [S], thumbnails, pictures."""
+    options = judge.options
+    keep = [
+        i for i, (_, view) in enumerate(data.samples) if not options.views or view < options.views
+    ]
+    if not keep:
+        raise ConfigError(f"evaluate.split: {options.split!r} of {data.root} holds no images")
+    objects = torch.tensor([data.samples[i][0] for i in keep])
+    categories = [data.categories[data.object_categories[o]] for o in objects.tolist()]
+    shown = {keep[row]: row for row in plots.choose_rows(categories, objects.tolist())}
+    scores, thumbs, drawn = [], [], {}
+    for batch in DataLoader(Subset(data, keep), options.batch_size, num_workers=workers):
+        predicted = predictor(batch)
+        scores.append(judge.score(predicted, batch.object, batch.sample))
+        thumbs.append(thumbnails(batch.image))
+        for row, sample in enumerate(batch.sample.tolist()):
+            if sample in shown:
+                drawn[sample] = (batch.image[row], batch.points[row], predicted[row])
+    labels = [categories[row] for row in shown.values()]
+    pictures = Pictures(*([drawn[s][part] for s in shown] for part in range(3)), labels)
+    return torch.cat(scores), objects, torch.cat(thumbs), pictures
+
+
+def score_baselines(
+    config: Config, judge: Judge, objects: Tensor, thumbs: Tensor, mean: Tensor | None, device: str
+) -> dict[str, Tensor]:
+    """Scores [S, columns] of what learns little or nothing; `objects` [S] of each image."""
+    train = open_split(config, config.data.train_split)
+    mean = mean_shape(train.points) if mean is None else mean.cpu()
+    loader = DataLoader(train, 256, num_workers=config.data.workers)
+    retrieved = nearest_images(thumbs, loader, device)
+    member, shapes = cluster_shapes(train.points)
+    oracle = nearest_shapes(judge.truth.clouds, train.points, device)
+    nothing = torch.zeros_like(objects)
+    return {
+        "mean shape": judge.score_chosen(mean[None], nothing, objects),
+        "cluster": judge.score_chosen(shapes, member[retrieved], objects),
+        "nearest image": judge.score_chosen(train.points, retrieved, objects),
+        "oracle": judge.score_chosen(train.points, oracle[objects], objects),
+    }
 
 
 def evaluate(
-    network: nn.Module, config: Config, device: str, mean: Tensor | None = None
+    config: Config,
+    device: str,
+    state: dict | None = None,
+    pred_dir: Path | None = None,
 ) -> Results:
-    """Score the network and the baselines on the split that config.evaluate names."""
+    """Score the network of a checkpoint's `state`, or the clouds of `pred_dir`."""
     options = config.evaluate
     if options.protocol not in PROTOCOLS:
         known = ", ".join(PROTOCOLS)
-        raise configs.ConfigError(
-            f"evaluate.protocol: expected one of {known}, got {options.protocol!r}"
-        )
+        raise ConfigError(f"evaluate.protocol: expected one of {known}, got {options.protocol!r}")
     protocol = PROTOCOLS[options.protocol]
-    samples = load_split(config, options.split, options.views)
-    train = load_split(config, config.data.train_split)
-    mean = mean_shape(train.clouds) if mean is None else mean.cpu()
-    predictions = predict(network, samples.images, options.batch_size, device)
-
-    def score(prediction: Tensor, truth: Tensor) -> Tensor:  # [S, 3]: cd, emd, gap
-        parts = zip(
-            prediction.split(options.batch_size), truth.split(options.batch_size), strict=True
-        )
-        scored = [protocol.score(p.to(device), t.to(device), options.seed) for p, t in parts]
-        return torch.cat([torch.stack(s, dim=1).cpu() for s in scored])
-
-    truth_of = open_split(
-        config, options.split, protocol.points
-    ).points  # [O, P, 3], its own sampling
-    truth = truth_of[samples.objects]
-    scores = {
-        "network": score(predictions, truth),
-        # These two do not see the image: once per object is enough.
-        "mean shape": score(mean.expand(len(truth_of), -1, -1), truth_of)[samples.objects],
-        "nearest image": score(nearest_image(samples.images, train), truth),
-    }
-    if samples.clouds.shape[1] != truth_of.shape[1]:  # else both come from one file
-        scores["floor"] = score(samples.clouds, truth_of)[samples.objects]
-    gap = max(float(s[:, 2].max()) for s in scores.values())
-    rows = tabulate(scores, [samples.categories[i] for i in samples.objects.tolist()])
-    macs = count_macs(network, config.data.image_size)
-    parameters = sum(p.numel() for p in network.parameters())
-    header = [
-        protocol.describe(),
-        f"EMD certified: relative gap <= {gap:.2%} in every cloud. Split {options.split!r}, "
-        f"{len(samples.clouds)} objects, {len(samples.images)} images, seed {options.seed}; "
-        f"the last row is the mean over categories.",
-        "mean shape: the training set's, the same for every image. nearest image: the training "
-        "object whose image is nearest. floor: the truth against another sampling of itself.",
-        f"{config.network.name} {config.network.preset}: {parameters / 1e6:.2f} M parameters, "
-        f"{macs / 1e9:.3f} GMAC = {2 * macs / 1e9:.3f} GFLOP for an image of "
-        f"{config.data.image_size} x {config.data.image_size}.",
-    ]
-    return Results(header, rows, gap, samples, predictions)
+    data = open_split(config, options.split)
+    mean, cost = None, {}
+    if pred_dir:
+        name, predictor = pred_dir.name, folder_predictor(pred_dir, data)
+    else:
+        network = build_network(config).to(device)
+        checkpoint.restore(network, state, "network")
+        name, predictor = config.network.name, network_predictor(network, config, device)
+        mean, cost = state["mean_shape"], measure(network, config)
+    judge = Judge(config, protocol, device)
+    scores, objects, thumbs, pictures = score_images(predictor, data, judge, config.data.workers)
+    methods = {name: scores}
+    if options.baselines:
+        methods |= score_baselines(config, judge, objects, thumbs, mean, device)
+    if judge.truth.other is not None:
+        methods["floor"] = judge.score_floor(objects)
+    categories = [data.categories[data.object_categories[o]] for o in objects.tolist()]
+    rows = tabulate(methods, protocol.columns(), categories)
+    header = [protocol.describe(), *describe(config, judge, rows, len(data.objects))]
+    if state:
+        epochs = len(state["history"])
+        header.append(f"Weights after epoch {epochs} of the run, {options.checkpoint!r} asked for.")
+    return Results(name, header, rows, cost, configs.to_dict(config), pictures)
 
 
-def tabulate(scores: dict[str, Tensor], categories: list[str]) -> list[dict]:
-    """Rows of {category, n, "<column> CD", "<column> EMD"}: one per category, then their mean."""
-    rows = []
-    for category in sorted(set(categories)):
-        mask = torch.tensor([c == category for c in categories])
-        row = {"category": category, "n": int(mask.sum())}
-        for column, values in scores.items():
-            cd, emd, _ = values[mask].double().mean(dim=0).tolist()
-            row |= {f"{column} CD": cd, f"{column} EMD": emd}
-        rows.append(row)
-    mean = {"category": "mean", "n": len(categories)}
-    for key in list(rows[0])[2:]:
-        mean[key] = sum(row[key] for row in rows) / len(rows)
-    return [*rows, mean]
-
-
-def as_markdown(results: Results) -> str:
-    """The table as people read it, with every convention in the lines above it."""
-    first, second, *keys = results.rows[0]
-    widths = [10, 6, *(max(7, len(key)) for key in keys)]
-    lines = [[first.ljust(10), second.rjust(6), *(key.rjust(7) for key in keys)]]
-    lines.append(["-" * 10] + ["-" * (width - 1) + ":" for width in widths[1:]])
-    for row in results.rows:
-        texts = [row[first].ljust(10), str(row[second]).rjust(6)]
-        numbers = zip(keys, widths[2:], strict=True)
-        lines.append(texts + [f"{row[key]:{width}.2f}" for key, width in numbers])
-    table = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([*(line + "  " for line in results.header), "", *table]) + "\n"
-
-
-def write(results: Results, folder: Path, config: Config) -> None:
-    """results.md, results.csv, results.json and the picture grid."""
-    (folder / "results.md").write_text(as_markdown(results), encoding="utf-8")
-    with open(folder / "results.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(results.rows[0]))
-        writer.writeheader()
-        writer.writerows(results.rows)
-    record = {
-        "header": results.header,
-        "max_gap": results.max_gap,
-        "rows": results.rows,
-        "config": configs.to_dict(config),
-    }
-    (folder / "results.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    s = results.samples
-    shown = plots.choose_rows([s.categories[i] for i in s.objects.tolist()], s.objects.tolist())
-    plots.reconstructions(
-        folder / "reconstructions.png",
-        images=s.images[shown],
-        truths=s.clouds[s.objects[shown]],
-        predictions=results.predictions[shown],
-        labels=[s.categories[s.objects[i]] for i in shown],
+def describe(config: Config, judge: Judge, rows: list[dict], objects: int) -> list[str]:
+    """The lines over a table that depend on the data and not on the convention."""
+    options, truth = config.evaluate, judge.truth
+    images = next(row["n"] for row in rows if row["category"] == "all images")
+    choice = (
+        "the same points of every cloud" if options.sampling == "fixed" else "each cloud its own"
     )
-
-
-def pick_device(name: str) -> str:
-    """The device for `--device`: auto is CUDA where there is one."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise configs.ConfigError("--device cuda: torch sees no CUDA device; use --device cpu")
-    return name
+    lines = [
+        f"Split {options.split!r}: {objects} objects, {images} images. True clouds of "
+        f"{truth.clouds.shape[1]} points, for F of {truth.dense.shape[1]}; where a cloud has more "
+        f"than the convention takes: a random choice, {choice}, seed {options.seed}. "
+        f"Training split {config.data.train_split!r}, all categories together."
+    ]
+    if judge.protocol.emd:
+        gap = max(row["gap"] for row in rows)
+        lines.append(f"EMD certified: at most {gap:.2%} above the optimum in every cloud.")
+    if truth.dense.shape[1] < judge.protocol.f_points:
+        lines.append(
+            f"The set has no cloud of {judge.protocol.f_points} points: F at small radii is far "
+            f"below 1 even for a perfect answer, see the floor."
+        )
+    if options.split == config.data.val_split and options.checkpoint == "best":
+        lines.append("WARNING: the best epoch was chosen on this very split.")
+    return lines
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m models.evaluate", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("run", help="run folder or checkpoint file")
+    parser.add_argument("run", nargs="?", type=Path, help="run folder or checkpoint file")
+    parser.add_argument("--pred-dir", type=Path, help="score these clouds instead of a network's")
     parser.add_argument("--split", help="default: the config's evaluate.split")
+    parser.add_argument("--protocol", help=f"one of {', '.join(PROTOCOLS)}")
     parser.add_argument("--views", type=int, help="first K views of each object; 0: all")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--out", type=Path, help="folder for the results (default: RUN, PRED_DIR)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     args = parser.parse_args(argv)
+    if (args.run is None) == (args.pred_dir is None):
+        parser.error("give a run, or --pred-dir")
     try:
-        device = pick_device(args.device)
-        path = checkpoint.find(args.run)
-        state = checkpoint.load(path, device, checkpoint.PARTS)
-        config = configs.override(configs.update(Config(), state["config"]), args.set)
-        given = {"split": args.split, "views": args.views}
+        device, config, state = pick_device(args.device), Config(), None
+        if args.run:
+            # The choice of the file can be set, but the file holds the other settings.
+            which = configs.override(config, [s for s in args.set if "checkpoint" in s])
+            path = checkpoint.choose(args.run, which.evaluate.checkpoint)
+            state = checkpoint.load(path, device, checkpoint.SCORED)
+            config = configs.update(config, state["config"])
+        config = configs.override(config, args.set)
+        given = {"split": args.split, "views": args.views, "protocol": args.protocol}
         given = {key: value for key, value in given.items() if value is not None}
         config = configs.update(config, {"evaluate": given})
-        network = build_network(config).to(device)
-        checkpoint.restore(network, state, "network")
-        results = evaluate(network, config, device, state["mean_shape"])
+        out = args.out or args.pred_dir or path.parent
+        results = evaluate(config, device, state, args.pred_dir)
+        write(results, out)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(as_markdown(results))
-    write(results, path.parent, config)
-    print(f"written: {path.parent}/results.md, .csv, .json, reconstructions.png")
+    print(f"written: {out}/results.md, .csv, .json, reconstructions.png")
     return 0
 
 

@@ -21,22 +21,24 @@ SIDES = (("front", 0, 1, 2, 1), ("side", 2, -1, 0, 1))
 
 
 def loss_curves(metrics: Path, picture: Path) -> None:
-    """Draw metrics.csv: the training losses by epoch, and Chamfer and EMD on held-out objects."""
+    """Draw metrics.csv: the training losses by epoch, and the validation clouds' distances."""
     with open(metrics, newline="", encoding="utf-8") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     epochs = [row["epoch"] for row in rows]
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
-    for ax, key, title in zip(axes, ("cd", "emd", "kl"), ("Chamfer", "EMD", "KL"), strict=True):
-        ax.plot(
-            epochs, [row[key] for row in rows], "o-", ms=3, label="training (mean over the epoch)"
-        )
-        if f"heldout_{key}" in rows[0]:
-            held_out = [row[f"heldout_{key}"] for row in rows]
-            ax.plot(epochs, held_out, "s--", ms=3, label="held-out objects, first view (z = mu)")
-        ax.set(title=f"{title}, as in the loss, unweighted", xlabel="epoch", ylim=(0, None))
+    titles = {"cd": "Chamfer", "emd": "EMD", "kl": "KL", "view": "View angle", "latent": "Latent"}
+    keys = [key for key in titles if key in rows[0] or f"val_{key}" in rows[0]]
+    figure, axes = plt.subplots(1, len(keys), figsize=(4 * len(keys), 3.6), layout="constrained")
+    for ax, key in zip(axes, keys, strict=True):
+        if key in rows[0]:
+            label = "training: as in the loss, mean over the epoch"
+            ax.plot(epochs, [row[key] for row in rows], "o-", ms=3, label=label)
+        if f"val_{key}" in rows[0]:
+            held_out = [row[f"val_{key}"] for row in rows]
+            ax.plot(epochs, held_out, "s--", ms=3, label="validation: first views, not squared")
+        ax.set(title=f"{titles[key]}, unweighted", xlabel="epoch", ylim=(0, None))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(alpha=0.3)
-    axes[0].legend()
+    axes[0].legend(fontsize=7)
     figure.savefig(picture, dpi=110)
     plt.close(figure)
 
@@ -75,7 +77,11 @@ def _draw_cloud(ax, cloud: Tensor, side: tuple, reach: float) -> None:
 
 
 def reconstructions(
-    picture: Path, images: Tensor, truths: Tensor, predictions: Tensor, labels: list[str]
+    picture: Path,
+    images: list[Tensor],
+    truths: list[Tensor],
+    predictions: list[Tensor],
+    labels: list[str],
 ) -> None:
     """Draw one row per object: image [3, H, W], true and predicted cloud [N, 3] from two sides."""
     reach = 0.55  # clouds have a longest side of 1, centre 0

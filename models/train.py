@@ -4,44 +4,43 @@
     python -m models.train              the set in the repository, minutes on two CPU cores
     python -m models.train --config F.toml --set loss.w_kl=0 --out runs/no-kl
     python -m models.train --resume     go on with the newest run in runs/
+    torchrun --nproc-per-node 2 -m models.train --config F.toml        two GPUs (or processes)
 
-A run folder holds config.toml, metrics.csv, checkpoint.pt, loss_curves.png and what
-models.evaluate writes. Ctrl-C keeps the checkpoint of the last whole epoch. A resumed run goes on
-bit for bit (CPU) as if it had never stopped: every random number of an epoch comes from
-(seed, epoch). Only where optim.max_minutes cuts a run short has the clock a say.
+A run folder holds config.toml, metrics.csv, checkpoint.pt (to go on), best.pt (the best epoch on
+the validation split), loss_curves.png and what models.evaluate writes. Ctrl-C, or a kill, keeps the
+last whole epoch. A resumed run goes on bit for bit on the same device as if it had never stopped:
+every random number of an epoch comes from (seed, epoch). Only where optim.max_minutes cuts a run
+short has the clock a say.
 """
 
 import argparse
-import csv
 import math
+import os
 import sys
 import time
+import warnings
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler, Subset
 from tqdm import tqdm
 
-from models import checkpoint, plots
+from models import checkpoint, distributed, log, plots
 from models import config as configs
-from models.config import Config
-from models.evaluate import (
-    Samples,
-    as_markdown,
-    build_network,
-    count_macs,
-    evaluate,
-    load_split,
-    mean_shape,
-    open_split,
-    pick_device,
-    predict,
-    write,
-)
-from pointloss import EMDLoss, chamfer, emd
+from models.augment import DRAWS, augment
+from models.baselines import mean_shape
+from models.build import build_network, open_split, pick_device
+from models.clock import StepClock
+from models.config import Config, ConfigError
+from models.cost import count_macs
+from models.data.dataset import ReconstructionDataset
+from models.evaluate import evaluate
+from models.losses import Objective
+from models.report import as_markdown, write
+from pointloss import chamfer, emd
 
 RUNS = Path("runs")
 DEFAULT = Path(__file__).parent / "configs" / "default.toml"
@@ -53,168 +52,265 @@ class Run(NamedTuple):
 
     network: nn.Module
     optimiser: torch.optim.Optimizer
-    emd_loss: EMDLoss
+    objective: Objective
     mean: Tensor  # [N, 3] mean shape of the training set
     history: list[dict]  # one row of metrics.csv per epoch that is over
     seconds: float  # trained so far
 
 
-def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
-    """Equation 3, KL(N(mu, sigma^2) || N(0, 1)): sum over the L of [B, L], mean over B."""
-    return -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(dim=1).mean()
-
-
-def augment(image: Tensor, points: Tensor, options: configs.Augment) -> tuple[Tensor, Tensor]:
-    """Mirror half of the samples, jitter brightness and contrast; [B, 3, H, W] and [B, N, 3].
-
-    The cloud stands in the object's frame with x to its side. So the flipped image is the view,
-    from the opposite azimuth, of the object mirrored in x: both are mirrored or none.
-    """
-    b, device = len(image), image.device
-    if options.mirror:
-        flip = torch.rand(b, device=device) < 0.5
-        image = torch.where(flip[:, None, None, None], image.flip(3), image)
-        sides = torch.where(flip[:, None], points.new_tensor([-1, 1, 1]), 1.0)  # [B, 3]
-        points = points * sides[:, None]
-    brightness = 1 + options.brightness * (2 * torch.rand(b, 1, 1, 1, device=device) - 1)
-    contrast = 1 + options.contrast * (2 * torch.rand(b, 1, 1, 1, device=device) - 1)
-    mean = image.mean(dim=(1, 2, 3), keepdim=True)
-    return ((image - mean) * contrast + mean * brightness).clamp(0, 1), points
-
-
 def learning_rate(config: Config, epoch: float, seconds: float) -> float:
-    """Half a cosine from optim.lr down to a hundredth of it.
+    """The rate at `epoch` (counted from 0, with its fraction).
 
-    It follows the epochs or max_minutes, whichever is further on: on a machine that needs the time
-    limit the rate still comes down before the end.
+    "step" multiplies by optim.step_factor every optim.step_epochs. "cosine" is half a cosine from
+    optim.lr down to a hundredth of it. It follows the epochs or max_minutes, whichever is further
+    on: on a machine that needs the time limit the rate still comes down before the end.
     """
-    limit = 60 * config.optim.max_minutes
-    over = max(epoch / config.optim.epochs, seconds / limit if limit else 0.0)
-    return config.optim.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(over, 1.0))))
+    options = config.optim
+    if options.schedule == "step":
+        return options.lr * options.step_factor ** (int(epoch) // options.step_epochs)
+    limit = 60 * options.max_minutes
+    over = max(epoch / options.epochs, seconds / limit if limit else 0.0)
+    return options.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(over, 1.0))))
 
 
-def held_out_losses(network: nn.Module, config: Config, held_out: Samples, device: str) -> dict:
-    """Chamfer and EMD, as in the loss, on the first view of every held-out object."""
-    weights = config.loss
-    predicted = predict(network, held_out.images, config.evaluate.batch_size, device).to(device)
-    truth = held_out.clouds[held_out.objects].to(device)
-    cd = chamfer(predicted, truth, squared=weights.chamfer_squared)
-    matched = emd(predicted, truth, rtol=weights.emd_rtol)
-    return {"heldout_cd": cd.item(), "heldout_emd": matched.item()}
+def make_deterministic(wanted: bool) -> None:
+    """Ask torch for the same bits every time.
+
+    The one operation without such a form (the skip's max-pool, for image sizes that its windows do
+    not divide) warns and goes on.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    torch.backends.cudnn.deterministic = wanted
+    torch.backends.cudnn.benchmark = not wanted
+    warnings.filterwarnings("once", message=".*does not have a deterministic implementation.*")
 
 
-def begin(config: Config, samples: int, device: str, resumed: dict | None) -> Run:
+def begin(
+    config: Config, data: ReconstructionDataset, device: str, resumed: dict | None = None
+) -> Run:
     """A fresh run, or the one in a loaded checkpoint."""
     torch.manual_seed(config.optim.seed)
     network = build_network(config).to(device)
-    optimiser = torch.optim.Adam(network.parameters(), lr=config.optim.lr)
-    cache = (samples, config.network.points) if config.loss.emd_cache else None
-    emd_loss = EMDLoss(rtol=config.loss.emd_rtol, price_cache=cache).to(device)
+    objective = Objective(config.loss, len(data), config.network.points).to(device)
+    objective.check(network, has_azimuth=hasattr(data[0], "camera"))
+    check_sources(network, config.network)
     if resumed:
         checkpoint.restore(network, resumed, "network")
-        checkpoint.restore(emd_loss, resumed, "emd_loss")
-        optimiser.load_state_dict(resumed["optimiser"])
+        checkpoint.restore(objective, resumed, "objective")
         mean, history, seconds = (resumed[key] for key in ("mean_shape", "history", "seconds"))
-        return Run(network, optimiser, emd_loss, mean, list(history), seconds)
-    began = time.monotonic()
-    mean = mean_shape(open_split(config, config.data.train_split).points, seed=config.optim.seed)
-    if config.network.start_from_mean:
-        network.start_from(mean.to(device))
-    return Run(network, optimiser, emd_loss, mean, [], time.monotonic() - began)
+    else:
+        began = time.monotonic()
+        mean, history = mean_shape(data.points, seed=config.optim.seed), []
+        initialise(network, config.network, mean.to(device))
+        seconds = time.monotonic() - began
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimiser = torch.optim.Adam(trained, lr=config.optim.lr)
+    if resumed:
+        optimiser.load_state_dict(resumed["optimiser"])
+    return Run(network, optimiser, objective, mean, list(history), seconds)
+
+
+SOURCES = {  # of weights that come from elsewhere: the setting and the network's method for it
+    "start_from_mean": "start_from",
+    "autoencoder": "take_autoencoder",
+    "pretrained": "take_pretrained",
+}
+
+
+def check_sources(network: nn.Module, options: configs.Network) -> None:
+    for key, method in SOURCES.items():
+        if getattr(options, key) and not hasattr(network, method):
+            raise ConfigError(f"network.{key}: {options.name} has no use for it")
+    if hasattr(network, "take_autoencoder") and not options.autoencoder:
+        raise ConfigError(
+            "network.autoencoder: 3D-LMNet needs a trained point autoencoder; train one "
+            "(configs/lmnet-autoencoder.toml) and name its run folder here"
+        )
+
+
+def initialise(network: nn.Module, options: configs.Network, mean: Tensor) -> None:
+    """Take the weights that the config says come from elsewhere."""
+    if options.start_from_mean:
+        network.start_from(mean)
+    if options.pretrained:
+        network.take_pretrained(options.pretrained)
+    if options.autoencoder:
+        state = checkpoint.load(checkpoint.choose(options.autoencoder), parts={"network"})
+        network.take_autoencoder(state["network"])
 
 
 def save(run: Run, config: Config, out: Path) -> None:
     """Checkpoint first, then the readable copy of its history, which can be written again."""
-    parts = {
+    scored = {
         "config": configs.to_dict(config),
         "network": run.network.state_dict(),
-        "optimiser": run.optimiser.state_dict(),
-        "emd_loss": run.emd_loss.state_dict(),
         "mean_shape": run.mean,
         "history": run.history,
-        "seconds": run.seconds,
     }
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(out / checkpoint.NAME, parts)
+    values = [row["val_cd"] + row["val_emd"] for row in run.history]
+    if values and values[-1] == min(values):  # the latest of equals
+        checkpoint.save(out / checkpoint.BEST, scored)
+    parts = {
+        "optimiser": run.optimiser.state_dict(),
+        "objective": run.objective.state_dict(),
+        "seconds": run.seconds,
+    }
+    checkpoint.save(out / checkpoint.NAME, scored | parts)
     (out / "config.toml").write_text(configs.dumps(config), encoding="utf-8")
     if run.history:
-        with open(out / "metrics.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(run.history[0]))
-            writer.writeheader()
-            writer.writerows(run.history)
+        log.write_csv(out / "metrics.csv", run.history)
+
+
+def make_loaders(
+    config: Config, data: ReconstructionDataset, device: str
+) -> tuple[DataLoader, DataLoader]:
+    """Batches of this process: shuffled training samples, the first view of validation objects."""
+    size, left = divmod(config.optim.batch_size, distributed.world())
+    if left:
+        raise ConfigError(
+            f"optim.batch_size: {config.optim.batch_size} does not divide among "
+            f"{distributed.world()} processes"
+        )
+    if distributed.world() > 1 and len(data) < config.optim.batch_size:
+        raise ConfigError(f"optim.batch_size: more than the {len(data)} training samples")
+    # Seeds of neighbouring runs must not meet in later epochs: the sampler adds the epoch.
+    sampler = DistributedSampler(
+        data,
+        distributed.world(),
+        distributed.rank(),
+        seed=config.optim.seed * 1_000_003,
+        drop_last=True,
+    )
+    workers = config.data.workers
+    loader = DataLoader(
+        data,
+        size,
+        sampler=sampler,
+        drop_last=len(data) > config.optim.batch_size,  # batch norm wants more than a left-over
+        num_workers=workers,
+        pin_memory=device.startswith("cuda"),
+        persistent_workers=workers > 0,
+        prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # so that it never draws from the epoch's random numbers
+    )
+    val = open_split(config, config.data.val_split)
+    views = [i for i, (_, view) in enumerate(val.samples) if view == 0]
+    if not views:
+        raise ConfigError(f"data.val_split: {config.data.val_split!r} holds no images")
+    own = views[distributed.rank() :: distributed.world()]
+    return loader, DataLoader(Subset(val, own), config.evaluate.batch_size)
+
+
+@torch.no_grad()
+def validate(run: Run, config: Config, loader: DataLoader, device: str) -> dict[str, float]:
+    """Mean unsquared Chamfer and EMD over the validation clouds, z = mu; alike for all losses."""
+    run.network.eval()
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    for batch in loader:
+        points = batch.points.to(device)
+        predicted = run.network(batch.image.to(device), points).points
+        cd = chamfer(predicted, points, squared=False, batch_reduction="sum")
+        matched = emd(predicted, points, rtol=config.loss.emd_rtol, batch_reduction="sum")
+        sums += torch.stack([cd, matched, cd.new_tensor(len(points))]).double()
+    cd, matched, count = distributed.total(sums).tolist()
+    return {"val_cd": cd / count, "val_emd": matched / count}
 
 
 def train_epoch(
-    run: Run, config: Config, loader: DataLoader, epoch: int, device: str, bar: tqdm
-) -> dict:
-    """One pass over the training images; the mean losses and the last learning rate."""
-    weights = config.loss
+    run: Run, model: nn.Module, config: Config, loader: DataLoader, epoch: int, device: str, bar
+) -> dict[str, float]:
+    """One pass over the training images: rate, mean losses, where the time went."""
+    options, every = config.optim, config.log.every
     began = time.monotonic() - run.seconds
-    torch.manual_seed(config.optim.seed * 1_000_003 + epoch)  # every draw of this epoch, see above
-    loader.generator.manual_seed(config.optim.seed * 1_000_003 + epoch)
-    run.network.train()
-    sums = torch.zeros(4, device=device)  # loss, kl, cd, emd
+    torch.manual_seed(options.seed * 1_000_003 + epoch)  # every draw of this epoch comes from here
+    loader.sampler.set_epoch(epoch)
+    seen = torch.zeros(len(loader.dataset), dtype=torch.bool, device=device)
+    model.train()
+    clock, sums, done = StepClock(device), 0, 0
     for step, batch in enumerate(loader):
         seconds = time.monotonic() - began
-        if step and 0 < config.optim.max_minutes < seconds / 60:
+        if step and 0 < options.max_minutes < seconds / 60:
             bar.write(f"optim.max_minutes is used up: stopped in epoch {epoch + 1}")
             break
+        clock.mark("begin")
         lr = learning_rate(config, epoch + step / len(loader), seconds)
         for group in run.optimiser.param_groups:
             group["lr"] = lr
-        image, points = augment(batch.image.to(device), batch.points.to(device), config.augment)
-        points_hat, mu, logvar = run.network(image)  # [B, N, 3], [B, 100], [B, 100]
-        # Equations 1, 4 and 5 with means for sums, so that no weight depends on the point count.
-        kl = kl_standard_normal(mu, logvar)
-        cd = chamfer(points_hat, points, squared=weights.chamfer_squared)
-        # Prices belong to the points of the true cloud. Mirroring both clouds changes no distance,
-        # so a sample and its mirror image share them.
-        ids = batch.sample.to(device) if weights.emd_cache else None
-        matched = run.emd_loss(points_hat, points, ids=ids)
-        loss = weights.w_kl * kl + weights.w_cd * cd + weights.w_emd * matched
+        moved = {
+            key: getattr(batch, key).to(device, non_blocking=True)
+            for key in ("image", "points", "sample", "camera")
+            if hasattr(batch, key)
+        }
+        # Drawn for the whole batch, so that any number of processes sees the same numbers.
+        rows = len(batch.image) * distributed.world()
+        draws = distributed.own_rows(torch.rand(rows, DRAWS, device=device))
+        noise = distributed.own_rows(torch.randn(rows, run.network.latent, device=device))
+        azimuth = moved["camera"][:, 0] if "camera" in moved else None
+        image, points, azimuth = augment(
+            moved["image"], moved["points"], azimuth, config.augment, draws
+        )
+        bf16 = options.precision == "bf16"
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+            out = model(image, points, noise if run.network.latent else None)
+        clock.mark("loss")
+        terms = run.objective(out, points, moved["sample"], azimuth)
+        clock.mark("backward")
+        clock.watch(out.points)
         run.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(run.network.parameters(), config.optim.grad_clip)
+        terms["loss"].backward()
+        nn.utils.clip_grad_norm_(run.network.parameters(), options.grad_clip)
         run.optimiser.step()
-        sums += torch.stack([loss, kl, cd, matched]).detach()
-        means = dict(zip(("loss", "kl", "cd", "emd"), (sums / (step + 1)).tolist(), strict=True))
-        if not math.isfinite(means["loss"]):
-            raise FloatingPointError(
-                f"the loss is {means['loss']} in epoch {epoch + 1}; lower optim.lr (now {lr:.2g})"
-            )
-        bar.set_postfix_str("  ".join(f"{key} {means[key]:.4f}" for key in ("kl", "cd", "emd")))
+        clock.mark("end")
+        seen[moved["sample"]] = True
+        sums, done = sums + torch.stack(list(terms.values())).detach(), step + 1
+        if step % every == 0 or done == len(loader):  # the only wait for the GPU
+            clock.drain()
+            means = dict(zip(terms, (sums / done).tolist(), strict=True))
+            if not math.isfinite(means["loss"]):
+                raise FloatingPointError(
+                    f"the loss is {means['loss']} in epoch {epoch + 1}; lower optim.lr ({lr:.2g})"
+                )
+            bar.set_postfix_str("  ".join(f"{key} {value:.4f}" for key, value in means.items()))
         bar.update()
-    return {"lr": lr, **means}
+    clock.drain()
+    distributed.share_rows(run.objective.emd_loss.price_cache, seen)
+    means = distributed.total(sums / (done * distributed.world()))
+    return {"lr": lr, **dict(zip(terms, means.tolist(), strict=True)), **clock.shares()}
 
 
 def train(config: Config, out: Path, device: str, resumed: dict | None = None) -> Run:
     """Train into `out`, from the start or from a loaded checkpoint."""
+    if config.optim.max_minutes and distributed.world() > 1:
+        raise ConfigError("optim.max_minutes: clocks of processes differ; only for one process")
+    make_deterministic(config.optim.deterministic)
     data = open_split(config, config.data.train_split)
-    held_out = load_split(config, config.evaluate.split, views=1)
-    run = begin(config, len(data), device, resumed)
-    loader = DataLoader(
-        data,
-        config.optim.batch_size,
-        shuffle=True,
-        drop_last=len(data) > config.optim.batch_size,  # batch norm wants more than a left-over
-        num_workers=config.data.workers,
-        generator=torch.Generator(),
+    run = begin(config, data, device, resumed)
+    loader, val_loader = make_loaders(config, data, device)
+    model = distributed.parallel(run.network, device)
+    chief = distributed.rank() == 0
+    if chief:
+        save(run, config, out)  # so that even the first epoch can be interrupted
+    board = (
+        log.open_tensorboard(out, len(run.history)) if chief and config.log.tensorboard else None
     )
-    save(run, config, out)  # so that even the first epoch can be interrupted
     epochs, limit, first = config.optim.epochs, 60 * config.optim.max_minutes, len(run.history)
-    with tqdm(total=len(loader) * epochs, initial=len(loader) * first, unit="step") as bar:
+    steps = {"total": len(loader) * epochs, "initial": len(loader) * first, "unit": "step"}
+    with tqdm(**steps, disable=not chief) as bar:
         for epoch in range(first, epochs):
             if limit and epoch and run.seconds > limit:
                 break
             began = time.monotonic()
             bar.set_description(f"epoch {epoch + 1}/{epochs}")
-            row = {"epoch": epoch + 1, **train_epoch(run, config, loader, epoch, device, bar)}
-            row |= held_out_losses(run.network, config, held_out, device)
+            row = {"epoch": epoch + 1}
+            row |= train_epoch(run, model, config, loader, epoch, device, bar)
+            row |= validate(run, config, val_loader, device)
             run = run._replace(seconds=run.seconds + time.monotonic() - began)
             run.history.append(row | {"minutes": round(run.seconds / 60, 3)})
-            save(run, config, out)
-            losses = "  ".join(f"{key} {row[key]:.4f}" for key in list(row)[3:])
-            bar.write(f"epoch {epoch + 1:3d}  {losses}")
+            if chief:
+                save(run, config, out)
+                log.tell(row, board, bar)
     return run
 
 
@@ -240,17 +336,19 @@ def prepare(args: argparse.Namespace, device: str) -> tuple[Config, Path, dict |
         if (out / checkpoint.NAME).exists():
             raise ValueError(f"{out} holds a run already; continue it with --resume {out}")
     else:
-        path = checkpoint.find(args.resume or checkpoint.newest(RUNS))
+        path = checkpoint.choose(args.resume or checkpoint.newest(RUNS), "last")
         out, resumed = path.parent, checkpoint.load(path, device, checkpoint.PARTS)
         config = configs.update(Config(), resumed["config"])
     config = configs.override(config, args.set)
     if args.epochs is not None:
         config = configs.update(config, {"optim": {"epochs": args.epochs}})
-    macs = count_macs(build_network(config), config.data.image_size)  # also checks the names
-    print(
-        f"run folder {out}; {config.network.name} {config.network.preset} "
-        f"({macs / 1e9:.3f} GMAC an image) on {device}\n[loss] {config.loss}"
-    )
+    macs = count_macs(build_network(config), config)  # also checks the names
+    if distributed.rank() == 0:
+        print(
+            f"run folder {out}; {config.network.name} {config.network.preset} "
+            f"({macs / 1e9:.3f} GMAC an image) on {device} x {distributed.world()}\n"
+            f"[loss] {config.loss}"
+        )
     return config, out, resumed
 
 
@@ -259,13 +357,18 @@ def main(argv: list[str] | None = None) -> int:
     began = time.monotonic()
     out = None
     try:
-        device = pick_device(args.device)
+        device = distributed.begin(pick_device(args.device))
         config, out, resumed = prepare(args, device)
         run = train(config, out, device, resumed)
+        chief = distributed.rank() == 0
+        distributed.end()
+        if not chief:
+            return 0
         if run.history:
             plots.loss_curves(out / "metrics.csv", out / "loss_curves.png")
-        results = evaluate(run.network, config, device, run.mean)
-        write(results, out, config)
+        path = checkpoint.choose(out, config.evaluate.checkpoint)
+        results = evaluate(config, device, checkpoint.load(path, device))
+        write(results, out)
     except KeyboardInterrupt:
         kept = out and (out / checkpoint.NAME).exists()
         how = f"; go on with: python -m models.train --resume {out}" if kept else ""

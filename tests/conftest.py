@@ -57,3 +57,16 @@ def dtype(request):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_cpu_thread(monkeypatch):
+    """For runs of models: tensors this small are slower on many threads, or on a GPU."""
+    from models import evaluate, train
+
+    monkeypatch.setattr(evaluate, "pick_device", lambda name: "cpu")
+    monkeypatch.setattr(train, "pick_device", lambda name: "cpu")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

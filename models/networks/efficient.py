@@ -17,9 +17,11 @@ one linear projection, addition) are therefore ours. Log-variance for sigma, the
 from itertools import pairwise
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.networks.decoder import FEATURE, LATENT, LatentDecoder
+from models.networks.output import Reconstruction, choose
 
 
 class Preset(NamedTuple):
@@ -36,15 +38,6 @@ PRESETS = {
     "mac-224": Preset(24, 8, (48, 96, 192, 384, 512)),  # the paper's 2.9 G read as MAC at 224 x 224
     "tiny-64": Preset(16, 3, (32, 64, 128, 256)),  # minutes on two CPU cores at 64 x 64
 }
-FEATURE, LATENT = 1000, 100
-
-
-class Reconstruction(NamedTuple):
-    """What a forward pass returns: points [B, N, 3], mu [B, 100], logvar [B, 100]."""
-
-    points: Tensor
-    mu: Tensor
-    logvar: Tensor
 
 
 def conv_block(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
@@ -85,55 +78,33 @@ class EfficientPointNet(nn.Module):
     Args:
         preset: a name in PRESETS.
         points: number of points of the cloud.
+        image_size: not used; any size from 32 on works.
         out_act: "tanh" keeps every coordinate in (-1, 1); "none" leaves them free.
     """
 
-    def __init__(self, preset: str = "default", points: int = 2048, out_act: str = "tanh"):
+    latent = LATENT
+
+    def __init__(
+        self,
+        preset: str = "default",
+        points: int = 2048,
+        image_size: int = 128,
+        out_act: str = "tanh",
+    ):
         super().__init__()
-        if preset not in PRESETS:
-            raise ValueError(
-                f"network.preset: expected one of {', '.join(PRESETS)}, got {preset!r}"
-            )
-        if out_act not in ("tanh", "none"):
-            raise ValueError(f"network.out_act: expected tanh or none, got {out_act!r}")
-        self.points, self.out_act = points, out_act
-        self.encoder = Encoder(PRESETS[preset])
-        self.mu = nn.Linear(FEATURE, LATENT)
-        self.logvar = nn.Linear(FEATURE, LATENT)
-        self.decoder = nn.Sequential(
-            nn.Linear(LATENT, 512),
-            nn.LeakyReLU(0.01),
-            nn.Linear(512, 1024),
-            nn.LeakyReLU(0.01),
-            nn.Linear(1024, 3 * points),
-        )
+        self.encoder = Encoder(choose(PRESETS, preset))
+        self.decoder = LatentDecoder(points, out_act)
 
-    def forward(self, image: Tensor, sample: bool | None = None) -> Reconstruction:
-        """Reconstruct image [B, 3, H, W], values 0..1, of any size.
-
-        `sample` draws z from N(mu, sigma^2); by default in training only, so that evaluation uses
-        z = mu and can be repeated.
-        """
-        feature = self.encoder(image - 0.5)  # [B, 1000]
-        mu, logvar = self.mu(feature), self.logvar(feature)  # [B, 100] each
-        z = mu
-        if self.training if sample is None else sample:
-            z = mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
-        points = self.decoder(z).unflatten(1, (self.points, 3))  # [B, N, 3]
-        if self.out_act == "tanh":
-            points = torch.tanh(points)
-        return Reconstruction(points, mu, logvar)
-
-    @torch.no_grad()
     def start_from(self, cloud: Tensor) -> None:
-        """Make `cloud` [N, 3] the first output: the last layer's bias, with its weights shrunk.
+        """Make `cloud` [N, 3] the first output, see LatentDecoder."""
+        self.decoder.start_from(cloud)
 
-        The network then learns what differs from a mean shape, which saves the first epochs.
-        A tenth of the weights is still enough to pass gradients on.
+    def forward(
+        self, image: Tensor, points: Tensor | None = None, noise: Tensor | None = None
+    ) -> Reconstruction:
+        """Reconstruct image [B, 3, H, W], values 0..1; `points` is not used.
+
+        `noise` [B, 100], standard normal, draws z = mu + sigma * noise as in training; without it
+        z = mu, so that evaluation can be repeated.
         """
-        if cloud.shape != (self.points, 3):
-            raise ValueError(f"start_from: expected [{self.points}, 3], got {list(cloud.shape)}")
-        last = self.decoder[-1]
-        last.weight.mul_(0.1)
-        bias = torch.atanh(cloud.clamp(-0.999, 0.999)) if self.out_act == "tanh" else cloud
-        last.bias.copy_(bias.flatten())
+        return self.decoder(self.encoder(image - 0.5), noise)

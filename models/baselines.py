@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT
+"""Predictors that learn little or nothing, to be beaten before a network means anything.
+
+After Tatarchenko et al. (2019), "What Do Single-view 3D Reconstruction Networks Learn?": the mean
+shape, the mean of a cluster, retrieval by image, and the oracle that sees the true shape.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from models.protocols import bounding_box, subset
+from pointloss import assign, chamfer
+
+THUMBNAIL = 32  # pixels: retrieval compares small images, which forgives small shifts
+
+
+def mean_shape(clouds: Tensor, rounds: int = 2, limit: int = 128, seed: int = 0) -> Tensor:
+    """The mean [N, 3] of clouds [O, N, 3]: a free-support Wasserstein barycentre.
+
+    Points of different clouds do not correspond, so each round matches the mean one to one with
+    every cloud and averages what each point was matched with (Cuturi and Doucet, 2014, algorithm 2,
+    here for unsquared distances). At most `limit` clouds, drawn by `seed`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parts = clouds[torch.randperm(len(clouds), generator=generator)[:limit]].split(16)
+    mean = parts[0][0]
+    prices: list[Tensor | None] = [None] * len(parts)
+    for _ in range(rounds):
+        total = torch.zeros_like(mean)
+        for i, part in enumerate(parts):
+            # A gap of a tenth does: the average of a hundred matchings hides more than that.
+            match = assign(mean.expand_as(part), part, rtol=0.1, price=prices[i])
+            prices[i] = match.price
+            total += torch.gather(part, 1, match.idx[..., None].expand(-1, -1, 3)).sum(dim=0)
+        mean = total / sum(len(part) for part in parts)
+    return mean
+
+
+def occupancy(clouds: Tensor, cells: int = 8) -> Tensor:
+    """Share of the points in each cell of a grid over [-0.5, 0.5]^3: [O, N, 3] -> [O, cells^3]."""
+    cell = ((clouds + 0.5) * cells).long().clamp(0, cells - 1)
+    number = (cell[..., 0] * cells + cell[..., 1]) * cells + cell[..., 2]  # [O, N]
+    shares = torch.zeros(len(clouds), cells**3)
+    return shares.scatter_add_(1, number, torch.full(number.shape, 1 / clouds.shape[1]))
+
+
+def k_means(features: Tensor, clusters: int, rounds: int = 20, seed: int = 0) -> Tensor:
+    """Cluster [O] of each row of features [O, F]: Lloyd's algorithm from rows drawn by `seed`."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = features[torch.randperm(len(features), generator=generator)[:clusters]]
+    for _ in range(rounds):
+        member = torch.cdist(features, centres).argmin(dim=1)
+        for k in member.unique():
+            centres[k] = features[member == k].mean(dim=0)
+    return torch.cdist(features, centres).argmin(dim=1)
+
+
+def cluster_shapes(clouds: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """The cluster [O] of each cloud and the mean shape [K, N, 3] of each, K = sqrt(O)."""
+    member = k_means(occupancy(clouds).sqrt(), max(1, round(len(clouds) ** 0.5)), seed=seed)
+    _, member = member.unique(return_inverse=True)  # no empty clusters
+    shapes = [mean_shape(clouds[member == k], limit=32, seed=seed) for k in range(member.max() + 1)]
+    return member, torch.stack(shapes)
+
+
+def thumbnails(images: Tensor) -> Tensor:
+    """Images [B, 3, H, W] -> [B, 3 * 32 * 32] or less, means over pixels."""
+    size = min(THUMBNAIL, images.shape[-1])
+    return F.adaptive_avg_pool2d(images, size).flatten(1)
+
+
+def nearest_images(queries: Tensor, train: DataLoader, device: str) -> Tensor:
+    """The training object [S] whose image is nearest (L2) to each thumbnail of queries [S, P]."""
+    best = torch.full((len(queries),), float("inf"), device=device)
+    found = torch.zeros(len(queries), dtype=torch.int64, device=device)
+    for batch in train:
+        distance, row = torch.cdist(queries.to(device), thumbnails(batch.image.to(device))).min(1)
+        nearer = distance < best
+        best = torch.where(nearer, distance, best)
+        found = torch.where(nearer, batch.object.to(device)[row], found)
+    return found.cpu()
+
+
+def nearest_shapes(truth: Tensor, train: Tensor, device: str, points: int = 512) -> Tensor:
+    """The oracle: the training cloud [O] nearest to each true cloud, which no network may see.
+
+    By Chamfer distance (unsquared) of `points` points, each cloud in its own box. Clouds
+    [O, N, 3] and [T, M, 3].
+    """
+    truth, train = (
+        subset(bounding_box(c).apply(c), points, seed).to(device)
+        for seed, c in enumerate((truth, train))
+    )
+    found = []
+    for cloud in truth:
+        distance = [
+            chamfer(cloud.expand(len(part), -1, -1), part, squared=False, batch_reduction="none")
+            for part in train.split(256)
+        ]
+        found.append(torch.cat(distance).argmin())
+    return torch.stack(found).cpu()

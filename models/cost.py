@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""What a network costs at its real input: parameters, operations, time, memory."""
+
+import statistics
+import time
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.config import Config
+
+
+def example(network: nn.Module, config: Config, batch: int) -> tuple[Tensor, Tensor | None]:
+    """Arguments of a forward pass as in evaluation."""
+    device, size = next(network.parameters()).device, config.data.image_size
+    image = torch.full((batch, 3, size, size), 0.5, device=device)
+    reads = getattr(network, "reads_points", False)
+    return image, torch.zeros(batch, config.network.points, 3, device=device) if reads else None
+
+
+def count_macs(network: nn.Module, config: Config) -> int:
+    """Multiply-accumulates of one forward pass, convolutions and linear layers only."""
+    training = network.training
+    network.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(*example(network, config, 1))
+    network.train(training)
+    return counter.get_total_flops() // 2
+
+
+def count_parameters(network: nn.Module, config: Config) -> int:
+    """Parameters of the layers that a forward pass in evaluation runs through."""
+    used: dict[int, int] = {}
+
+    def note(module: nn.Module, _) -> None:
+        used.update({id(p): p.numel() for p in module.parameters(recurse=False)})
+
+    hooks = [module.register_forward_pre_hook(note) for module in network.modules()]
+    count_macs(network, config)
+    for hook in hooks:
+        hook.remove()
+    return sum(used.values())
+
+
+@torch.no_grad()
+def measure(network: nn.Module, config: Config, repeats: int = 20) -> dict[str, float | int | None]:
+    """The cost of a reconstruction, in evaluation mode.
+
+    milliseconds: median over `repeats` passes of evaluate.batch_size images, per image.
+    peak_mib: most memory of the GPU during such a pass, weights included; None on the CPU.
+    """
+    network.eval()
+    batch = config.evaluate.batch_size
+    arguments = example(network, config, batch)
+    cuda = arguments[0].is_cuda
+
+    def run() -> float:
+        began = time.perf_counter()
+        network(*arguments)
+        if cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    run()  # warm up
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    seconds = statistics.median(run() for _ in range(repeats if cuda else 3))
+    macs = count_macs(network, config)
+    return {
+        "parameters": count_parameters(network, config),
+        "macs": macs,
+        "flops": 2 * macs,
+        "image_size": config.data.image_size,
+        "batch_size": batch,
+        "milliseconds": 1000 * seconds / batch,
+        "peak_mib": torch.cuda.max_memory_allocated() / 2**20 if cuda else None,
+    }

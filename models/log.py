@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: MIT
+"""The numbers of the epochs: a line on the screen, a CSV file, TensorBoard."""
+
+import csv
+from pathlib import Path
+
+from tqdm import tqdm
+
+from models.config import ConfigError
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def open_tensorboard(out: Path, epoch: int):
+    """A writer into the run folder that forgets what an interrupted run wrote after `epoch`."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        cure = "pip install tensorboard, or set it to false"
+        raise ConfigError(f"log.tensorboard: tensorboard is not installed; {cure}") from None
+    return SummaryWriter(out / "tensorboard", purge_step=epoch + 1)
+
+
+def tell(row: dict, board, bar: tqdm) -> None:
+    """One line for people, and the same numbers for TensorBoard if there is a `board`."""
+    shares = ("loss_share", "loader_share")
+    losses = "  ".join(f"{k} {v:.4f}" for k, v in list(row.items())[2:] if k not in shares)
+    line = f"epoch {row['epoch']:3d}  {losses}"
+    if row["epoch"] > 1:  # the first one still warms up
+        parts = f"losses {row['loss_share']:.0%}, waiting for images {row['loader_share']:.0%}"
+        line += f"  (of a step: {parts})"
+    bar.write(line)
+    if board:
+        for key, value in row.items():
+            board.add_scalar(key.replace("val_", "val/"), value, row["epoch"])
+        board.flush()

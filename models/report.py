@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: MIT
+"""Results as tables for people (Markdown), for spreadsheets (CSV) and for programs (JSON)."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from models import log, plots
+
+PUBLISHED = """\
+Published, under other conditions (table 2 of the paper; CD, EMD x100; FLOPs as printed):
+
+| method         |   CD |   EMD | FLOPs |
+| -------------- | ---: | ----: | ----: |
+| PSGN           | 9.11 | 12.29 |     - |
+| 3D-LMNet       | 8.91 |  9.70 |    4G |
+| 3D-ReconstNet  | 6.26 |  6.20 |    4G |
+| the paper's    | 5.87 |  5.81 |  2.9G |
+
+Not one comparison, and not comparable with the tables above. The first two rows agree with what
+3D-LMNet reports as means over three categories of Pix3D, though the paper says 13 of ShapeNet.
+3D-ReconstNet's code trains one network per category for 1024 points, 3D-LMNet's one for all.
+"4G" is 3.87 GFLOP (1.94 GMAC) at 128 x 128 for 3D-LMNet, but 4.10 GMAC (8.19 GFLOP) at 224 x 224
+for ResNet-50. FLOPs are no measure of memory.
+"""
+
+
+class Pictures(NamedTuple):
+    """Some reconstructions to look at, one entry each."""
+
+    images: list[Tensor]  # [3, H, W]
+    truths: list[Tensor]  # [N, 3]
+    predictions: list[Tensor]  # [N, 3]
+    labels: list[str]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything a table or a picture needs; rows and cost are plain data for JSON."""
+
+    method: str  # what was scored; the other methods of `rows` stand beside it
+    header: list[str]
+    rows: list[dict]  # {method, category, n, one key a column}
+    cost: dict  # of models.cost.measure; empty for clouds from files
+    config: dict
+    pictures: Pictures
+
+
+def tabulate(methods: dict[str, Tensor], columns: list[str], categories: list[str]) -> list[dict]:
+    """Scores [S, columns] by method -> a row for each category, their mean, and all images.
+
+    "mean" is the mean of the categories' means, which the papers report; "all images" the mean over
+    images. Every image counts. The column "gap" takes the largest in place of the mean.
+    """
+    rows = []
+    for method, scores in methods.items():
+        if len(scores) != len(categories):
+            raise ValueError(f"{method}: {len(scores)} scores for {len(categories)} images")
+        values = scores.double()
+
+        def row(category: str, part: Tensor, n: int, method: str = method) -> dict:
+            numbers = dict(zip(columns, part.mean(dim=0).tolist(), strict=True))
+            if "gap" in numbers:
+                numbers["gap"] = part[:, columns.index("gap")].max().item()
+            return {"method": method, "category": category, "n": n, **numbers}
+
+        means = []
+        for category in sorted(set(categories)):
+            part = values[torch.tensor([c == category for c in categories])]
+            rows.append(row(category, part, len(part)))
+            means.append(list(rows[-1].values())[3:])
+        rows.append(row("mean", torch.tensor(means, dtype=torch.float64), len(values)))
+        rows.append(row("all images", values, len(values)))
+    return rows
+
+
+def _number(column: str, value: float) -> str:
+    if column == "gap":
+        return f"{value:.2%}"
+    return f"{value:.3f}" if column.startswith("F@") or abs(value) < 1 else f"{value:.2f}"
+
+
+def _table(first: str, rows: list[dict], columns: list[str]) -> str:
+    """A Markdown table whose source is aligned as well."""
+    lines = [[first, *columns]]
+    for row in rows:
+        numbers = [str(row[c]) if c == "n" else _number(c, row[c]) for c in columns]
+        lines.append([row[first], *numbers])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    texts = [
+        " | ".join(
+            text.rjust(width) if i else text.ljust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
+    rule = " | ".join("-" * (w - 1) + ":" if i else "-" * w for i, w in enumerate(widths))
+    return "\n".join(f"| {line} |" for line in (texts[0], rule, *texts[1:])) + "\n"
+
+
+def describe_cost(results: Results) -> list[str]:
+    """What the network costs, with the input that it was measured at."""
+    if not (c := results.cost):
+        return []
+    options = results.config["network"]
+    memory = "" if c["peak_mib"] is None else f", {c['peak_mib']:.0f} MiB at the peak"
+    return [
+        f"{options['name']} {options['preset']}: {c['parameters'] / 1e6:.2f} M parameters, "
+        f"{c['macs'] / 1e9:.3f} GMAC = {c['flops'] / 1e9:.3f} GFLOP for an image of "
+        f"{c['image_size']} x {c['image_size']}; {c['milliseconds']:.2f} ms an image{memory} in "
+        f"batches of {c['batch_size']}."
+    ]
+
+
+def as_markdown(results: Results) -> str:
+    """The tables as people read them, with every convention in the lines above."""
+    columns = list(results.rows[0])[3:]
+    own = [row for row in results.rows if row["method"] == results.method]
+    means = [row for row in results.rows if row["category"] == "mean"]
+    sides = [c for c in ("CD", "EMD") if c in columns]
+    by_category = {row["category"]: {"category": row["category"]} for row in own}
+    for row in results.rows:
+        for c in sides:
+            by_category[row["category"]][f"{row['method']} {c}"] = row[c]
+    wide = [f"{row['method']} {c}" for row in means[1:] for c in sides]
+    parts = [
+        "\n".join(f"{line}  " for line in [*results.header, *describe_cost(results)]),
+        f"**{results.method}**, by category. mean: of the categories, as the papers do.",
+        _table("category", own, ["n", *columns]),
+        "Beside it, means of the categories. mean shape: the training set's. cluster: the mean of "
+        "the shapes like the one retrieved. nearest image: the training object whose image is "
+        "nearest. oracle: the training object whose shape is nearest. floor: the truth against "
+        "another sampling of itself.",
+        _table("method", means, columns),
+    ]
+    if wide:
+        parts.append(_table("category", list(by_category.values()), wide))
+    return "\n\n".join(part.rstrip("\n") for part in [*parts, PUBLISHED]) + "\n"
+
+
+def write(results: Results, folder: Path) -> None:
+    """results.md, results.csv, results.json and the picture grid."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.md").write_text(as_markdown(results), encoding="utf-8")
+    log.write_csv(folder / "results.csv", results.rows)
+    record = {
+        "method": results.method,
+        "header": results.header,
+        "cost": results.cost,
+        "rows": results.rows,
+        "config": results.config,
+    }
+    (folder / "results.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    plots.reconstructions(folder / "reconstructions.png", *results.pictures)

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: MIT
+"""Training runs of seconds on a made-up set: exact resume, several processes, what is kept."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from objects import make_set, settings
+
+from models import checkpoint, evaluate, losses, train
+from models import config as configs
+from models.clock import StepClock
+from models.config import Config
+
+ROOT = Path(__file__).parent.parent
+
+
+pytestmark = pytest.mark.usefixtures("one_cpu_thread")
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_set(tmp_path / "set")
+
+
+def test_learning_rate_follows_the_clock_where_it_is_ahead():
+    config = configs.override(Config(), ["optim.epochs=10", "optim.max_minutes=1"])
+    full = config.optim.lr
+    assert train.learning_rate(config, 0, 0) == pytest.approx(full)
+    assert train.learning_rate(config, 5, 6) == pytest.approx(0.505 * full)
+    assert train.learning_rate(config, 0, 30) == pytest.approx(0.505 * full)
+    assert train.learning_rate(config, 10, 6) == pytest.approx(0.01 * full)
+
+
+def test_learning_rate_in_steps():
+    config = configs.override(Config(), ["optim.schedule=step", "optim.lr=1", "optim.epochs=50"])
+    rates = [train.learning_rate(config, epoch, 0) for epoch in (0, 19.9, 20, 39.9, 40, 49.9)]
+    assert rates == [1, 1, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_the_clock_tells_losses_loader_and_the_rest_apart(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    clock = StepClock("cpu")
+    for wait in (5.0, 2.0, 2.0):  # the first step only starts the clock
+        for name, after in (("begin", wait), ("loss", 1), ("backward", 2), ("end", 4)):
+            now[0] += after
+            if name == "end":
+                now[0] += 1
+                clock.mark("gradient")  # three of the last five seconds are the networks'
+            clock.mark(name)
+    clock.drain()
+    # Of 10 seconds a step: 2 waiting, losses 2 forward and 5 backward (until the gradient).
+    assert clock.shares() == pytest.approx({"loss_share": 0.7, "loader_share": 0.2})
+
+
+def test_a_run_leaves_everything_and_evaluates_again(root, tmp_path, capsys):
+    out = tmp_path / "run"
+    words = settings(root)
+    assert train.main(["--out", str(out), *words]) == 0
+    shown = capsys.readouterr().out
+    assert "of a step: losses" in shown
+    names = {path.name for path in out.iterdir()}
+    expected = "config.toml metrics.csv checkpoint.pt best.pt results.md results.csv results.json"
+    assert names == {*expected.split(), "loss_curves.png", "reconstructions.png"}
+    with open(out / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    first = json.loads((out / "results.json").read_text())
+    assert evaluate.main([str(out)]) == 0
+    assert "x100" in capsys.readouterr().out
+    again = json.loads((out / "results.json").read_text())
+    assert first["rows"] == again["rows"]
+    assert first["config"] == again["config"]
+    # A second run never overwrites the first.
+    assert train.main(["--out", str(out), *words]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+
+
+def test_the_best_epoch_on_validation_is_kept_and_scored(root, tmp_path, monkeypatch):
+    distances = iter([0.3, 0.1, 0.2])
+    monkeypatch.setattr(train, "validate", lambda *_: {"val_cd": next(distances), "val_emd": 0.0})
+    out = tmp_path / "run"
+    assert train.main(["--out", str(out), *settings(root, optim_epochs=3)]) == 0
+    best = checkpoint.load(checkpoint.choose(out))
+    assert [row["val_cd"] for row in best["history"]] == [0.3, 0.1]
+    assert len(checkpoint.load(checkpoint.choose(out, "last"))["history"]) == 3
+    assert "after epoch 2" in (out / "results.md").read_text()
+    assert evaluate.main([str(out), "--set", "evaluate.checkpoint=last"]) == 0
+    assert "after epoch 3" in (out / "results.md").read_text()
+
+
+def same_state(one, two):
+    """Every tensor of two loaded checkpoints is equal bit for bit."""
+    for part in ("network", "objective"):
+        for key, value in one[part].items():
+            assert torch.equal(value, two[part][key]), key
+    for number, state in one["optimiser"]["state"].items():
+        for key, value in state.items():
+            assert torch.equal(value, two["optimiser"]["state"][number][key]), key
+
+
+def test_resume_of_a_finished_run_changes_nothing(root, tmp_path):
+    run = tmp_path / "run"
+    assert train.main(["--out", str(run), *settings(root)]) == 0
+    straight = checkpoint.load(run / checkpoint.NAME)
+    results = (run / "results.csv").read_text()
+    assert train.main(["--resume", str(run)]) == 0
+    same_state(straight, checkpoint.load(run / checkpoint.NAME))
+    assert (run / "results.csv").read_text() == results
+
+
+def test_interrupt_and_resume_give_the_straight_run(root, tmp_path, monkeypatch, capsys):
+    words = settings(root, data_workers=2)
+    straight, parts = tmp_path / "straight", tmp_path / "parts"
+    assert train.main(["--out", str(straight), *words]) == 0
+    calls, term = 0, losses.Objective.forward
+
+    def interrupting(*args):
+        nonlocal calls
+        calls += 1
+        if calls == 6:  # 16 images are 4 steps an epoch: in the middle of the second
+            raise KeyboardInterrupt
+        return term(*args)
+
+    monkeypatch.setattr(losses.Objective, "forward", interrupting)
+    assert train.main(["--out", str(parts), *words]) == train.INTERRUPTED
+    assert f"--resume {parts}" in capsys.readouterr().err
+    assert len(checkpoint.load(parts / checkpoint.NAME)["history"]) == 1
+    monkeypatch.setattr(losses.Objective, "forward", term)
+    assert train.main(["--resume", str(parts)]) == 0
+    same_state(*(checkpoint.load(run / checkpoint.NAME) for run in (straight, parts)))
+    assert (straight / "results.csv").read_text() == (parts / "results.csv").read_text()
+
+
+KILLED = """
+import os, signal, sys, torch
+from models import losses, train
+torch.set_num_threads(1)
+calls, term = [], losses.Objective.forward
+def killing(*args):
+    calls.append(1)
+    if len(calls) == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return term(*args)
+losses.Objective.forward = killing
+train.main(sys.argv[1:])
+"""
+
+
+def run(words, **more):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, **more)
+
+
+@pytest.mark.slow
+def test_kill_and_resume_give_the_straight_run(root, tmp_path):
+    straight, parts, words = tmp_path / "straight", tmp_path / "parts", settings(root)
+    done = run(["-c", KILLED, "--out", str(parts), "--device", "cpu", *words])
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert train.main(["--out", str(straight), *words]) == 0
+    assert train.main(["--resume", str(parts)]) == 0
+    same_state(*(checkpoint.load(run / checkpoint.NAME) for run in (straight, parts)))
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(root, tmp_path):
+    # A matching certified to 1e-6 has one cost, however the sums before it were rounded.
+    # At a high rate Adam turns the rounding of a gradient near 0 into a step of full length.
+    words = settings(root, loss_emd_rtol=1e-6, optim_lr=2e-4)
+    one, two = tmp_path / "one", tmp_path / "two"
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    module = ["-m", "models.train", "--device", "cpu", "--out", str(two)]
+    done = run([*torchrun, *module, *words])
+    assert done.returncode == 0, done.stderr.decode()
+    assert train.main(["--out", str(one), *words]) == 0
+    states = [checkpoint.load(folder / checkpoint.NAME) for folder in (one, two)]
+    for row, other in zip(*(state["history"] for state in states), strict=True):
+        for key in ("lr", "loss", "cd", "emd", "kl", "val_cd", "val_emd"):
+            assert other[key] == pytest.approx(row[key], rel=1e-3), (row["epoch"], key)
+    assert states[1]["history"][0]["loss"] == pytest.approx(
+        states[0]["history"][0]["loss"], rel=1e-4
+    )
+    # Every process has the prices of all samples.
+    prices = [state["objective"]["emd_loss.price_cache"] for state in states]
+    assert ((prices[0] > 0).any(1) == (prices[1] > 0).any(1)).all()
+
+
+def test_the_time_limit_stops_after_an_epoch(root, tmp_path, capsys):
+    out = tmp_path / "run"
+    words = settings(root, optim_epochs=1000, optim_max_minutes=0.0001)
+    assert train.main(["--out", str(out), *words]) == 0
+    assert "max_minutes" in capsys.readouterr().out
+    assert len(checkpoint.load(out / checkpoint.NAME)["history"]) == 1
+
+
+SYSTEMS = sorted(path for path in train.DEFAULT.parent.glob("*-tiny.toml"))
+
+
+def test_every_system_runs_in_small(root, tmp_path, capsys):
+    """The four systems by their small configs, 3D-LMNet in its two stages and both kinds."""
+    assert {p.stem for p in SYSTEMS} == {
+        *("efficient-tiny", "psgn-tiny", "reconstnet-tiny"),
+        *("lmnet-autoencoder-tiny", "lmnet-tiny", "lmnet-probabilistic-tiny"),
+    }
+    base = ["--set", f"data.root={json.dumps(str(root))}", "--set", "evaluate.baselines=false"]
+    base += ["--set", "optim.epochs=1", "--set", "network.points=256"]
+    for path in SYSTEMS:  # the autoencoder is first of 3D-LMNet's by name
+        words = ["--config", str(path), "--out", str(tmp_path / path.stem), *base]
+        if path.stem.startswith("lmnet") and "autoencoder" not in path.stem:
+            assert train.main(words) == 2
+            assert "needs a trained point autoencoder" in capsys.readouterr().err
+            words += ["--set", f"network.autoencoder={tmp_path / 'lmnet-autoencoder-tiny'}"]
+        assert train.main(words) == 0, capsys.readouterr().err
+        shown = capsys.readouterr().out
+        assert "| mean " in shown, path
+    state = checkpoint.load(tmp_path / "lmnet-tiny" / checkpoint.NAME)
+    stage1 = checkpoint.load(tmp_path / "lmnet-autoencoder-tiny" / checkpoint.BEST)
+    for key, value in stage1["network"].items():  # stage two has left the first as it was
+        assert torch.equal(value, state["network"][key]), key
+
+
+def test_bf16_trains_close_to_float32(root, tmp_path):
+    found = {}
+    for precision in ("float32", "bf16"):
+        out = tmp_path / precision
+        words = settings(
+            root, optim_precision=precision, optim_epochs=1, evaluate_baselines="false"
+        )
+        assert train.main(["--out", str(out), *words]) == 0
+        found[precision] = checkpoint.load(out / checkpoint.NAME)["history"][0]
+    assert found["bf16"]["loss"] == pytest.approx(found["float32"]["loss"], rel=0.1)
+    assert found["bf16"]["loss"] != found["float32"]["loss"]
+
+
+def test_tensorboard_gets_every_epoch(root, tmp_path, monkeypatch, capsys):
+    words = settings(root, log_tensorboard="true", evaluate_baselines="false")
+    out = tmp_path / "run"
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        assert train.main(["--out", str(out), *words]) == 2
+        assert "pip install tensorboard" in capsys.readouterr().err
+    else:
+        assert train.main(["--out", str(out), *words]) == 0
+        assert list((out / "tensorboard").glob("events.*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "optim.lrr=1"], "did you mean 'lr'"),
+        (["--config", "nowhere.toml"], "nowhere.toml: No such file"),
+        (["--set", "network.name=psng"], "expected one of efficient"),
+        (["--set", "network.preset=giant"], "expected one of default"),
+        (["--set", "optim.schedule=linear"], "expected 'cosine' or 'step'"),
+        (["--set", "data.root=nowhere"], "nowhere"),
+        (["--set", "data.train_split=dev"], "split must be one of"),
+        (["--set", "network.pretrained=x.pth"], "network.pretrained: efficient has no use"),
+        (["--set", "loss.w_cd=0", "--set", "loss.w_emd=0", "--set", "loss.w_kl=0"], "every weight"),
+        (["--resume", "nowhere"], "no such checkpoint"),
+    ],
+)
+def test_train_errors_are_one_line(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert train.main(words) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
