@@ -93,7 +93,7 @@ const T* data_or_null(const std::optional<Tensor>& tensor) {
 }
 
 // What nearest_backward gets: gradients of the distances (nullopt for a direction that was not
-// asked for) and the neighbours, all contiguous.
+// asked for; strided, because a sum's gradient is expanded) and the neighbours, contiguous.
 struct BackwardInputs {
   Clouds size;
   std::optional<Tensor> grad_x, grad_y;  // [B, N], [B, M]
@@ -117,7 +117,7 @@ inline BackwardInputs check_backward(const std::optional<Tensor>& grad_x,
     STD_TORCH_CHECK(idx.dim() == 2 && idx.size(0) == size.B && idx.size(1) == rows &&
                         idx.scalar_type() == ScalarType::Long && idx.device() == x.device(),
                     "idx must be int64, of its distance's shape and device");
-    return dense(*grad);
+    return grad;
   };
   return {size,
           check(grad_x, idx_x, size.N),

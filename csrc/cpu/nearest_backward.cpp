@@ -26,6 +26,10 @@ void add_direction(const T* grad_dist, const int64_t* idx, const T* a, const T* 
   }
 }
 
+std::optional<Tensor> dense_or_null(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? std::optional<Tensor>(dense(*tensor)) : std::nullopt;
+}
+
 template <int kNorm, class T>
 std::tuple<Tensor, Tensor> backward_typed(const BackwardInputs& in) {
   const auto [B, N, M, D] = in.size;
@@ -35,8 +39,9 @@ std::tuple<Tensor, Tensor> backward_typed(const BackwardInputs& in) {
   T* gy = grad_y.mutable_data_ptr<T>();
   const T* x = in.x.const_data_ptr<T>();
   const T* y = in.y.const_data_ptr<T>();
-  const T* gdx = data_or_null<T>(in.grad_x);
-  const T* gdy = data_or_null<T>(in.grad_y);
+  const auto grad_dist_x = dense_or_null(in.grad_x), grad_dist_y = dense_or_null(in.grad_y);
+  const T* gdx = data_or_null<T>(grad_dist_x);
+  const T* gdy = data_or_null<T>(grad_dist_y);
   const int64_t* ix = in.idx_x.const_data_ptr<int64_t>();
   const int64_t* iy = in.idx_y.const_data_ptr<int64_t>();
   const int64_t xs = N * D, ys = M * D, n = N, m = M, d = D;

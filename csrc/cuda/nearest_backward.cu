@@ -12,25 +12,39 @@ namespace pointloss {
 namespace {
 
 template <int kNorm, BackwardPass kPass, class T>
-void launch_pass(const BackwardParams<T>& p, cudaStream_t stream) {
+void launch_pass(const BackwardParams<T>& p, cudaStream_t stream, bool overlap = false) {
   const int64_t rows = std::max(p.direction[0].N, p.direction[1].N);
   const dim3 grid(grid_size(p.B * ceil_div(rows, kBackwardThreads)), 2);
   auto* kernel = p.D == 3 ? &nearest_backward_kernel<kNorm, kPass, 3, T>
                           : &nearest_backward_kernel<kNorm, kPass, 0, T>;
-  kernel<<<grid, kBackwardThreads, 0, stream>>>(p);
-  check_launch("nearest_backward_kernel");
+  cudaLaunchAttribute early;
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(kBackwardThreads);
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = kPass == BackwardPass::kAdd && overlap ? 1 : 0;
+  STD_TORCH_CHECK(cudaLaunchKernelEx(&config, kernel, p) == cudaSuccess, "pointloss: launching ",
+                  "nearest_backward_kernel: ", cudaGetErrorString(cudaGetLastError()));
 }
 
 template <int kNorm, class T>
-void launch_backward(const BackwardParams<T>& p, bool deterministic, cudaStream_t stream) {
+void launch_backward(const BackwardParams<T>& p, bool deterministic, int32_t device,
+                     cudaStream_t stream) {
   if (p.B * std::max(p.direction[0].N, p.direction[1].N) == 0) return;
   if (deterministic) {
     launch_pass<kNorm, BackwardPass::kBound>(p, stream);
     launch_pass<kNorm, BackwardPass::kAddFixed>(p, stream);
     launch_pass<kNorm, BackwardPass::kFinishFixed>(p, stream);
   } else {
+    int major = 0;
+    const bool overlap =
+        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+        major >= 9;
     launch_pass<kNorm, BackwardPass::kStore>(p, stream);
-    launch_pass<kNorm, BackwardPass::kAdd>(p, stream);
+    launch_pass<kNorm, BackwardPass::kAdd>(p, stream, overlap);
   }
 }
 
@@ -44,14 +58,28 @@ std::tuple<Tensor, Tensor> backward_typed(const BackwardInputs& in, int64_t norm
   T* gy = grad_y.mutable_data_ptr<T>();
   const T* x = in.x.const_data_ptr<T>();
   const T* y = in.y.const_data_ptr<T>();
-  BackwardParams<T> params{{{data_or_null<T>(in.grad_x), in.idx_x.const_data_ptr<int64_t>(), x, y,
-                             gx, gy, N, M, nullptr, nullptr},
-                            {data_or_null<T>(in.grad_y), in.idx_y.const_data_ptr<int64_t>(), y, x,
-                             gy, gx, M, N, nullptr, nullptr}},
+  const auto direction = [](const std::optional<Tensor>& grad, const Tensor& idx, const T* a,
+                            const T* b, T* grad_a, T* grad_b, int64_t n, int64_t m) {
+    const bool asked = grad.has_value();
+    return BackwardDirection<T>{data_or_null<T>(grad),
+                                {asked ? grad->stride(0) : 0, asked ? grad->stride(1) : 0},
+                                idx.const_data_ptr<int64_t>(),
+                                a,
+                                b,
+                                grad_a,
+                                grad_b,
+                                n,
+                                m,
+                                nullptr,
+                                nullptr};
+  };
+  BackwardParams<T> params{{direction(in.grad_x, in.idx_x, x, y, gx, gy, N, M),
+                            direction(in.grad_y, in.idx_y, y, x, gy, gx, M, N)},
                            B,
                            D,
                            fixed_point_bits(std::max(N, M))};
-  const cudaStream_t stream = current_stream(in.x.get_device_index());
+  const int32_t device = in.x.get_device_index();
+  const cudaStream_t stream = current_stream(device);
   Tensor sums =
       new_tensor(in.x, {deterministic ? B * (N + M) * (1 + D * kWords<T>) : 0}, ScalarType::Long);
   if (deterministic && sums.numel() > 0) {
@@ -66,9 +94,9 @@ std::tuple<Tensor, Tensor> backward_typed(const BackwardInputs& in, int64_t norm
     }
   }
   if (norm == 1) {
-    launch_backward<1>(params, deterministic, stream);
+    launch_backward<1>(params, deterministic, device, stream);
   } else {
-    launch_backward<2>(params, deterministic, stream);
+    launch_backward<2>(params, deterministic, device, stream);
   }
   return {grad_x, grad_y};
 }

@@ -23,7 +23,8 @@ constexpr int kBackwardThreads = 256;
 // One direction: rows a [B, N, D] with neighbours idx [B, N] in b [B, M, D].
 template <class T>
 struct BackwardDirection {
-  const T* grad_dist;  // [B, N], null for a direction that was not asked for
+  const T* grad_dist;  // [B, N] with these strides, null for a direction that was not asked for
+  int64_t grad_stride[2];
   const int64_t* idx;  // [B, N]
   const T* a;
   const T* b;
@@ -97,15 +98,30 @@ __device__ double fixed_value(const unsigned long long* sum, unsigned long long 
   return value;
 }
 
-// Row r = b N + i of direction d; its counterpart `back` brings the terms that arrive at rows of a.
+// kAdd is launched while kStore still runs and reads what it needs; before it adds, kStore must be
+// done. Devices before compute capability 9 launch it afterwards.
+__device__ inline void wait_for_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+#endif
+}
+
+__device__ inline void let_next_kernel_start() {
+#if __CUDA_ARCH__ >= 900
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
+// Row i of cloud b of direction d; its counterpart `back` brings the terms that arrive at rows of
+// a.
 template <int kNorm, BackwardPass kPass, int kDim, class T>
 __device__ void backward_row(const BackwardDirection<T>& d, const BackwardDirection<T>& back,
-                             int64_t b, int64_t r, int64_t dim, int bits) {
+                             int64_t b, int64_t i, int64_t dim, int bits) {
   constexpr bool kOwn = kPass == BackwardPass::kStore || kPass == BackwardPass::kFinishFixed;
-  const int64_t dims = kDim > 0 ? kDim : dim;
+  const int64_t dims = kDim > 0 ? kDim : dim, r = b * d.N + i;
   const int64_t j = d.grad_dist == nullptr ? -1 : d.idx[r];
   if (!kOwn && j < 0) return;
-  const T grad = j < 0 ? T(0) : d.grad_dist[r];
+  const T grad = j < 0 ? T(0) : d.grad_dist[b * d.grad_stride[0] + i * d.grad_stride[1]];
   const int64_t target = b * d.M + (j < 0 ? 0 : j);
   unsigned long long largest = 0;
 #pragma unroll
@@ -115,6 +131,7 @@ __device__ void backward_row(const BackwardDirection<T>& d, const BackwardDirect
     if (kPass == BackwardPass::kStore) {
       d.grad_a[own] = term;
     } else if (kPass == BackwardPass::kAdd) {
+      wait_for_previous_kernel();
       atomicAdd(d.grad_b + other, -term);
     } else if (kPass == BackwardPass::kBound) {
       largest = max(largest, magnitude_bits(term));
@@ -131,14 +148,17 @@ __device__ void backward_row(const BackwardDirection<T>& d, const BackwardDirect
 template <int kNorm, BackwardPass kPass, int kDim, class T>
 __global__ void __launch_bounds__(kBackwardThreads)
     nearest_backward_kernel(const BackwardParams<T> p) {
+  if (kPass == BackwardPass::kStore) let_next_kernel_start();
   const BackwardDirection<T>& d = p.direction[blockIdx.y];
   const int64_t chunks = (d.N + kBackwardThreads - 1) / kBackwardThreads;
   for (int64_t task = blockIdx.x; task < p.B * chunks; task += gridDim.x) {
     const int64_t b = task / chunks;  // once a block: a 64-bit division costs as much as the row
     const int64_t i = (task - b * chunks) * kBackwardThreads + threadIdx.x;
     if (i >= d.N) continue;
-    backward_row<kNorm, kPass, kDim>(d, p.direction[1 - blockIdx.y], b, b * d.N + i, p.D, p.bits);
+    backward_row<kNorm, kPass, kDim>(d, p.direction[1 - blockIdx.y], b, i, p.D, p.bits);
   }
+  // Also where no row added anything: what runs after this kernel relies on kStore being done.
+  if (kPass == BackwardPass::kAdd) wait_for_previous_kernel();
 }
 
 }  // namespace pointloss
