@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 from typing import Any
 
@@ -26,6 +27,11 @@ def describe(commit: str) -> dict[str, Any]:
         "torch_cuda": torch.version.cuda,
         "pointloss": pointloss.build_info(),
     }
+
+
+def slug(machine: dict[str, Any]) -> str:
+    """The GPU's name, or "cpu", as a part of a file name."""
+    return re.sub(r"\W+", "-", machine["gpu"] or "cpu").strip("-").lower()
 
 
 def _driver() -> str:

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, slug
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -55,8 +55,7 @@ def main() -> int:
         },
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"\W+", "-", machine["gpu"] or "cpu").strip("-").lower()
-    path = args.out / f"tests-{name}.json"
+    path = args.out / f"tests-{slug(machine)}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(f"wrote {path.name}: {counts}")
     return doctor.returncode or tests.returncode
