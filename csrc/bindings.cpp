@@ -22,7 +22,8 @@ STABLE_TORCH_LIBRARY(pointloss, m) {
       "Tensor idx_y, int norm, bool deterministic) -> (Tensor, Tensor)");
   m.def(
       "assign(Tensor x, Tensor y, Tensor? x_lengths, Tensor? y_lengths, bool squared, float rtol, "
-      "Tensor? price, int max_rounds) -> (Tensor idx, Tensor cost, Tensor gap, Tensor new_price, "
+      "Tensor? price, int max_rounds, bool deterministic) -> (Tensor idx, Tensor cost, Tensor gap, "
+      "Tensor new_price, "
       "Tensor rounds, Tensor converged)");
 }
 

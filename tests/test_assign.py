@@ -79,7 +79,7 @@ def test_scale_does_not_matter(scale, device):
     torch.testing.assert_close(scaled.cost / scale, plain.cost, rtol=2e-2, atol=0)
 
 
-def test_lengths_equal_the_cut_clouds(device):
+def test_lengths_equal_the_cut_clouds(device, deterministic):
     x, y = make(surface, 5, 60, 80, device=device)
     n = torch.tensor([60, 20, 0, 60, 1], device=device)
     m = torch.tensor([80, 50, 80, 0, 1], device=device)
@@ -193,7 +193,7 @@ def test_prices_certify_the_bound_independently(device):
     assert found.cost[0].item() * (1 - found.gap[0].item()) <= bound.item() * (1 + 1e-12)
 
 
-def test_same_bits_every_time_and_in_any_batch(device):
+def test_same_bits_every_time_and_in_any_batch(device, deterministic):
     x, y = make(surface, 4, 150, 150, device=device)
     together = assign(x, y)
     assert all(torch.equal(a, b) for a, b in zip(together, assign(x, y), strict=True))
@@ -203,7 +203,7 @@ def test_same_bits_every_time_and_in_any_batch(device):
         assert torch.equal(alone.price, together.price[b])
 
 
-def test_single_cloud_and_half(device):
+def test_single_cloud_and_half(device, deterministic):
     x, y = make(uniform, 1, 20, 25, device=device)
     assert torch.equal(assign(x[0], y[0]).idx, assign(x, y).idx[0])
     assert torch.equal(
@@ -217,17 +217,20 @@ def test_opcheck(device):
     n = torch.tensor([3, 10], device=device)
     price = torch.zeros(2, 12, dtype=torch.float64, device=device)
     op = torch.ops.pointloss.assign.default
-    for args in ((x, y, None, None, False, 0.01, None, 0), (x, y, n, n, True, 0.1, price, 50)):
+    for args in (
+        (x, y, None, None, False, 0.01, None, 0, False),
+        (x, y, n, n, True, 0.1, price, 50, True),
+    ):
         torch.library.opcheck(op, args)
 
 
-def test_compile_fullgraph(device):
+def test_compile_fullgraph(device, deterministic):
     x, y = make(uniform, 2, 20, 20, device=device)
     compiled = torch.compile(lambda a, b: assign(a, b).idx, fullgraph=True)
     assert torch.equal(compiled(x, y), assign(x, y).idx)
 
 
-def test_cuda_graph_and_side_stream(cuda):
+def test_cuda_graph_and_side_stream(cuda, deterministic):
     x, y = make(surface, 2, 200, 200, device="cuda")
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

@@ -58,7 +58,7 @@ def test_gradients(squared, sizes, device):
     assert torch.autograd.gradgradcheck(loss, (x, y))
 
 
-def test_gradient_is_deterministic_and_the_pairs_direction(device):
+def test_gradient_is_deterministic_and_the_pairs_direction(device, deterministic):
     x, y = make(surface, 2, 200, 200, device=device)
     x, y = x.requires_grad_(), y.requires_grad_()
     idx = assign(x, y).idx
@@ -123,7 +123,7 @@ def test_empty_conventions(device):
     assert emd(x[:, :0], y, x_lengths=lengths, batch_reduction="none")[1].isnan()
 
 
-def test_single_cloud_and_half(device):
+def test_single_cloud_and_half(device, deterministic):
     x, y = make(uniform, 1, 20, 20, device=device)
     assert emd(x[0], y[0]).shape == ()
     assert torch.equal(emd(x[0], y[0]), emd(x, y))
@@ -132,7 +132,7 @@ def test_single_cloud_and_half(device):
     assert half.grad.dtype == torch.bfloat16
 
 
-def test_module_keeps_prices_per_sample(device):
+def test_module_keeps_prices_per_sample(device, deterministic):
     x, y = make(surface, 4, 200, 200, device=device)
     loss = EMDLoss(rtol=1e-3, price_cache=(10, 200)).to(device)
     ids = torch.tensor([9, 0, 4, 2], device=device)
@@ -156,7 +156,7 @@ def test_module_is_the_function(device):
     assert "squared=True" in repr(EMDLoss(**options))
 
 
-def test_compile_fullgraph(device):
+def test_compile_fullgraph(device, deterministic):
     x = torch.rand(2, 20, 3, device=device, requires_grad=True)
     y = torch.rand(2, 20, 3, device=device)
     torch.compile(emd, fullgraph=True)(x, y).backward()
@@ -165,7 +165,7 @@ def test_compile_fullgraph(device):
     torch.testing.assert_close(grad, x.grad)
 
 
-def test_training_step_in_a_cuda_graph(cuda):
+def test_training_step_in_a_cuda_graph(cuda, deterministic):
     x, y = make(surface, 2, 200, 200, device="cuda")
     x.requires_grad_()
     for _ in range(3):

@@ -63,7 +63,8 @@ AssignTensors assign_typed(const Tensor& x, const Tensor& y, const std::optional
 
 AssignTensors assign_cpu(Tensor x, Tensor y, std::optional<Tensor> x_lengths,
                          std::optional<Tensor> y_lengths, bool squared, double rtol,
-                         std::optional<Tensor> price, int64_t max_rounds) {
+                         std::optional<Tensor> price, int64_t max_rounds,
+                         bool /*deterministic: always is*/) {
   const Clouds size = check_clouds(x, y);
   const auto n = check_lengths(x_lengths, x), m = check_lengths(y_lengths, x);
   const auto start = check_price(price, x, size);

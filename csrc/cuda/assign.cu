@@ -16,7 +16,8 @@ using AssignTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>
 template <class T>
 AssignTensors assign_typed(const Tensor& x, const Tensor& y, const std::optional<Tensor>& x_lengths,
                            const std::optional<Tensor>& y_lengths, bool squared, double rtol,
-                           const std::optional<Tensor>& price, int64_t max_rounds, Clouds size) {
+                           const std::optional<Tensor>& price, int64_t max_rounds,
+                           bool deterministic, Clouds size) {
   Tensor idx = torch::stable::new_empty(x, {size.B, size.N}, ScalarType::Long);
   Tensor cost = torch::stable::new_empty(x, {size.B}, ScalarType::Double);
   Tensor gap = torch::stable::new_empty(x, {size.B}, ScalarType::Double);
@@ -36,6 +37,7 @@ AssignTensors assign_typed(const Tensor& x, const Tensor& y, const std::optional
                              size.M,
                              size.D,
                              squared,
+                             deterministic,
                              rtol,
                              max_rounds,
                              data_or_null<double>(price),
@@ -53,14 +55,14 @@ AssignTensors assign_typed(const Tensor& x, const Tensor& y, const std::optional
 
 AssignTensors assign_cuda(Tensor x, Tensor y, std::optional<Tensor> x_lengths,
                           std::optional<Tensor> y_lengths, bool squared, double rtol,
-                          std::optional<Tensor> price, int64_t max_rounds) {
+                          std::optional<Tensor> price, int64_t max_rounds, bool deterministic) {
   const Clouds size = check_clouds(x, y);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const auto n = check_lengths(x_lengths, x), m = check_lengths(y_lengths, x);
   const auto start = check_price(price, x, size);
   const Tensor bidders = torch::stable::contiguous(x), objects = torch::stable::contiguous(y);
   auto* run = x.scalar_type() == ScalarType::Float ? &assign_typed<float> : &assign_typed<double>;
-  return run(bidders, objects, n, m, squared, rtol, start, max_rounds, size);
+  return run(bidders, objects, n, m, squared, rtol, start, max_rounds, deterministic, size);
 }
 
 }  // namespace

@@ -28,6 +28,14 @@ constexpr double kFloatMedianEps = 0x1p-18;
 constexpr double kFloatMeanEps = 0x1p-24;
 constexpr double kFloatExtentEps = 0x1p-17;
 
+// What the kernels that follow each other on a cloud tell the next.
+struct CloudHead {
+  bool finite, solved;  // the coordinates are; the integer solver left prices and an assignment
+  int exponent;         // the clouds are scaled by 2^-exponent; INT_MIN: all points coincide
+  int64_t rounds;
+  double eps;
+};
+
 // One pair of clouds in global memory, scaled by 2^-exponent; arrays as long as their comment says.
 struct AuctionCloud {
   double *bidder, *object;      // [D, K], [D, L]
@@ -40,6 +48,11 @@ struct AuctionCloud {
   int* queue[2];                // [K] bidders of this and of the next round
   int* target;                  // [K] object of the bid of queue entry q
   double *bid, *best, *slack;   // [K] bid price of queue entry q; best value and slack of bidder i
+  int* order;                   // [L] of the integer solver: objects along a curve
+  int64_t* cache;               // [K, 32] its cached objects
+  int* bound;                   // [K] and what they are good for
+  char* state;                  // its arrays, where they do not fit shared memory
+  CloudHead* head;              // [1]
   int64_t K, L, dim;
   bool squared, float_exact;
 };
@@ -329,6 +342,7 @@ struct Auction {
     return slack;
   }
 
+  __device__ double gap_of_rows(double* mean_cost);
   template <typename S>
   __device__ double certify(double* mean_cost);
   template <typename S>

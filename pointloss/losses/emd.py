@@ -61,7 +61,8 @@ def emd(
         TypeError: dtypes do not fit.
         RuntimeError: CUDA tensors in a build without CUDA.
 
-    Determinism: deterministic forward and backward; no atomics, because a matching is one-to-one.
+    Determinism: the matching's as in `assign`; for one matching, value and gradient are
+    deterministic, without atomics, because a matching is one-to-one.
 
     Example:
         >>> x = torch.tensor([[0.0, 0], [4, 0]])

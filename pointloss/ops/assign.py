@@ -64,8 +64,11 @@ def assign(
         TypeError: dtypes do not fit.
         RuntimeError: CUDA tensors in a build without CUDA.
 
-    Determinism: the same input gives the same bits on one device, whatever else is in the batch.
-    CPU and CUDA may return different matchings, each within its certificate.
+    Determinism: each cloud's result is independent of the rest of the batch. The CPU returns the
+    same bits for the same input. On CUDA, bidders race for clouds of equal size and dimension up
+    to 3, so another call may return another matching within its certificate; under
+    torch.use_deterministic_algorithms(True) they bid in rounds, and the bits are the same. CPU and
+    CUDA may return different matchings.
 
     Example:
         >>> x = torch.tensor([[0.0, 0], [1, 0]])
@@ -104,6 +107,7 @@ def assign_batched(
             rtol,
             _start_price(op, price, c),
             max_rounds or 0,
+            torch.are_deterministic_algorithms_enabled(),
         )
     )
 
@@ -131,6 +135,7 @@ def _assign_fake(
     rtol: float,
     price: Tensor | None,
     max_rounds: int,
+    deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, n, m = x.shape[0], x.shape[1], y.shape[1]
     return (

@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: MIT
+// Assignment of one pair of equally large clouds by one thread block, in integers.
+//
+// Problem and dual: common/assign.h. Method: phases of falling eps. In each, the bidders without an
+// object within eps of their best bid (assign_bids.cuh) until few are left; the last phase serves
+// those by shortest augmenting paths (assign_paths.cuh). It ends when the gap in integers is below
+// the target; the certificate is computed afterwards, in float64.
+#pragma once
+
+#include "../common/assign.h"
+#include "../common/hilbert.h"
+#include "assign_paths.cuh"
+
+namespace pointloss {
+
+// An auction ends when this part of the bidders (at least kLeastLeft) has no object.
+constexpr float kLeftPart = 0x1p-8f;
+constexpr int kLeastLeft = 4;
+// A cold start begins at this many times the mean nearest cost.
+constexpr double kOpeningEps = 6.0;
+// The last eps is this many times the gap wanted: the mean slack is well below eps.
+constexpr double kLastEps = 2.0;
+// An auction gives up after this many bids of a warp for each turn of all bidders.
+constexpr int kPhaseTurns = 64;
+constexpr int kMaxPhases = 64;
+// A gap that even the finest integer eps leaves above this is for another solver from the start.
+constexpr double kCoarseGap = 1e-3;
+// Clouds up to this size have ids of 16 bits.
+constexpr int64_t kShortIds = 60000;
+
+__host__ __device__ constexpr bool solver_serves(int64_t dim) { return dim <= 3; }
+
+static __device__ const HilbertSteps kObjectCurve = kHilbertSteps;
+
+struct SolverInput {
+  const float *bidder, *object;  // [dim, N], sizes below 1
+  const double* price_in;        // [N] or null
+  double price_scale;            // takes price_in to units of the costs
+  int N, dim;
+  double rtol;
+  int64_t round_limit;
+  bool deterministic;
+};
+
+// What the solver leaves: prices (units of 2^-kCostBits) and owners by object, partners by bidder.
+struct SolverOutput {
+  double* price;
+  float* price_f;
+  int *owner, *partner;
+  int64_t rounds;
+  double eps;
+  bool solved;  // or stopped by the bound on rounds
+};
+
+template <class Id, bool kSquared>
+struct Solver {
+  using Scan = Scanner<Id, kSquared>;
+  static constexpr int kNone = Scan::kNone;
+
+  SolverState<Id> s;
+  SolverShared& h;
+  const SolverInput& in;
+  int* order;  // [N] object at position j of the curve
+  int64_t rounds = 0;
+  int eps = 1;
+
+  __device__ static float at(const float* a, const SolverInput& in, int i, int d) {
+    return d < in.dim ? a[static_cast<int64_t>(d) * in.N + i] : 0.0f;
+  }
+
+  // Orders the objects along the curve, in the low halves of the words.
+  __device__ __forceinline__ void sort_objects() {
+    const auto ordered = [](float v) {
+      const int bits = __float_as_int(v);
+      return bits ^ ((bits >> 31) & 0x7fffffff);
+    };
+    const auto plain = [](int v) { return __int_as_float(v ^ ((v >> 31) & 0x7fffffff)); };
+    if (threadIdx.x < 3) h.low[threadIdx.x] = INT_MAX, h.high[threadIdx.x] = INT_MIN;
+    __syncthreads();
+    for (int d = 0; d < 3; ++d) {
+      int low = INT_MAX, high = INT_MIN;
+      for (int j = threadIdx.x; j < in.N; j += kSolverThreads) {
+        const int v = ordered(at(in.object, in, j, d));
+        low = min(low, v), high = max(high, v);
+      }
+      low = warp_min(low), high = warp_max(high);
+      if (threadIdx.x % 32 == 0) atomicMin(h.low + d, low), atomicMax(h.high + d, high);
+    }
+    __syncthreads();
+    const float x0 = plain(h.low[0]), y0 = plain(h.low[1]), z0 = plain(h.low[2]);
+    const float extent =
+        fmaxf(fmaxf(plain(h.high[0]) - x0, plain(h.high[1]) - y0), plain(h.high[2]) - z0);
+    const float scale = extent > 0.0f ? 1023.0f / extent : 0.0f;
+    const auto cell = [&](float v, float low) {
+      return min(static_cast<unsigned>((v - low) * scale), 1023u);
+    };
+    int words = 1;
+    while (words < 32 * s.G) words *= 2;
+    for (int j = threadIdx.x; j < words; j += kSolverThreads) {
+      unsigned long long key = ~0u;
+      if (j < in.N) {
+        key = hilbert_key(kObjectCurve, cell(at(in.object, in, j, 0), x0),
+                          cell(at(in.object, in, j, 1), y0), cell(at(in.object, in, j, 2), z0), 10,
+                          10);
+      }
+      s.word[j] = (key << 32) | static_cast<unsigned>(j);
+    }
+    for (int k = 2; k <= words; k *= 2) {
+      for (int step = k / 2; step > 0; step /= 2) {
+        __syncthreads();
+        for (int q = threadIdx.x; q < words / 2; q += kSolverThreads) {
+          const int a = 2 * q - (q & (step - 1));
+          const auto u = s.word[a], v = s.word[a + step];
+          if ((u > v) == ((a & k) == 0)) s.word[a] = v, s.word[a + step] = u;
+        }
+      }
+    }
+    __syncthreads();
+  }
+
+  __device__ __forceinline__ void load() {
+    const float scale = static_cast<float>(1 << (kSquared ? kCostBits / 2 : kCostBits));
+    sort_objects();
+    for (int j = threadIdx.x; j < 32 * s.G; j += kSolverThreads) {
+      const int k = static_cast<int>(s.word[min(j, in.N - 1)] & 0xffffffffu);
+      if (j < in.N) order[j] = k;
+      s.object[j] =
+          make_float4(at(in.object, in, k, 0) * scale, at(in.object, in, k, 1) * scale,
+                      at(in.object, in, k, 2) * scale, __int_as_float(j < in.N ? 0 : kFar));
+      s.owner[j] = static_cast<Id>(kNone);
+    }
+    for (int i = threadIdx.x; i < in.N; i += kSolverThreads) {
+      s.bidder[i] = make_float4(at(in.bidder, in, i, 0) * scale, at(in.bidder, in, i, 1) * scale,
+                                at(in.bidder, in, i, 2) * scale, 0.0f);
+    }
+    __syncthreads();
+    for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) {
+      const float4 o = s.object[g * 32 + threadIdx.x % 32];
+      float low[3] = {o.x, o.y, o.z}, high[3] = {o.x, o.y, o.z};
+      for (int d = 0; d < 3; ++d) {
+        for (int offset = 16; offset > 0; offset /= 2) {
+          low[d] = fminf(low[d], __shfl_xor_sync(kWholeWarp, low[d], offset));
+          high[d] = fmaxf(high[d], __shfl_xor_sync(kWholeWarp, high[d], offset));
+        }
+        if (threadIdx.x % 32 == 0) {
+          s.box[d * s.G + g] = low[d];
+          s.box[(3 + d) * s.G + g] = high[d];
+        }
+      }
+    }
+    __syncthreads();
+  }
+
+  // Prices to start from: price_in less its least value, or 0; forgets caches and assignment.
+  __device__ __forceinline__ void set_prices(bool warm) {
+    const auto units = [&](int j) {
+      const double p = in.price_in[order[j]] * in.price_scale * static_cast<double>(1 << kCostBits);
+      return p > -kPriceLimit && p < kPriceLimit ? static_cast<int>(p) : 0;  // NaN: 0
+    };
+    if (threadIdx.x == 0) h.least = INT_MAX, h.overflow = 0;
+    __syncthreads();
+    if (warm) {
+      int least = INT_MAX;
+      for (int j = threadIdx.x; j < s.N; j += kSolverThreads) least = min(least, units(j));
+      least = warp_min(least);
+      if (threadIdx.x % 32 == 0) atomicMin(&h.least, least);
+    }
+    __syncthreads();
+    for (int j = threadIdx.x; j < s.N; j += kSolverThreads) {
+      const int64_t price = warm ? static_cast<int64_t>(units(j)) - h.least : 0;
+      s.object[j].w = __int_as_float(price < kRaiseLimit ? static_cast<int>(price) : kRaiseLimit);
+      s.owner[j] = static_cast<Id>(kNone);
+    }
+    for (int i = threadIdx.x; i < s.N; i += kSolverThreads) {
+      s.bound[i] = INT_MIN;
+      s.partner[i] = static_cast<Id>(kNone);
+    }
+    __syncthreads();
+    for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) {
+      Bids<Id, kSquared>::refresh_group(s, g);
+    }
+    __syncthreads();
+  }
+
+  struct Sums {
+    double primal, dual;
+  };
+  // Best value of every bidder; the slack of those that have an object goes to reach[].
+  __device__ __forceinline__ Sums pass() {
+    const int lane = threadIdx.x % 32;
+    if (threadIdx.x == 0) h.value_sum = h.cost_sum = h.price_sum = 0;
+    __syncthreads();
+    unsigned long long values = 0, costs = 0, prices = 0;
+    for (int i = threadIdx.x / 32; i < s.N; i += kSolverWarps) {
+      const Top top = Scan::best_two(s, i, kSlackEps * eps);
+      int slack = INT_MAX;
+      const int j = s.partner[i];
+      if (j != kNone) {
+        const float4 o = s.object[j];
+        const int cost = Scan::cost(o, s.bidder[i]);
+        costs += cost;
+        slack = cost + price_of(o) - top.best;
+      }
+      values += top.best;
+      if (lane == 0) s.reach[i] = slack;
+    }
+    for (int j = threadIdx.x; j < s.N; j += kSolverThreads) prices += price_of(s.object[j]);
+    for (int offset = 16; offset > 0; offset /= 2) {
+      prices += __shfl_xor_sync(kWholeWarp, prices, offset);
+    }
+    if (lane == 0) {
+      atomicAdd(&h.value_sum, values);
+      atomicAdd(&h.cost_sum, costs);
+      atomicAdd(&h.price_sum, prices);
+    }
+    __syncthreads();
+    const auto value_sum = static_cast<long long>(h.value_sum);
+    const auto price_sum = static_cast<long long>(h.price_sum);
+    const Sums sums{static_cast<double>(h.cost_sum), static_cast<double>(value_sum - price_sum)};
+    __syncthreads();
+    return sums;
+  }
+
+  // Queues every bidder with take(i) in order, after calling with(i); returns how many.
+  template <class Take, class With>
+  __device__ __forceinline__ int queue_bidders(Take take, With with) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int start = 0;
+    for (int i0 = 0; i0 < s.N; i0 += kSolverThreads) {
+      const int i = i0 + static_cast<int>(threadIdx.x);
+      const bool taken = i < s.N && take(i);
+      const unsigned mask = __ballot_sync(kWholeWarp, taken);
+      __syncthreads();  // the last counts may still be being read
+      if (lane == 0) h.base[warp] = __popc(mask);
+      __syncthreads();
+      int before = start;
+      for (int w = 0; w < kSolverWarps; ++w) {
+        const int count = h.base[w];
+        before += w < warp ? count : 0;
+        start += count;
+      }
+      if (!taken) continue;
+      s.queue[before + __popc(mask & ((1u << lane) - 1))] = static_cast<Id>(i);
+      with(i);
+    }
+    __syncthreads();
+    return start;
+  }
+
+  // Frees every bidder whose slack is above eps and queues it with the others without an object.
+  __device__ __forceinline__ int queue_slack() {
+    return queue_bidders([&](int i) { return s.reach[i] > eps; },
+                         [&](int i) {
+                           if (s.partner[i] == kNone) return;
+                           s.owner[s.partner[i]] = static_cast<Id>(kNone);
+                           s.partner[i] = static_cast<Id>(kNone);
+                         });
+  }
+
+  // Gives an object to every bidder that is left without.
+  __device__ __forceinline__ void serve_rest() {
+    int quantum = 1;
+    while (2 * quantum <= eps) quantum *= 2;
+    while (rounds < in.round_limit && h.overflow == 0) {
+      const int left = queue_bidders([&](int i) { return s.partner[i] == kNone; }, [](int) {});
+      if (left == 0) return;
+      PathSearch<Id, kSquared> search{s, h, eps, quantum};
+      rounds += search.run(min(left, kMaxSources), in.round_limit - rounds);
+      __syncthreads();
+    }
+  }
+
+  // Phases from the first eps down until the integer gap is within `target`; false: a bound was
+  // hit.
+  __device__ __forceinline__ bool phases(bool warm, double target) {
+    set_prices(warm);
+    double next = -1.0, best = 1.0;
+    bool last = false;
+    const int left = max(kLeastLeft, static_cast<int>(kLeftPart * static_cast<float>(s.N)));
+    for (int phase = 0; phase < kMaxPhases; ++phase) {
+      const Sums sums = pass();
+      best = fmax(best, sums.dual);
+      if (last && sums.primal - sums.dual <= target * sums.primal) return true;
+      const double finest = fmax(1.0, kLastEps * target * best / s.N);
+      if (phase == 0) {
+        if (warm && sums.dual <= 0.0) return false;
+        next = best / s.N * (warm ? 1.0 / kAssignWarmRatio : kOpeningEps);
+      } else if (!last) {
+        next /= kAssignTheta;
+        if (next < 1.6 * finest) next = finest;
+      } else {
+        if (next <= 1.0) return sums.primal - sums.dual <= kCoarseGap * sums.primal;
+        next *= 0.5;
+      }
+      last = next <= 1.3 * finest;
+      eps = max(1, static_cast<int>(fmin(next, static_cast<double>(kRaiseLimit))));
+      const int count = queue_slack();
+      const int64_t turns = int64_t{kPhaseTurns} * (s.N / kSolverWarps + 8);
+      Bids<Id, kSquared> bids{s, h, eps, in.deterministic};
+      rounds += bids.run(count, left, static_cast<int>(min(turns, in.round_limit - rounds)));
+      if (last) serve_rest();
+      if (h.overflow != 0 || rounds >= in.round_limit) return false;
+    }
+    return false;
+  }
+
+  __device__ __forceinline__ void store(const SolverOutput& out) {
+    if (threadIdx.x == 0) h.least = INT_MAX;
+    __syncthreads();
+    int least = INT_MAX;
+    for (int j = threadIdx.x; j < s.N; j += kSolverThreads) {
+      least = min(least, price_of(s.object[j]));
+    }
+    least = warp_min(least);
+    if (threadIdx.x % 32 == 0) atomicMin(&h.least, least);
+    __syncthreads();
+    for (int j = threadIdx.x; j < s.N; j += kSolverThreads) {
+      const int k = order[j], i = s.owner[j];
+      out.price[k] = (price_of(s.object[j]) - h.least) * (1.0 / (1 << kCostBits));
+      out.price_f[k] = static_cast<float>(out.price[k]);
+      out.owner[k] = i == kNone ? -1 : i;
+      if (i != kNone) out.partner[i] = k;
+    }
+    for (int i = threadIdx.x; i < s.N; i += kSolverThreads) {
+      if (s.partner[i] == kNone) out.partner[i] = -1;
+    }
+    __syncthreads();
+  }
+};
+
+template <class Id, bool kSquared>
+__device__ __forceinline__ void solve_integers(const SolverInput& in, SolverShared& shared,
+                                               char* memory, Pair<Id>* cache, int* bound,
+                                               int* order, SolverOutput& out) {
+  SolverState<Id> state = solver_state<Id>(in.N);
+  lay_out(state, memory);
+  state.cache = cache;
+  state.bound = bound;
+  Solver<Id, kSquared> solver{state, shared, in, order};
+  solver.load();
+  const double target = fmax(in.rtol * (1.0 - 0x1p-10) - 1e-7, 1e-7);
+  bool done = in.price_in != nullptr && solver.phases(true, target);
+  if (!done && solver.rounds < in.round_limit) done = solver.phases(false, target);
+  solver.store(out);
+  out.rounds = solver.rounds;
+  out.solved = done || solver.rounds >= in.round_limit;
+  out.eps = solver.eps * (1.0 / (1 << kCostBits));
+}
+
+}  // namespace pointloss
