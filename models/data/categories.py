@@ -31,11 +31,15 @@ _NOT = re.compile(
 # First match wins, so "table lamp" is a lamp and "bedside table" a cabinet.
 _RULES = [
     ("lamp", r"\b(lamp|lamppost|light)$|^(desk|wall|hanging|pendant|chandelier) (lamp|light)"),
-    ("cabinet", r"\b(cabinet|wardrobe|cupboard|dresser|bedside table|tv stand|locker)\b"),
+    ("cabinet", r"\b(cabinet|wardrobe|cupboard|dresser|bedside table|tv (stand|unit)|locker)\b"),
     ("sofa", r"\b(sofa|couch)\b"),
     ("chair", r"\b(chair|armchair)\b"),
     ("bench", r"\b(bench|bank)$"),
     ("table", r"\b(table|desk)\b"),
+    ("monitor", r"^(tv|wall flat tv|apple imac)\b(?! (remote|stand|unit))"),
+    ("speaker", r"\bspeaker$"),
+    ("telephone", r"\b(phone|iphone)$"),
+    ("vessel", r"^rowboat$"),
     ("car", r"\b(sedan|beetle|focus|leon|peugeot|renault|chevrolet|suv|smart car|van)\b"),
 ]
 _COMPILED = [(category, re.compile(pattern)) for category, pattern in _RULES]

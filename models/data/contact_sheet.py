@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The whole set on one picture: `python -m models.data.contact_sheet ROOT OUT.png`.
+"""A set on one picture a category: `python -m models.data.contact_sheet ROOT FOLDER`.
+
+With OUT.png for FOLDER all categories are on one picture.
 
 Each object shows two views and its cloud from the front (+z), one category below the other.
 """
@@ -14,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-TILE = 64
-COLUMNS = 8
+TILE = 96
+COLUMNS = 6
 
 
 def cloud_tile(points: np.ndarray) -> Image.Image:
@@ -45,9 +47,14 @@ def object_tile(root: Path, record: dict) -> Image.Image:
     return tile
 
 
+def records_of(root: Path) -> list[dict]:
+    """What the set's manifest tells of each object."""
+    return json.loads((root / "manifest.json").read_text(encoding="utf-8"))["objects"]
+
+
 def contact_sheet(root: Path, category: str | None = None) -> Image.Image:
     """Picture of a prepared set, or of one category of it."""
-    records = json.loads((root / "manifest.json").read_text(encoding="utf-8"))["objects"]
+    records = records_of(root)
     rows: list[list[dict] | str] = []
     for name in sorted({r["category"] for r in records if category in (None, r["category"])}):
         chosen = [r for r in records if r["category"] == name]
@@ -69,11 +76,15 @@ def contact_sheet(root: Path, category: str | None = None) -> Image.Image:
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m models.data.contact_sheet")
     parser.add_argument("root", type=Path, metavar="ROOT")
-    parser.add_argument("out", type=Path, metavar="OUT.png")
-    parser.add_argument("--category", help="draw this one only")
+    parser.add_argument("out", type=Path, metavar="FOLDER", help="or OUT.png")
     args = parser.parse_args(words)
     try:
-        contact_sheet(args.root, args.category).save(args.out)
+        if args.out.suffix.lower() == ".png":
+            contact_sheet(args.root).save(args.out)
+            return 0
+        args.out.mkdir(parents=True, exist_ok=True)
+        for category in sorted({record["category"] for record in records_of(args.root)}):
+            contact_sheet(args.root, category).save(args.out / f"{category}.png")
     except (OSError, ValueError) as error:
         print(f"contact_sheet: {error}", file=sys.stderr)
         return 1

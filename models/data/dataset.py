@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Reads a prepared set, or ShapeNet in the layout of 3D-R2N2 and 3D-LMNet, into memory.
+"""Reads a prepared set, or ShapeNet in the layout of 3D-R2N2 and 3D-LMNet.
 
-ROOT/ShapeNetRendering/<synset>/<model>/rendering/00.png ...
+ROOT/ShapeNetRendering/<synset>/<model>/rendering/00.png ... rendering_metadata.txt
+ROOT/ShapeNetRendering/<synset>/<model>/depth/00.png ...         optional, and so is
+ROOT/ShapeNetRendering/<synset>/<model>/normal/00.png ...
 ROOT/ShapeNet_pointclouds/<synset>/<model>/pointcloud_2048.npy
 ROOT/splits/<split>_models.json            {synset: ["synset/model", ...]}
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,10 +21,23 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from models.data import maps
+from models.data.camera import Camera, intrinsics, read_metadata, window
 from models.data.categories import NAMES
 
 FURNITURE = Path(__file__).parent / "furniture"  # the set that lies in the repository
 SPLITS = ("train", "val", "test")
+IN_MEMORY = 4 << 30  # bytes of decoded images up to which they are kept
+_NO_GEOMETRY = (torch.empty(0, 0), torch.empty(3, 0, 0))
+
+
+class View(NamedTuple):
+    """The camera of an image; NaN where the set does not tell it."""
+
+    azimuth: torch.Tensor  # [] float32, degrees; 0 looks from +x, 90 from +z
+    elevation: torch.Tensor  # [] float32, degrees
+    extrinsics: torch.Tensor  # [3, 4] float32, object -> camera: x right, y down, z forward
+    intrinsics: torch.Tensor  # [3, 3] float32, pixels of `image`
 
 
 class Sample(NamedTuple):
@@ -33,13 +49,25 @@ class Sample(NamedTuple):
     sample: int  # index of the (object, view) in this split
     object: int  # index into ReconstructionDataset.objects
     view: int  # number of the image
+    camera: View
+    depth: torch.Tensor  # [H, W] float32 along the optical axis, 0: nothing; [0, 0]: not asked for
+    normal: torch.Tensor  # [3, H, W] float32, camera frame, 0: nothing; [3, 0, 0]: not asked for
 
 
 class ReconstructionDataset(Dataset):
     """Every view of every object of a split, with the object's points.
 
-    Images are decoded once and kept (uint8, 12 KB a view at 64 x 64), so the whole set must fit
-    into memory. `categories` and `synsets` run over all splits: train and test share the indices.
+    Args:
+        root: the set's folder.
+        split: "train", "val" or "test".
+        image_size: pixels; 137 pixel renderings are cut to [4:-5] first, as the compared papers do.
+            None: as they are.
+        points: of each cloud; the file pointcloud_<points>.npy is read.
+        geometry: read depth and normals too.
+        in_memory: bytes. A split whose images need no more is decoded at once and kept (uint8, 48
+            KB a view at 128 x 128); of a larger one every image is decoded when it is asked for.
+
+    `categories` and `synsets` run over all splits: train and test share the indices.
     """
 
     def __init__(
@@ -48,12 +76,16 @@ class ReconstructionDataset(Dataset):
         split: str = "train",
         image_size: int | None = None,
         points: int = 2048,
+        *,
+        geometry: bool = False,
+        in_memory: int = IN_MEMORY,
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
         if image_size is not None and image_size < 1:
             raise ValueError(f"image_size must be positive, got {image_size}")
-        self.root, self.split = Path(root), split
+        self.root, self.split, self.image_size = Path(root), split, image_size
+        self.geometry = geometry
         tables = {name: self._read_split(name) for name in SPLITS if self._has_split(name)}
         if split not in tables:
             raise FileNotFoundError(f"missing {self._split_file(split)}")
@@ -61,18 +93,16 @@ class ReconstructionDataset(Dataset):
         self.categories = [NAMES.get(synset, synset) for synset in self.synsets]
         self.objects = sorted(key for keys in tables[split].values() for key in keys)
         self.object_categories = [self.synsets.index(k.split("/")[0]) for k in self.objects]
-        images: list[np.ndarray] = []
-        clouds: list[np.ndarray] = []
         self.samples: list[tuple[int, int]] = []  # (object index, view)
+        self._cameras: list[Camera | None] = []  # of each sample
         for index, key in enumerate(self.objects):
-            clouds.append(self._read_points(key, points))
-            for view, path in enumerate(self._views(key)):
-                images.append(read_image(path, image_size))
-                if images[-1].shape != images[0].shape:
-                    raise ValueError(f"{path}: another size than the first; pass image_size")
-                self.samples.append((index, view))
+            cameras = self._read_cameras(key)
+            self.samples += [(index, view) for view in range(len(cameras))]
+            self._cameras += cameras
+        clouds = [self._read_points(key, points) for key in self.objects]
         self.points = torch.from_numpy(np.stack(clouds)) if clouds else torch.empty(0, points, 3)
-        self.images = torch.from_numpy(np.stack(images)) if images else torch.empty(0, 3, 0, 0)
+        self.width = self._first_width()  # pixels of the files, before image_size
+        self.images = self._read_images(in_memory)  # [S, 3, H, W] uint8, or None: read on demand
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -81,9 +111,72 @@ class ReconstructionDataset(Dataset):
         # Python's rule for negative indices; the sample's number must stay the same for both.
         index = range(len(self.samples))[index]
         owner, view = self.samples[index]
-        image = self.images[index].to(torch.float32) / 255
-        category = self.object_categories[owner]
-        return Sample(image, self.points[owner], category, index, owner, view)
+        image = self._image(index) if self.images is None else self.images[index]
+        depth, normal = self._geometry(index) if self.geometry else _NO_GEOMETRY
+        return Sample(
+            image=image.to(torch.float32) / 255,
+            points=self.points[owner],
+            category=self.object_categories[owner],
+            sample=index,
+            object=owner,
+            view=view,
+            camera=self._view(index),
+            depth=depth,
+            normal=normal,
+        )
+
+    def _path(self, index: int, kind: str) -> Path:
+        owner, view = self.samples[index]
+        return self.root / "ShapeNetRendering" / self.objects[owner] / kind / f"{view:02d}.png"
+
+    def _image(self, index: int) -> torch.Tensor:
+        path = self._path(index, "rendering")
+        image = read_image(path, self.image_size)
+        if image.shape != (3, *2 * [self.image_size or self.width]):
+            raise ValueError(f"{path}: another size than the first image, {self.width} pixels")
+        return torch.from_numpy(image)
+
+    def _first_width(self) -> int:
+        if not self.samples:
+            return 0
+        return _open_size(self._path(0, "rendering"))
+
+    def _read_images(self, in_memory: int) -> torch.Tensor | None:
+        side = self.image_size or self.width
+        if not self.samples or len(self.samples) * 3 * side**2 > in_memory:
+            return None if self.samples else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+        images = torch.empty(len(self.samples), 3, side, side, dtype=torch.uint8)
+        with ThreadPoolExecutor() as pool:  # decoding leaves the interpreter's lock alone
+            for index, image in enumerate(pool.map(self._image, range(len(images)))):
+                images[index] = image
+        return images
+
+    def _view(self, index: int) -> View:
+        camera = self._cameras[index]
+        nan = float("nan")
+        if camera is None:
+            matrix = torch.full((3, 4), nan)
+            return View(torch.tensor(nan), torch.tensor(nan), matrix, matrix[:, :3])
+        return View(
+            torch.tensor(camera.azimuth),
+            torch.tensor(camera.elevation),
+            torch.from_numpy(camera.extrinsics()).to(torch.float32),
+            torch.from_numpy(intrinsics(self.width, self.image_size)).to(torch.float32),
+        )
+
+    def _geometry(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        paths = [self._path(index, kind) for kind in ("depth", "normal")]
+        for path in paths:
+            if not path.exists():
+                raise FileNotFoundError(f"missing {path}")
+        depth, normal = maps.read_depth(paths[0]), maps.read_normal(paths[1])
+        # The nearest pixel: a mean over an edge would be on no surface.
+        offset, side = window(self.width, self.image_size)
+        size = self.image_size or self.width
+        pick = offset + ((np.arange(size) + 0.5) * side / size).astype(np.int64)
+        grid = np.ix_(pick, pick)
+        normal = np.ascontiguousarray(normal[grid].transpose(2, 0, 1))
+        return torch.from_numpy(depth[grid]), torch.from_numpy(normal)
 
     def _split_file(self, split: str) -> Path:
         return self.root / "splits" / f"{split}_models.json"
@@ -111,14 +204,24 @@ class ReconstructionDataset(Dataset):
                     raise ValueError(f"{path}: {key!r} is not of the form {synset}/model")
         return table
 
-    def _views(self, key: str) -> list[Path]:
+    def _read_cameras(self, key: str) -> list[Camera | None]:
+        """One entry a view of the object; None where its camera is not told."""
         folder = self.root / "ShapeNetRendering" / key / "rendering"
+        names = {path.name for path in folder.glob("*.png")}
         # The numbering is checked: a lost image must not renumber the rest.
-        paths = sorted(folder.glob("[0-9][0-9].png"))
-        for view in range(max(len(paths), 1)):
-            if not (folder / f"{view:02d}.png").exists():
+        for view in range(max(len(names), 1)):
+            if f"{view:02d}.png" not in names:
                 raise FileNotFoundError(f"missing {folder / f'{view:02d}.png'}")
-        return paths
+        path = folder / "rendering_metadata.txt"
+        if not path.exists():
+            return [None] * len(names)
+        try:
+            cameras = read_metadata(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        if len(cameras) != len(names):
+            raise ValueError(f"{path}: {len(cameras)} cameras for {len(names)} images")
+        return list(cameras)
 
     def _read_points(self, key: str, count: int) -> np.ndarray:
         path = self.root / "ShapeNet_pointclouds" / key / f"pointcloud_{count}.npy"
@@ -136,13 +239,25 @@ class ReconstructionDataset(Dataset):
         return points
 
 
+def _open_size(path: Path) -> int:
+    try:
+        with Image.open(path) as file:
+            if file.width != file.height:
+                raise ValueError(f"{path}: {file.width} x {file.height} pixels, expected a square")
+            return file.width
+    except OSError as error:
+        raise ValueError(f"{path}: not a readable image ({error})") from None
+
+
 def read_image(path: Path, size: int | None = None) -> np.ndarray:
-    """A PNG composited on white, resized to [3, size, size] uint8 (its own size for None)."""
+    """A PNG on white, cut as camera.window says, resized: [3, size, size] uint8 (None: its own)."""
     try:
         with Image.open(path) as file:
             image = file.convert("RGBA")
     except OSError as error:
         raise ValueError(f"{path}: not a readable image ({error})") from None
+    offset, side = window(image.width, size)
+    image = image.crop((offset, offset, offset + side, offset + side))
     white = Image.new("RGBA", image.size, "white")
     image = Image.alpha_composite(white, image).convert("RGB")
     if size is not None and image.size != (size, size):

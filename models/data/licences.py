@@ -1,32 +1,37 @@
 # SPDX-License-Identifier: MIT
-"""The licences that may be passed on, and what a model's own licence file says."""
+"""The licences of the sources, and what a model's own licence file says."""
 
 from __future__ import annotations
 
 import html
 import re
 import zipfile
-from enum import Enum
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 _SITE = "https://creativecommons.org/"
 
 
-class Licence(Enum):
-    """SPDX-like id and deed of each licence that the set accepts."""
+class Licence(NamedTuple):
+    """SPDX-like id, and the deed's address."""
 
-    CC0 = ("CC0-1.0", _SITE + "publicdomain/zero/1.0/")
-    PUBLIC_DOMAIN = ("PDM-1.0", _SITE + "publicdomain/mark/1.0/")
-    CC_BY = ("CC-BY-3.0", _SITE + "licenses/by/3.0/")
-    CC_BY_US = ("CC-BY-3.0-US", _SITE + "licenses/by/3.0/us/")
+    id: str
+    url: str
 
+
+CC0 = Licence("CC0-1.0", _SITE + "publicdomain/zero/1.0/")
+PUBLIC_DOMAIN = Licence("PDM-1.0", _SITE + "publicdomain/mark/1.0/")
+CC_BY = Licence("CC-BY-3.0", _SITE + "licenses/by/3.0/")
+CC_BY_US = Licence("CC-BY-3.0-US", _SITE + "licenses/by/3.0/us/")
+GPL = Licence("GPL-2.0-or-later", "https://www.gnu.org/licenses/old-licenses/gpl-2.0.html")
+# What may lie in this repository and be passed on with credit alone.
+FREE = (CC0, PUBLIC_DOMAIN, CC_BY, CC_BY_US)
 
 # The library's label is not enough: its CC-0 half holds two models that are CC BY.
 _SIGNS = [
-    (Licence.CC0, r"publicdomain/zero|creative commons (cc-?0|zero)"),
-    (Licence.PUBLIC_DOMAIN, r"publicdomain/mark"),
-    (Licence.CC_BY, r"licenses/by/3\.0|creative commons attribution 3\.0"),
+    (CC0, r"publicdomain/zero|creative commons (cc-?0|zero)"),
+    (PUBLIC_DOMAIN, r"publicdomain/mark"),
+    (CC_BY, r"licenses/by/3\.0|creative commons attribution 3\.0"),
 ]
 _FOREIGN = re.compile(
     r"licenses/by-|attribution-|share-?alike|non-?commercial|no-?deriv|licenses/by/[^3]", re.I
@@ -42,7 +47,7 @@ _TITLE = re.compile(
 class Terms(NamedTuple):
     """Who made a model and on which licence it is given; None where that is not accepted."""
 
-    licence: Licence | None = Licence.CC0
+    licence: Licence | None = CC0
     author: str = ""
     title: str = ""  # the author's, where the licence file tells it
     url: str = ""  # the model's page, likewise

@@ -7,7 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1  # raised when the meaning of a written file changes
+FORMAT = 2  # raised when the meaning of a written file changes
+CAMERAS = (
+    "azimuth elevation inplane distance/1.75 25, as 3D-R2N2: degrees, object units; lens 35/32"
+)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -25,8 +28,8 @@ def credits_text(records: list[dict[str, Any]]) -> str:
         "",
         "Made from `manifest.json` by `python -m models.data.prepare`. Every image and point cloud",
         "here is derived from the 3-D model named below: scaled to a unit box, drawn with flat",
-        "colours, sampled at random. The models were converted to OBJ by Emmanuel Puybaret / eTeks",
-        "for the Sweet Home 3D furniture libraries; the licence of each is its author's.",
+        "colours, sampled at random. Furniture of Sweet Home 3D's libraries was converted to OBJ",
+        "by Emmanuel Puybaret / eTeks; the licence of each model is its author's.",
     ]
     for licence, url in sorted({(r["licence"], r["licence_url"]) for r in records}):
         chosen = [r for r in records if r["licence"] == licence]
@@ -35,7 +38,9 @@ def credits_text(records: list[dict[str, Any]]) -> str:
         for r in sorted(chosen, key=lambda r: (r["author"].lower(), r["synset"], r["model"])):
             title = f"{r['name']} (“{r['title']}”)" if r["title"] else r["name"]
             title += f", <{r['url']}>" if r["url"] else ""
-            source = f"{r['source']['package']} {r['source']['version']}, {r['source']['library']}"
+            source = r["source"].get("library") or r["source"]["file"]
+            if "package" in r["source"]:
+                source = f"{r['source']['package']} {r['source']['version']}, {source}"
             row = [f"{r['synset']}/{r['model']}", title, r["author"], source]
             lines.append("| " + " | ".join(word.replace("|", "\\|") for word in row) + " |")
     return "\n".join(lines) + "\n"

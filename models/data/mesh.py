@@ -6,17 +6,19 @@ from __future__ import annotations
 import hashlib
 import io
 import posixpath
-import zipfile
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
+from models.data import ac3d
+from models.data.archives import Beside, open_files
 from models.data.categories import SYNSETS
 from models.data.licences import Terms
 from models.data.sample import unit_box
 
-_LIMIT = 64 << 20  # bytes of one file inside a library
 _GREY = (0.7, 0.7, 0.7)
 
 
@@ -27,20 +29,31 @@ class Item(NamedTuple):
     model: str  # folder name in the layout
     name: str
     source: dict[str, str]
-    archive: Path  # zip that holds the mesh and its materials
-    path: str  # inside the archive
-    rotation: tuple[float, ...] | None  # row-major 3 x 3, or None
-    size_cm: tuple[float, ...]  # width, height, depth
+    container: Path  # zip file or folder that holds the mesh and its materials
+    path: str  # inside the container
     family: str
+    rotation: tuple[float, ...] | None = None  # row-major 3 x 3, or None
+    size_cm: tuple[float, ...] | None = None  # width, height, depth, where the source tells them
     terms: Terms = Terms()
+    hidden: str = ""  # pattern of "name texture" of parts that are no surface (AC3D only)
+    textures: tuple[tuple[str, str], ...] = ()  # (name, path) of textures that lie elsewhere
+    photos: tuple[tuple[str, str, tuple[float, ...]], ...] = ()  # (photo, mask, box) for views
 
     @property
     def synset(self) -> str:
-        return SYNSETS[self.category]
+        return SYNSETS.get(self.category, self.category)
 
     @property
     def key(self) -> str:
         return f"{self.synset}/{self.model}"
+
+
+class Part(NamedTuple):
+    """Triangles of one material."""
+
+    vertices: np.ndarray  # [V, 3]
+    faces: np.ndarray  # [F, 3]
+    colours: np.ndarray  # [F, 3] in 0..1
 
 
 class Mesh(NamedTuple):
@@ -53,46 +66,16 @@ class Mesh(NamedTuple):
     sha256: str  # of the source file
 
 
-class _Folder:
-    """What trimesh asks for the materials and textures beside a mesh, read from the zip.
-
-    Nothing is unpacked to disk, so a hostile path has nowhere to lead.
-    """
-
-    def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
-        self._archive, self._folder = archive, folder
-
-    def get(self, name: str) -> bytes:
-        name = posixpath.normpath(posixpath.join(self._folder, name.strip().replace("\\", "/")))
-        return read_member(self._archive, name)
-
-    __getitem__ = get
-
-    def namespaced(self, namespace: str) -> _Folder:
-        return _Folder(self._archive, posixpath.join(self._folder, namespace))
-
-
-def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """One file of a zip, refused when it claims to be larger than any honest mesh."""
-    info = archive.getinfo(name)
-    if info.file_size > _LIMIT:
-        raise ValueError(f"{name} is {info.file_size >> 20} MB, more than {_LIMIT >> 20} MB")
-    return archive.read(info)
-
-
 def load_mesh(item: Item) -> Mesh:
     """Read, turn upright, scale to the unit box. Raises ValueError on a mesh of no use."""
-    import trimesh
-
-    with zipfile.ZipFile(item.archive) as archive:
-        data = read_member(archive, item.path)
-        folder = _Folder(archive, posixpath.dirname(item.path))
-        # A scene and not one mesh: joining the parts would lose their materials.
-        scene = trimesh.load_scene(
-            io.BytesIO(data), file_type=posixpath.splitext(item.path)[1][1:], resolver=folder,
-            process=False,
-        )  # fmt: skip
-        parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh)]
+    with open_files(item.container) as files:
+        data = files.read(item.path)
+        beside = Beside(files, posixpath.dirname(item.path))
+        suffix = posixpath.splitext(item.path)[1][1:].lower()
+        if suffix in ("ac", "acc"):
+            parts = ac3d_parts(data, item, beside)
+        else:
+            parts = trimesh_parts(data, suffix, beside)
     parts = [part for part in parts if len(part.faces)]
     if not parts:
         raise ValueError("no faces")
@@ -101,7 +84,7 @@ def load_mesh(item: Item) -> Mesh:
         [np.asarray(part.faces) + off for part, off in zip(parts, offsets[:-1], strict=True)]
     )
     vertices = np.concatenate([np.asarray(part.vertices, dtype=np.float64) for part in parts])
-    colours = np.concatenate([face_colours(part) for part in parts])
+    colours = np.concatenate([part.colours for part in parts])
     if item.rotation is not None:
         vertices = vertices @ np.reshape(item.rotation, (3, 3)).T
     # Vertices that no face uses would shift the box away from the surface.
@@ -110,22 +93,72 @@ def load_mesh(item: Item) -> Mesh:
     return Mesh(vertices, faces.reshape(-1, 3), colours, side, hashlib.sha256(data).hexdigest())
 
 
+def trimesh_parts(data: bytes, suffix: str, beside: Beside) -> list[Part]:
+    """Parts of a file in any format of trimesh."""
+    import trimesh
+
+    # A scene and not one mesh: joining the parts would lose their materials.
+    scene = trimesh.load_scene(
+        io.BytesIO(data), file_type=suffix, resolver=beside, process=False
+    )  # fmt: skip
+    meshes = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh)]
+    return [Part(mesh.vertices, mesh.faces, face_colours(mesh)) for mesh in meshes]
+
+
 def face_colours(part: Any) -> np.ndarray:
     """One flat colour per face, [F, 3] float64 in 0..1, from a trimesh part's material."""
     count = len(part.faces)
     material = getattr(part.visual, "material", None)
     if material is None:
+        if getattr(part.visual, "kind", None) in ("face", "vertex"):
+            return part.visual.face_colors[:, :3].astype(np.float64) / 255
         return np.tile(_GREY, (count, 1))
     main = np.asarray(material.main_color, dtype=np.float64)[:3] / 255
     image, uv = getattr(material, "image", None), getattr(part.visual, "uv", None)
     if image is None or uv is None or len(uv) != len(part.vertices):
         return np.tile(main, (count, 1))
+    return texture_colours(image, np.asarray(uv, dtype=np.float64)[part.faces])
+
+
+def texture_colours(image: Image.Image, corner: np.ndarray) -> np.ndarray:
+    """Mean colour of the texture on each face: uv of the corners [F, 3, 2] -> [F, 3] in 0..1."""
     # Averaged over corners and centre: at 64 pixels a texture is little more than its mean.
     texels = np.asarray(image.convert("RGB"), dtype=np.float64) / 255
-    corner = np.asarray(uv, dtype=np.float64)[part.faces]
     places = np.concatenate([corner, corner.mean(axis=1, keepdims=True)], axis=1)
     places = np.nan_to_num(places) % 1.0
     height, width = texels.shape[:2]
     column = (places[..., 0] * (width - 1)).astype(np.int64)
     row = ((1 - places[..., 1]) * (height - 1)).astype(np.int64)
     return texels[row, column].mean(axis=1)
+
+
+def ac3d_parts(data: bytes, item: Item, beside: Beside) -> list[Part]:
+    """Parts of an AC3D file, without those that item.hidden names."""
+    materials, parts = ac3d.parse(data.decode("latin-1"))
+    table = np.array([material.rgb for material in materials] or [_GREY])
+    elsewhere, opened = dict(item.textures), {}
+    result = []
+    for part in parts:
+        if item.hidden and re.search(item.hidden, f"{part.name} {part.texture}", re.I):
+            continue
+        if part.texture not in opened:
+            opened[part.texture] = _texture(part.texture, beside, elsewhere)
+        if (image := opened[part.texture]) is None:
+            colours = table[np.minimum(part.material, len(table) - 1)]
+        else:
+            colours = texture_colours(image, part.uv)
+        result.append(Part(part.vertices, part.faces, colours))
+    return result
+
+
+def _texture(name: str, beside: Beside, elsewhere: dict[str, str]) -> Image.Image | None:
+    """The texture, found beside the mesh or where the source says; None: the material must do."""
+    name = name.replace("\\", "/")
+    for place in (name, elsewhere.get(posixpath.basename(name))):
+        try:
+            if place:
+                # By way of RGBA: Pillow warns of a palette with transparency otherwise.
+                return Image.open(io.BytesIO(beside.get(place))).convert("RGBA").convert("RGB")
+        except (KeyError, OSError):
+            continue
+    return None

@@ -1,170 +1,82 @@
 # SPDX-License-Identifier: MIT
-"""Meshes -> renderings and point clouds: `python -m models.data.prepare debian OUT`."""
+"""Meshes or a downloaded data set -> the folders that models.data.dataset reads.
+
+python -m models.data.prepare debian OUT         Debian's furniture, aircraft and ships
+python -m models.data.prepare meshes DIR OUT     DIR/<category>/ with meshes of your own
+python -m models.data.prepare shapenet DIR OUT   ShapeNet as 3D-R2N2 and 3D-LMNet give it, in DIR
+python -m models.data.prepare pix3d DIR OUT      Pix3D as it is unpacked, in DIR
+"""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.util
 import json
+import os
 import shutil
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from models.data import debian
-from models.data.debian import PrepareError
-from models.data.manifest import FORMAT, credits_text, write_json
-from models.data.mesh import Item, Mesh, load_mesh
-from models.data.render import Renderer, orbit
-from models.data.sample import sample_surface, seed_of
+from models.data import debian, meshes, pix3d, shapenet
+from models.data.archives import PrepareError
+from models.data.build import Built, Options, Write, build, write_object
+from models.data.categories import SYNSETS
+from models.data.manifest import CAMERAS, FORMAT, credits_text, write_json
+from models.data.mesh import Item
 from models.data.splits import families, near_duplicates, split
 
-POINTS = (2048, 1024)
-DENSE = 32768  # points that stand for the whole surface when two shapes are compared
+# The split of everything that the Debian packages of bookworm give, so that it stays as it is.
+DEBIAN_SPLIT = Path(__file__).parent / "debian_split.json"
 
 
-def object_files(out: Path, item: Item) -> tuple[Path, Path]:
-    """Folders of an object's images and of its point clouds."""
-    images = out / "ShapeNetRendering" / item.synset / item.model / "rendering"
-    return images, out / "ShapeNet_pointclouds" / item.synset / item.model
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def write_object(out: Path, item: Item, mesh: Mesh, size: int, views: int) -> dict[str, Any]:
-    """Write one object's clouds and views; its manifest record, without family and split."""
-    images, clouds = object_files(out, item)
-    for folder in (images, clouds):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    hashes = {}
-    for count in POINTS:
-        rng = np.random.default_rng(seed_of(item.key, "points", count))
-        points = sample_surface(mesh.vertices, mesh.faces, count, rng)
-        path = clouds / f"pointcloud_{count}.npy"
-        # Steps of at most 2.4e-4 of the longest side, a hundredth of the spacing of the points.
-        np.save(path, points.astype("<f2"), allow_pickle=False)
-        hashes[path.name] = sha256(path)
-    renderer = Renderer(mesh.vertices, mesh.faces, mesh.colours)
-    cameras = orbit(mesh.vertices, views, np.random.default_rng(seed_of(item.key, "cameras")))
-    for view, camera in enumerate(cameras):
-        image = renderer.render(camera, size)
-        if not image[..., 3].any():
-            raise ValueError(f"view {view} is empty")
-        Image.fromarray(image).save(images / f"{view:02d}.png", optimize=True)
-    lines = [camera.metadata() + "\n" for camera in cameras]
-    (images / "rendering_metadata.txt").write_text("".join(lines), encoding="utf-8")
-    return {
-        "synset": item.synset,
-        "category": item.category,
-        "model": item.model,
-        "name": item.name,
-        "title": item.terms.title,
-        "author": item.terms.author,
-        "url": item.terms.url,
-        "licence": item.terms.licence.value[0],
-        "licence_url": item.terms.licence.value[1],
-        "source": {**item.source, "sha256": mesh.sha256},
-        "size_cm": dict(zip(("width", "height", "depth"), item.size_cm, strict=True)),
-        "scale": round(1 / mesh.side, 9),
-        "faces": len(mesh.faces),
-        "views": views,
-        "sha256": hashes,
-    }
-
-
-def resumed(out: Path, item: Item, settings: dict, path: Path) -> dict[str, Any] | None:
-    """The record of an earlier, interrupted run, if it fits and its files are still whole."""
-    if not path.exists():
-        return None
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return None
-    images, clouds = object_files(out, item)
-    record = kept.get("record", {})
-    whole = (
-        kept.get("settings") == settings
-        and len(list(images.glob("*.png"))) == settings["views"]
-        and all((clouds / n).exists() and sha256(clouds / n) == h
-                for n, h in record.get("sha256", {}).items())
-    )  # fmt: skip
-    return record if whole else None
-
-
-def select(items: list[Item], per_category: int) -> list[Item]:
-    """The first items of each category (the list comes best licence first), unique by key."""
+def select(items: list[Item], categories: list[str] | None, limit: int | None) -> list[Item]:
+    """The first `limit` items of each category (best licence comes first), unique by key."""
     kept, count = {}, Counter()
     for item in items:
-        if item.key not in kept and count[item.category] < per_category:
+        if categories is not None and item.category not in categories:
+            continue
+        if item.key not in kept and (limit is None or count[item.category] < limit):
             kept[item.key] = item
             count[item.category] += 1
     return [kept[key] for key in sorted(kept)]
 
 
-def build(items: list[Item], out: Path, work: Path, args: argparse.Namespace) -> list[dict]:
-    """Render and sample every item; the records of those that worked, families and split set."""
-    from tqdm import tqdm
-
-    settings = {"format": FORMAT, "size": args.size, "views": args.views}
-    (work / "records").mkdir(parents=True, exist_ok=True)
-    records, shapes, names = {}, {}, {}
-    for item in tqdm(items, unit="object", desc="objects", disable=args.quiet):
-        note = work / "records" / f"{item.synset}-{item.model}.json"
-        try:
-            mesh = load_mesh(item)
-            record = resumed(out, item, settings, note)
-            if record is None:
-                record = write_object(out, item, mesh, args.size, args.views)
-                write_json(note, {"settings": settings, "record": record})
-            rng = np.random.default_rng(seed_of(item.key, "dense"))
-            dense = sample_surface(mesh.vertices, mesh.faces, DENSE, rng)
-        # A file of the package can fail in any reader: name it, go on without it.
-        except Exception as error:
-            # A full disk (an error of the system, with a number) is not the mesh's fault.
-            if getattr(error, "errno", None) is not None:
-                raise
-            for folder in object_files(out, item):
-                shutil.rmtree(folder, ignore_errors=True)
-            tqdm.write(f"skipped {item.key} ({item.path}): {error}", file=sys.stderr)
-            continue
-        records[item.key], shapes[item.key] = record, (dense[:: DENSE // 2048], dense)
-        names[item.key] = item.family
-    family = families(names, near_duplicates(shapes))
-    parts = split(family, {key: record["category"] for key, record in records.items()})
-    for key, record in records.items():
-        record.update(family=family[key], split=parts[key])
-    return [records[key] for key in sorted(records)]
+def records_of(items: list[Item], built: dict[str, Built], fixed: dict[str, str]) -> list[dict]:
+    """Manifest records of what was built, with family and split."""
+    names = {item.key: item.family for item in items if item.key in built}
+    family = families(names, near_duplicates({key: b.dense for key, b in built.items()}))
+    category = {key: b.record["category"] for key, b in built.items()}
+    parts = split(family, category, fixed)
+    return [
+        {**b.record, "family": family[key], "split": parts[key]} for key, b in built.items()
+    ]  # fmt: skip
 
 
-def write_set(out: Path, records: list[dict], args: argparse.Namespace) -> None:
+def write_set(out: Path, records: list[dict], options: Options) -> None:
     """Splits, manifest and credits."""
-    for part in ("train", "val", "test"):
-        table: dict[str, list[str]] = {r["synset"]: [] for r in records}
-        for r in records:
-            if r["split"] == part:
-                table[r["synset"]].append(f"{r['synset']}/{r['model']}")
-        write_json(out / "splits" / f"{part}_models.json", table)
-    write_json(
-        out / "manifest.json",
-        {
-            "format": FORMAT,
-            "image": {"size": args.size, "views": args.views, "mode": "RGBA, alpha = coverage",
-                      "metadata": "azimuth elevation inplane distance fov; degrees, object units"},
-            "points": {"dtype": "float16", "sampling": "independent, uniform over the surface",
-                       "interior": "inner faces (drawers, cushions) are sampled too"},
-            "frame": {"up": "+y", "front": "+z", "right": "+x", "origin": "centre of the box",
-                      "unit": "longest side of the box"},
-            "objects": records,
-        },
-    )  # fmt: skip
+    write_splits(out, records)
+    image = {"size": options.size, "mode": "RGBA, alpha = coverage"}
+    if options.views:
+        image |= {"views": options.views, "metadata": CAMERAS}
+    manifest: dict[str, Any] = {"format": FORMAT, "image": image}
+    if options.geometry:
+        manifest["depth"] = "16 bit grey, 1e-4 object units along the optical axis, 0: nothing"
+        manifest["normal"] = "RGB = 128 + 127 n, camera frame: x right, y down, z forward"
+    manifest["points"] = {
+        "dtype": "float16",
+        "sampling": "independent, uniform over the surface",
+        "interior": "inner faces (drawers, cushions) are sampled too",
+    }
+    manifest["frame"] = {
+        "name": "object",
+        "up": "+y",
+        "front": options.front,
+        "origin": "centre of the box",
+        "unit": "longest side of the box",
+    }
+    write_json(out / "manifest.json", {**manifest, "objects": records})
     (out / "CREDITS.md").write_text(credits_text(records), encoding="utf-8")
 
 
@@ -177,9 +89,20 @@ def drop_strangers(out: Path, records: list[dict]) -> None:
                 shutil.rmtree(folder)
 
 
+def check_out(out: Path) -> None:
+    """OUT is new, empty, or this command's own."""
+    if out.exists() and not out.is_dir():
+        raise PrepareError(f"{out} is a file, expected a folder")
+    if out.is_dir() and any(out.iterdir()) and not any(
+        (out / name).exists() for name in ("manifest.json", ".work")
+    ):  # fmt: skip
+        raise PrepareError(f"{out} is not empty and was not made by this command")
+    if any((out / top).is_symlink() for top in ("ShapeNetRendering", "ShapeNet_pointclouds")):
+        raise PrepareError(f"{out} links to a data set of yours; choose another folder")
+
+
 def check(args: argparse.Namespace) -> None:
     """Everything that can be known to fail before the work starts."""
-    out: Path = args.out
     needed = ("trimesh", "embreex", "scipy", "tqdm")
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise PrepareError(f"needs {', '.join(missing)}: pip install {' '.join(missing)}")
@@ -187,35 +110,80 @@ def check(args: argparse.Namespace) -> None:
         raise PrepareError(f"--views {args.views}: the layout has two digits, at most 99")
     if args.contact_sheet and args.contact_sheet.suffix.lower() != ".png":
         raise PrepareError(f"--contact-sheet {args.contact_sheet}: expected a name ending in .png")
-    if out.exists() and not out.is_dir():
-        raise PrepareError(f"{out} is a file, expected a folder")
-    if out.is_dir() and any(out.iterdir()) and not any(
-        (out / name).exists() for name in ("manifest.json", ".work")
-    ):  # fmt: skip
-        raise PrepareError(f"{out} is not empty and was not made by this command")
+    check_out(args.out)
+
+
+def make_set(
+    args: argparse.Namespace, items: list[Item], write: Write, fixed: dict[str, str]
+) -> None:
+    """Build the items and write the set; what stops half-way goes on from there next time."""
+    options = Options(args.out, args.size, args.views, args.geometry, args.front)
+    work = args.out / ".work"
+    work.mkdir(parents=True, exist_ok=True)
+    items = select(items, args.categories, args.per_category)
+    if not items:
+        raise PrepareError("nothing to prepare: no mesh belongs to the categories asked for")
+    built = build(items, write, options, work, args.jobs, args.quiet)
+    if not built:
+        raise PrepareError("not one object could be read")
+    records = records_of(items, built, fixed)
+    write_set(args.out, records, options)
+    drop_strangers(args.out, records)
+    shutil.rmtree(work)
+    size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
+    skipped = f", {len(items) - len(records)} skipped" if len(items) > len(records) else ""
+    summary(records, f"{skipped}, {size / 1e6:.2f} MB in {args.out}")
+    if args.contact_sheet:
+        from models.data.contact_sheet import contact_sheet
+
+        contact_sheet(args.out).save(args.contact_sheet)
+
+
+def summary(records: list[dict], rest: str) -> None:
+    """Objects by category and split."""
+    table = Counter((r["category"], r["split"]) for r in records)
+    for category in sorted({c for c, _ in table}):
+        print(f"{category:10}", *(f"{p} {table[category, p]:4}" for p in ("train", "val", "test")))
+    print(f"{len(records)} objects{rest}")
+
+
+def write_splits(out: Path, records: list[dict]) -> None:
+    for part in ("train", "val", "test"):
+        table: dict[str, list[str]] = {r["synset"]: [] for r in records}
+        for r in records:
+            if r["split"] == part:
+                table[r["synset"]].append(f"{r['synset']}/{r['model']}")
+        write_json(out / "splits" / f"{part}_models.json", table)
 
 
 def prepare_debian(args: argparse.Namespace) -> None:
     check(args)
-    out: Path = args.out
-    work = out / ".work"
+    work = args.out / ".work"
     work.mkdir(parents=True, exist_ok=True)
-    items = select(debian.collect(args.debs, work), args.per_category)
-    records = build(items, out, work, args)
-    if not records:
-        raise PrepareError("not one object could be read")
-    write_set(out, records, args)
-    drop_strangers(out, records)
-    shutil.rmtree(work)
-    table = Counter((r["category"], r["split"]) for r in records)
-    for category in sorted({c for c, _ in table}):
-        print(f"{category:10}", *(f"{p} {table[category, p]:3}" for p in ("train", "val", "test")))
-    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    print(f"{len(records)} objects, {size / 1e6:.2f} MB in {out}")
-    if args.contact_sheet:
-        from models.data.contact_sheet import contact_sheet
+    items = debian.collect(args.packages, args.debs, work)
+    make_set(args, items, write_object, json.loads(DEBIAN_SPLIT.read_text(encoding="utf-8")))
 
-        contact_sheet(out).save(args.contact_sheet)
+
+def prepare_meshes(args: argparse.Namespace) -> None:
+    check(args)
+    items = meshes.collect(args.folder, args.up, args.author, args.licence)
+    make_set(args, items, write_object, {})
+
+
+def prepare_pix3d(args: argparse.Namespace) -> None:
+    check(args)
+    make_set(args, pix3d.collect(args.folder, args.categories), pix3d.write_object, {})
+
+
+def prepare_shapenet(args: argparse.Namespace) -> None:
+    if args.out.resolve() == args.folder.resolve():
+        raise PrepareError("DIR and OUT are one folder; nothing is written into DIR")
+    if not (args.out / "manifest.json").exists():
+        check_out(args.out)
+    args.out.mkdir(parents=True, exist_ok=True)
+    records = shapenet.index(args.folder, args.out, args.quiet)
+    write_splits(args.out, records)
+    summary(records, f" indexed in {args.out}")
 
 
 def positive(word: str) -> int:
@@ -225,19 +193,60 @@ def positive(word: str) -> int:
     return number
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m models.data.prepare", description=__doc__)
-    sources = top.add_subparsers(dest="source", required=True, metavar="SOURCE")
-    source = sources.add_parser("debian", help="furniture of Debian's sweethome3d-furniture")
-    source.add_argument("out", type=Path, metavar="OUT", help="folder to make or to complete")
-    source.add_argument("--debs", type=Path, metavar="FOLDER", help="holds the .deb already")
-    source.add_argument("--views", type=positive, default=8, help="images per object")
-    source.add_argument("--size", type=positive, default=64, help="image side in pixels")
-    source.add_argument("--per-category", type=positive, default=36, metavar="N",
+def set_options(parser: argparse.ArgumentParser, size: int) -> None:
+    """What every source takes that a set is made from."""
+    parser.add_argument("--size", type=positive, default=size, help="image side in pixels")
+    parser.add_argument("--categories", nargs="+", metavar="NAME", help="take these only")
+    parser.add_argument("--per-category", type=positive, metavar="N",
                         help="at most so many objects, freest licence first")  # fmt: skip
-    source.add_argument("--contact-sheet", type=Path, metavar="PNG", help="draw the set as well")
-    source.add_argument("--quiet", action="store_true", help="no progress bar")
-    source.set_defaults(command=prepare_debian)
+    parser.add_argument("--contact-sheet", type=Path, metavar="PNG", help="draw the set as well")
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="processes")
+
+
+def rendering_options(parser: argparse.ArgumentParser) -> None:
+    """What every source of meshes takes."""
+    set_options(parser, size=137)
+    parser.add_argument("--views", type=positive, default=24, help="images per object")
+    parser.add_argument("--no-geometry", dest="geometry", action="store_false",
+                        help="leave depth and normals out")  # fmt: skip
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m models.data.prepare", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    sources = top.add_subparsers(dest="source", required=True, metavar="SOURCE")
+    unknown = "as in the source"
+
+    def add(name: str, text: str, folder: str = "") -> argparse.ArgumentParser:
+        source = sources.add_parser(name, help=text)
+        if folder:
+            source.add_argument("folder", type=Path, metavar="DIR", help=folder)
+        source.add_argument("out", type=Path, metavar="OUT", help="folder to make or to complete")
+        source.add_argument("--quiet", action="store_true", help="no progress bar")
+        return source
+
+    source = add("debian", "furniture, aircraft and ships of Debian packages")
+    rendering_options(source)
+    source.add_argument("--debs", type=Path, metavar="FOLDER", help="holds the .deb files already")
+    source.add_argument("--packages", nargs="+", choices=list(debian.PACKAGES), metavar="PACKAGE",
+                        default=list(debian.PACKAGES),
+                        help=f"of {', '.join(debian.PACKAGES)}; default: all")  # fmt: skip
+    source.set_defaults(command=prepare_debian, front="+z")
+    names = f"its folders are categories: {', '.join(SYNSETS)}, or others"
+    source = add("meshes", "a folder of <category>/<mesh files>", names)
+    rendering_options(source)
+    source.add_argument("--up", choices=("y", "z"), default="y", help="the meshes' upward axis")
+    source.add_argument("--author", default="", help="for the manifest")
+    source.add_argument("--licence", default="unknown", help="for the manifest")
+    source.set_defaults(command=prepare_meshes, front=unknown)
+    tops = "holds ShapeNetRendering/ and ShapeNet_pointclouds/, and splits/ if there is one"
+    source = add("shapenet", "check and index ShapeNet as 3D-R2N2 and 3D-LMNet give it", tops)
+    source.set_defaults(command=prepare_shapenet)
+    source = add("pix3d", "cut out Pix3D's photos, sample its models", "Pix3D, unpacked")
+    set_options(source, size=128)
+    source.set_defaults(command=prepare_pix3d, front=unknown, views=0, geometry=False)
     return top
 
 

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Views of a mesh by ray casting (trimesh + embreex): no display, no OpenGL.
-
-Object frame: y up, longest side 1, centred. Azimuth and elevation are in degrees and follow the
-3D-R2N2 renderings: azimuth 0 looks at the object from +x, azimuth 270 from +z.
-"""
+"""Views of a mesh by ray casting (trimesh + embreex): no display, no OpenGL."""
 
 from __future__ import annotations
 
@@ -11,57 +7,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-FOV = 49.13  # degrees across the image: the 35 mm lens on a 32 mm sensor of 3D-R2N2
+from models.data.camera import FOV, Camera
+
 AMBIENT = 0.35
 BLACK = 0.12  # what a black material reflects, so that its edges still show
+SUPERSAMPLE = 3  # rays a pixel and axis; odd, so that one ray passes through the pixel's centre
 
 
-class Camera(NamedTuple):
-    """Looks at the origin. Angles in degrees, distance in units of the object's longest side."""
+class View(NamedTuple):
+    """What one camera sees."""
 
-    azimuth: float
-    elevation: float
-    distance: float
-    fov: float = FOV
-
-    def axes(self) -> np.ndarray:
-        """[3, 3] float64, rows right, up, back (from the origin to the camera), object frame."""
-        azimuth, elevation = np.deg2rad([self.azimuth, self.elevation])
-        # The Blender scenes of 3D-R2N2 are z up; there y up becomes (x, -z, y).
-        back = np.array(
-            [
-                np.cos(elevation) * np.cos(azimuth),
-                np.sin(elevation),
-                -np.cos(elevation) * np.sin(azimuth),
-            ]
-        )
-        right = np.cross([0.0, 1.0, 0.0], back)
-        right /= np.linalg.norm(right)
-        return np.stack([right, np.cross(back, right), back])
-
-    def metadata(self) -> str:
-        """One line of rendering_metadata.txt: az el inplane dist fov."""
-        return f"{self.azimuth:.4f} {self.elevation:.4f} 0 {self.distance:.6f} {self.fov:.2f}"
-
-
-def fitting_distance(vertices: np.ndarray, camera: Camera) -> float:
-    """Least distance from which every vertex [V, 3] falls inside the square image."""
-    right, up, back = camera.axes() @ np.asarray(vertices, dtype=np.float64).T
-    across = np.maximum(np.abs(right), np.abs(up)) / np.tan(np.deg2rad(camera.fov) / 2)
-    return float((across + back).max())
-
-
-def orbit(vertices: np.ndarray, views: int, rng: np.random.Generator) -> list[Camera]:
-    """Cameras once around the object: one per equal slice of the circle, jittered inside it."""
-    azimuths = (np.arange(views) + rng.random(views)) * 360 / views
-    elevations = rng.uniform(25, 30, views)
-    margins = rng.uniform(1.05, 1.20, views)
-    cameras = []
-    for azimuth, elevation, margin in zip(azimuths, elevations, margins, strict=True):
-        camera = Camera(float(azimuth), float(elevation), 1.0)
-        distance = margin * fitting_distance(vertices, camera)
-        cameras.append(camera._replace(distance=float(distance)))
-    return cameras
+    image: np.ndarray  # [size, size, 4] uint8 RGBA, alpha = share of the pixel that is covered
+    depth: np.ndarray  # [size, size] float64 along the optical axis at the pixel's centre, 0: none
+    normal: np.ndarray  # [size, size, 3] float64, unit, x right, y down, z forward; 0: none
 
 
 class Renderer:
@@ -75,7 +33,9 @@ class Renderer:
         # process=False: merging vertices would drop faces and break the match with colours.
         mesh = trimesh.Trimesh(vertices, faces, process=False)
         self._caster = RayMeshIntersector(mesh)
-        corner = mesh.vertices[mesh.faces]
+        corner = np.asarray(mesh.vertices)[mesh.faces]
+        self._corner = corner[:, 0]
+        self._radius = np.linalg.norm(mesh.vertices, axis=1).max()
         normals = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
         self._normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
         self._colours = BLACK + (1 - BLACK) * np.asarray(colours, dtype=np.float64)
@@ -83,27 +43,51 @@ class Renderer:
     def hits(self, camera: Camera, size: int) -> np.ndarray:
         """Index of the first face through each pixel centre: [size, size] int, -1 is none."""
         axes = camera.axes()
-        reach = np.tan(np.deg2rad(camera.fov) / 2)
-        grid = (np.arange(size) + 0.5) / size * 2 - 1
-        x, y = np.meshgrid(grid * reach, -grid * reach)
-        rays = np.stack([x, y, -np.ones_like(x)], axis=-1).reshape(-1, 3) @ axes
+        rays = _rays(axes, size).reshape(-1, 3)
         origins = np.broadcast_to(axes[2] * camera.distance, rays.shape)
-        return self._caster.intersects_first(origins.copy(), rays).reshape(size, size)
+        return self._caster.intersects_first(origins, rays).reshape(size, size)
 
-    def render(self, camera: Camera, size: int, supersample: int = 3) -> np.ndarray:
-        """[size, size, 4] uint8 RGBA; alpha is the share of the pixel that the object covers."""
-        hit = self.hits(camera, size * supersample)
+    def render(self, camera: Camera, size: int) -> View:
+        """Image, depth and normals of size x size pixels."""
+        hit = self.hits(camera, size * SUPERSAMPLE)
+        middle = slice(SUPERSAMPLE // 2, None, SUPERSAMPLE)
+        depth, normal = self._surface(camera, hit[middle, middle])
+        return View(self._shade(camera, hit), depth, normal)
+
+    def _shade(self, camera: Camera, hit: np.ndarray) -> np.ndarray:
+        size = len(hit) // SUPERSAMPLE
         covered = hit >= 0
         right, up, back = camera.axes()
         # A lamp beside the camera: nothing that is seen is black, yet edges keep a contrast.
         light = back + 0.45 * up - 0.35 * right
         light /= np.linalg.norm(light)
-        normals = self._normals[hit]
         # Furniture meshes are wound either way, so every face shows its lit side to the camera.
-        normals = normals * np.where(normals @ back < 0, -1.0, 1.0)[..., None]
-        shade = AMBIENT + (1 - AMBIENT) * np.clip(normals @ light, 0, 1)
-        colour = self._colours[hit] * shade[..., None] * covered[..., None]
-        block = (size, supersample, size, supersample)
+        towards = np.where(self._normals @ back < 0, -1.0, 1.0)
+        shade = AMBIENT + (1 - AMBIENT) * np.clip(towards * (self._normals @ light), 0, 1)
+        colour = (self._colours * shade[:, None])[hit] * covered[..., None]
+        block = (size, SUPERSAMPLE, size, SUPERSAMPLE)
         alpha = covered.reshape(block).mean(axis=(1, 3))
         colour = colour.reshape(*block, 3).mean(axis=(1, 3)) / np.maximum(alpha, 1e-9)[..., None]
         return np.rint(np.dstack([colour, alpha]) * 255).clip(0, 255).astype(np.uint8)
+
+    def _surface(self, camera: Camera, hit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Depth [S, S] and normal [S, S, 3] where the central rays meet the faces' planes."""
+        covered = hit >= 0
+        axes = camera.axes()
+        rays = _rays(axes, len(hit))  # one unit deep each, so that length along the ray is depth
+        normals = self._normals[hit]
+        slope = (rays * normals).sum(axis=-1)
+        reach = ((self._corner[hit] - axes[2] * camera.distance) * normals).sum(axis=-1)
+        depth = reach / np.where(slope == 0, 1e-30, slope)
+        # A ray within its face's plane meets it anywhere: its depth cannot be told from the plane.
+        covered &= np.abs(depth - camera.distance) <= self._radius + 1e-6
+        towards = np.where(slope > 0, -1.0, 1.0) * covered
+        normals = normals * towards[..., None] @ (axes * [[1], [-1], [-1]]).T
+        return np.where(covered, depth, 0), normals
+
+
+def _rays(axes: np.ndarray, size: int) -> np.ndarray:
+    """[size, size, 3], object frame: from the camera through the pixel centres, one unit deep."""
+    right, up, back = axes
+    grid = ((np.arange(size) + 0.5) / size * 2 - 1) * np.tan(np.deg2rad(FOV) / 2)
+    return grid[None, :, None] * right - grid[:, None, None] * up - back

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: MIT
+"""Reads AC3D (.ac, .acc), the mesh format of FlightGear and TORCS, which trimesh does not know.
+
+A text file: MATERIAL lines, then a tree of OBJECTs. Each has vertices, surfaces, a texture, and a
+3 x 3 rotation and an offset that hold for its kids too. Source: the AC3D manual's file format page.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+_POLYGON, _STRIP = 0, 4  # low four bits of SURF; 1 and 2 are lines
+
+
+class Material(NamedTuple):
+    """Diffuse colour in 0..1, and transparency: 1 is invisible."""
+
+    rgb: tuple[float, float, float]
+    transparency: float
+
+
+class Part(NamedTuple):
+    """One OBJECT, triangulated, in the frame of the file."""
+
+    name: str
+    vertices: np.ndarray  # [V, 3] float64
+    faces: np.ndarray  # [F, 3] int64
+    uv: np.ndarray  # [F, 3, 2] float64, texture coordinates of the corners
+    material: np.ndarray  # [F] int64, index into the file's materials
+    texture: str  # file name, "" for none
+
+
+class _Surfaces:
+    """The triangles of one object, as they are read."""
+
+    def __init__(self) -> None:
+        self.faces: list[tuple[int, ...]] = []
+        self.uv: list[tuple[tuple[float, float], ...]] = []
+        self.material: list[int] = []
+
+    def add(self, kind: int, material: int, refs: list[list[str]]) -> None:
+        """Triangulate one surface; refs are its corners [index, u, v] as words."""
+        if kind == _POLYGON:  # a fan: nearly every polygon has 3 or 4 corners, the others are discs
+            corners = [(0, i, i + 1) for i in range(1, len(refs) - 1)]
+        elif kind == _STRIP:  # every other triangle of a strip is wound the other way
+            corners = [(i, i + 1 + i % 2, i + 2 - i % 2) for i in range(len(refs) - 2)]
+        else:
+            return
+        index = [int(ref[0]) for ref in refs]
+        uv = [(float(ref[1]), float(ref[2])) for ref in refs]
+        for triangle in corners:
+            self.faces.append(tuple(index[i] for i in triangle))
+            self.uv.append(tuple(uv[i] for i in triangle))
+            self.material.append(material)
+
+
+class _Reader:
+    """Goes through the lines once; `number` is the line it stands on, for messages."""
+
+    def __init__(self, text: str) -> None:
+        self.lines, self.number = text.split("\n"), 1
+        self.materials: list[Material] = []
+        self.parts: list[Part] = []
+
+    def words(self) -> list[str]:
+        """Words of the next line that is not blank; [] at the end."""
+        while self.number < len(self.lines):
+            self.number += 1
+            if found := self.lines[self.number - 1].split():
+                return found
+        return []
+
+    def quoted(self) -> str:
+        """What stands between the quotes of the present line."""
+        return self.lines[self.number - 1].split('"')[1]
+
+    def read(self) -> None:
+        while words := self.words():
+            if words[0] == "MATERIAL":
+                self.materials.append(_material(self.lines[self.number - 1]))
+            elif words[0] == "OBJECT":
+                self.object(np.eye(3), np.zeros(3))
+
+    def object(self, turn: np.ndarray, shift: np.ndarray) -> None:
+        """The object whose OBJECT line was read last, then its kids; turn, shift: its parent's.
+
+        Vertices are rows: the object's own go to (vertex @ rot + loc) @ turn + shift.
+        """
+        name = texture = ""
+        rotation, place = np.eye(3), np.zeros(3)
+        repeat, offset = np.ones(2), np.zeros(2)
+        vertices, surfaces = np.zeros((0, 3)), _Surfaces()
+        while words := self.words():
+            key, values = words[0], words[1:]
+            if key == "SURF":
+                self.surface(int(values[0], 16) & 0xF, surfaces)
+            elif key == "name":
+                name = self.quoted()
+            elif key == "texture":
+                texture = self.quoted()
+            elif key in ("texrep", "texoff"):
+                pair = np.array(values[:2], dtype=np.float64)
+                repeat, offset = (pair, offset) if key == "texrep" else (repeat, pair)
+            elif key == "rot":
+                rotation = np.array(values, dtype=np.float64).reshape(3, 3)
+            elif key == "loc":
+                place = np.array(values[:3], dtype=np.float64)
+            elif key == "data":
+                self.skip_text(int(values[0]))
+            elif key == "numvert":
+                vertices = self.vertices(int(values[0]))
+            elif key == "kids":
+                break
+        turn, shift = rotation @ turn, place @ turn + shift
+        if surfaces.faces:
+            faces = np.array(surfaces.faces, dtype=np.int64)
+            if faces.min() < 0 or faces.max() >= len(vertices):
+                raise ValueError(f"object {name!r} has a vertex index out of range")
+            uv = np.array(surfaces.uv) * repeat + offset
+            material = np.array(surfaces.material, dtype=np.int64)
+            part = Part(name, vertices @ turn + shift, faces, uv, material, texture)
+            self.parts.append(part)
+        for _ in range(int(values[0]) if words else 0):
+            kid = self.words()
+            if not kid:  # some writers count more kids than there are; nothing is lost
+                return
+            if kid[0] != "OBJECT":
+                raise ValueError(f"expected an OBJECT, got {kid[0]!r}")
+            self.object(turn, shift)
+
+    def surface(self, kind: int, surfaces: _Surfaces) -> None:
+        material = 0
+        while words := self.words():
+            if words[0] == "mat":
+                material = int(words[1])
+            elif words[0] == "refs":
+                refs = [self.words() for _ in range(int(words[1]))]
+                return surfaces.add(kind, material, refs)
+        raise ValueError("the file ends inside a surface")
+
+    def vertices(self, count: int) -> np.ndarray:
+        """The next `count` lines: [count, 3]. Some writers add a normal behind the position."""
+        rows = self.lines[self.number : self.number + count]
+        self.number += count
+        return np.array([row.split()[:3] for row in rows], dtype=np.float64).reshape(count, 3)
+
+    def skip_text(self, length: int) -> None:
+        """Pass over the free text that follows a "data" line."""
+        while length > 0 and self.number < len(self.lines):
+            length -= len(self.lines[self.number]) + 1
+            self.number += 1
+
+
+def _material(line: str) -> Material:
+    words = line.rpartition('"')[2].split()  # behind the name, which may hold blanks
+    colour = words.index("rgb") + 1
+    red, green, blue = (min(max(float(word), 0.0), 1.0) for word in words[colour : colour + 3])
+    return Material((red, green, blue), float(words[words.index("trans") + 1]))
+
+
+def parse(text: str) -> tuple[list[Material], list[Part]]:
+    """Materials and parts of an AC3D file. Raises ValueError that names the line."""
+    if not text.startswith("AC3D"):
+        raise ValueError("not an AC3D file")
+    reader = _Reader(text)
+    try:
+        reader.read()
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"line {reader.number}: {error}") from error
+    return reader.materials, reader.parts

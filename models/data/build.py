@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: MIT
+"""Meshes -> renderings, depth, normals and point clouds, one object after another."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from models.data.camera import orbit
+from models.data.manifest import FORMAT, write_json
+from models.data.maps import write_depth, write_normal
+from models.data.mesh import Item, Mesh, load_mesh
+from models.data.render import Renderer
+from models.data.sample import sample_surface, seed_of
+
+POINTS = (2048, 1024)
+DENSE = 32768  # points that stand for the whole surface when two shapes are compared
+# Not the mesh's fault: the disk is full, over quota, read-only or broken.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+
+
+class Options(NamedTuple):
+    """What is written of each object."""
+
+    out: Path
+    size: int = 137  # pixels, square
+    views: int = 24
+    geometry: bool = True  # depth and normals of each view
+    front: str = "+z"  # axis that the objects face, for the manifest
+
+    def settings(self) -> dict[str, Any]:
+        """What an object of an earlier run must have been made with to be kept."""
+        return {"format": FORMAT, **self._asdict(), "out": None}
+
+
+# Writes an object's views and clouds and returns its manifest record.
+Write = Callable[[Item, Mesh, Options], dict[str, Any]]
+
+
+class Built(NamedTuple):
+    """An object that was written: its manifest record, and its surface as points [DENSE, 3]."""
+
+    record: dict[str, Any]
+    dense: np.ndarray
+
+
+def object_folders(out: Path, key: str) -> tuple[Path, Path]:
+    """Folders of an object's views and of its point clouds."""
+    return out / "ShapeNetRendering" / key, out / "ShapeNet_pointclouds" / key
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def fresh_folders(out: Path, key: str) -> tuple[Path, Path]:
+    """The object's two folders, emptied."""
+    folders = object_folders(out, key)
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    return folders
+
+
+def write_clouds(mesh: Mesh, key: str, folder: Path) -> dict[str, str]:
+    """Write pointcloud_{2048,1024}.npy; {name: sha256}."""
+    hashes = {}
+    for count in POINTS:
+        rng = np.random.default_rng(seed_of(key, "points", count))
+        points = sample_surface(mesh.vertices, mesh.faces, count, rng)
+        path = folder / f"pointcloud_{count}.npy"
+        # Steps of at most 2.4e-4 of the longest side, a hundredth of the spacing of the points.
+        np.save(path, points.astype("<f2"), allow_pickle=False)
+        hashes[path.name] = sha256(path)
+    return hashes
+
+
+def write_views(mesh: Mesh, key: str, folder: Path, options: Options) -> None:
+    """Write rendering/, and depth/ and normal/ beside it."""
+    names = ("rendering", "depth", "normal") if options.geometry else ("rendering",)
+    folders = {name: folder / name for name in names}
+    for path in folders.values():
+        path.mkdir()
+    renderer = Renderer(mesh.vertices, mesh.faces, mesh.colours)
+    cameras = orbit(mesh.vertices, options.views, np.random.default_rng(seed_of(key, "cameras")))
+    for number, camera in enumerate(cameras):
+        view, name = renderer.render(camera, options.size), f"{number:02d}.png"
+        if not view.image[..., 3].any():
+            raise ValueError(f"view {number} is empty")
+        Image.fromarray(view.image).save(folders["rendering"] / name, optimize=True)
+        if options.geometry:
+            write_depth(folders["depth"] / name, view.depth)
+            write_normal(folders["normal"] / name, view.normal)
+    lines = [camera.metadata() + "\n" for camera in cameras]
+    (folders["rendering"] / "rendering_metadata.txt").write_text("".join(lines), encoding="utf-8")
+
+
+def write_object(item: Item, mesh: Mesh, options: Options) -> dict[str, Any]:
+    """Write one object's clouds and views; its manifest record, without family and split."""
+    views, clouds = fresh_folders(options.out, item.key)
+    hashes = write_clouds(mesh, item.key, clouds)
+    write_views(mesh, item.key, views, options)
+    record = item_record(item, mesh)
+    return {**record, "views": options.views, "sha256": hashes}
+
+
+def item_record(item: Item, mesh: Mesh) -> dict[str, Any]:
+    """What the manifest tells of an object's origin and mesh."""
+    record = {
+        "synset": item.synset,
+        "category": item.category,
+        "model": item.model,
+        "name": item.name,
+        "title": item.terms.title,
+        "author": item.terms.author,
+        "url": item.terms.url,
+        "licence": item.terms.licence.id,
+        "licence_url": item.terms.licence.url,
+        "source": {**item.source, "sha256": mesh.sha256},
+    }
+    if item.size_cm is not None:
+        sides = ("width", "height", "depth")
+        record["size_cm"] = dict(zip(sides, item.size_cm, strict=True))
+    return {**record, "scale": round(1 / mesh.side, 9), "faces": len(mesh.faces)}
+
+
+def _note(work: Path, key: str) -> Path:
+    return work / "records" / f"{key.replace('/', '-')}.json"
+
+
+def kept(item: Item, options: Options, work: Path) -> dict[str, Any] | None:
+    """The record of an earlier, interrupted run, if it fits and its files are still whole."""
+    try:
+        note = json.loads(_note(work, item.key).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    views, clouds = object_folders(options.out, item.key)
+    record = note.get("record", {})
+    whole = (
+        note.get("settings") == options.settings()
+        and len(list((views / "rendering").glob("*.png"))) == record.get("views")
+        and all((clouds / n).exists() and sha256(clouds / n) == h
+                for n, h in record.get("sha256", {}).items())
+    )  # fmt: skip
+    return record if whole else None
+
+
+def build_one(item: Item, write: Write, options: Options, work: Path) -> Built | str:
+    """Write one object, or take over what an earlier run wrote; the reason where that fails."""
+    try:
+        mesh = load_mesh(item)
+        record = kept(item, options, work)
+        if record is None:
+            record = write(item, mesh, options)
+            note = {"settings": options.settings(), "record": record}
+            write_json(_note(work, item.key), note)
+        rng = np.random.default_rng(seed_of(item.key, "dense"))
+        return Built(record, sample_surface(mesh.vertices, mesh.faces, DENSE, rng))
+    # A file of the source can fail in any reader: name it, go on without it.
+    except Exception as error:
+        if getattr(error, "errno", None) in _DISK:
+            raise
+        return f"{error}" or type(error).__name__
+
+
+def in_processes(
+    task: Callable[..., Any], items: list[Item], jobs: int, *arguments: Any
+) -> Iterator[tuple[Item, Any]]:
+    """(item, task(item, *arguments)) in any order, on `jobs` processes.
+
+    A process that dies takes the whole pool along without a word about whose fault it was. So what
+    was still under way is done again, one process an item: the item that kills its process again
+    gets a reason (str) for a result.
+    """
+    if jobs == 1:
+        yield from ((item, task(item, *arguments)) for item in items)
+        return
+    left = []
+    with ProcessPoolExecutor(jobs) as pool:
+        futures = {pool.submit(task, item, *arguments): item for item in items}
+        for future in as_completed(futures):
+            try:
+                yield futures[future], future.result()
+            except BrokenProcessPool:
+                left.append(futures[future])
+    for item in left:
+        with ProcessPoolExecutor(1) as pool:
+            try:
+                result = pool.submit(task, item, *arguments).result()
+            except BrokenProcessPool:
+                result = "its process died (out of memory, or a fault in a reader)"
+        yield item, result
+
+
+def build(
+    items: list[Item], write: Write, options: Options, work: Path, jobs: int, quiet: bool
+) -> dict[str, Built]:
+    """Write every item on `jobs` processes; those that worked, by key."""
+    from tqdm import tqdm
+
+    built = {}
+    results = in_processes(build_one, items, jobs, write, options, work)
+    with tqdm(total=len(items), unit="object", desc="objects", disable=quiet) as bar:
+        for item, result in results:
+            bar.update()
+            if isinstance(result, Built):
+                built[item.key] = result
+                continue
+            for folder in object_folders(options.out, item.key):
+                shutil.rmtree(folder, ignore_errors=True)
+            tqdm.write(f"skipped {item.key} ({item.path}): {result}", file=sys.stderr)
+    return {key: built[key] for key in sorted(built)}

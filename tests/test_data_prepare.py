@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: MIT
+"""Sources of meshes: packages, catalogues, folders; and what happens to a bad one."""
+
+import io
+import json
+import os
+import zipfile
+
+import numpy as np
+import pytest
+
+from models.data import build, contact_sheet, debian, flightgear, prepare
+from models.data.archives import FolderFiles, PrepareError, unpack_deb
+from models.data.camera import read_metadata
+from models.data.categories import category_of
+from models.data.dataset import ReconstructionDataset
+from models.data.licences import CC0, CC_BY, terms_of
+from models.data.sweethome import LIBRARIES, parse_catalogue
+from tests.meshes import ac3d, box, deb, needs_renderer, obj
+
+
+@pytest.mark.parametrize("name", ["../evil.sh3f", "/evil.sh3f", "a/../../evil.sh3f", "..\\e.sh3f"])
+def test_unpack_refuses_to_leave_the_target(tmp_path, name):
+    package = deb(tmp_path / "a.deb", [(name, b"evil")])
+    with pytest.raises(PrepareError, match="would leave"):
+        unpack_deb(package, tmp_path / "in" / "out", lambda name: True)
+    assert not list(tmp_path.rglob("*.sh3f"))
+
+
+def test_unpack_refuses_links_and_rubbish(tmp_path):
+    package = deb(tmp_path / "a.deb", [("a.sh3f", "/etc/passwd")])
+    with pytest.raises(PrepareError, match="link or a device"):
+        unpack_deb(package, tmp_path / "o", lambda name: True)
+    assert unpack_deb(package, tmp_path / "o", lambda name: False) == []
+    (tmp_path / "b.deb").write_bytes(b"rubbish")
+    with pytest.raises(PrepareError, match="no ar header"):
+        unpack_deb(tmp_path / "b.deb", tmp_path / "o", lambda name: True)
+    with pytest.raises(PrepareError, match="no sweethome3d-furniture"):
+        debian.find_deb("sweethome3d-furniture", tmp_path)
+
+
+def test_a_texture_may_not_lie_outside_the_folder(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (tmp_path / "in" / "link.png").symlink_to(tmp_path / "secret.png")
+    files = FolderFiles(tmp_path / "in")
+    for name in ("../secret.png", str(tmp_path / "secret.png"), "link.png"):
+        with pytest.raises(KeyError, match="no file"):
+            files.read(name)
+
+
+def test_catalogue_and_categories():
+    text = "# note\nid=x\nname#2=Chair\nname#1=Table lamp\\u20ac\nmodel#1=/a/b.obj\n"
+    assert parse_catalogue(text) == [
+        {"name": "Table lamp\u20ac", "model": "/a/b.obj"}, {"name": "Chair"}
+    ]  # fmt: skip
+    names = {"Table lamp": "lamp", "Bedside table": "cabinet", "Table tennis": None,
+             "Wheelchair": None, "Corner sofa": "sofa", "Spoon": None, "TV 16:9": "monitor",
+             "TV stand": "cabinet", "TV remote control": None, "Xylophone": None,
+             "Mobile phone": "telephone", "Headphones": None, "Screen door": None}  # fmt: skip
+    assert {name: category_of(name) for name in names} == names
+
+
+def test_a_models_own_licence_overrules_the_library():
+    texts = {
+        "Released under\nCreative Commons Zero (Public Domain)": CC0,
+        "Released under Creative Commons Attribution 3.0": CC_BY,
+        "Creative Commons Attribution-ShareAlike 3.0": None,
+        "https://creativecommons.org/licenses/by-nc/3.0/": None,
+        "nothing of note": CC0,
+    }
+    for text, expected in texts.items():
+        with zipfile.ZipFile(io.BytesIO(), "w") as archive:
+            archive.writestr("lib/a/LICENSE.TXT", text)
+            archive.writestr("lib/LICENSE.TXT", "licenses/by-nc/3.0")  # another folder's
+            assert terms_of(archive, "lib/a/a.obj", "Me", CC0).licence is expected
+
+
+@needs_renderer
+def test_bad_arguments_get_one_line(tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("mine")
+    (tmp_path / "file").touch()
+    new = str(tmp_path / "new")
+    cases = [
+        (["debian", str(tmp_path / "full")], "was not made by this command"),
+        (["debian", str(tmp_path / "file")], "is a file"),
+        (["debian", new, "--debs", str(tmp_path / "none")], "no such folder"),
+        (["debian", new, "--debs", str(tmp_path / "full")], "no sweethome3d-furniture"),
+        (["debian", new, "--views", "100"], "at most 99"),
+        (["debian", new, "--contact-sheet", "a.jpg"], "ending in .png"),
+        (["meshes", str(tmp_path / "none"), new], "no such folder"),
+        (["meshes", str(tmp_path / "full"), new], "found no mesh"),
+    ]
+    for words, message in cases:
+        assert prepare.main(words) == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1, error
+    with pytest.raises(SystemExit):
+        prepare.main(["debian", new, "--views", "0"])
+    assert (tmp_path / "full" / "letter.txt").exists()
+
+
+@pytest.fixture
+def debs(tmp_path):
+    """Packages with two tables and a broken one, two liveries of an aircraft, a ship, a lamp."""
+    lines, data, empty = [], io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for number, name in enumerate(("good", "broken", "red"), 1):
+            lines += [f"name#{number}=Table", f"model#{number}=/lib/{name}/{name}.obj",
+                      f"creator#{number}={name}", f"width#{number}=1"]  # fmt: skip
+            text = obj(box(1, 0.5, 0.2 * number) * 100 + 7, "m")
+            archive.writestr(f"lib/{name}/{name}.obj", "v 1 2" if name == "broken" else text)
+            archive.writestr(f"lib/{name}/m.mtl", "newmtl m\nKd 1 0 0\n")
+        archive.writestr("PluginFurnitureCatalog.properties", "\n".join(lines))
+    with zipfile.ZipFile(empty, "w") as archive:
+        archive.writestr("PluginFurnitureCatalog.properties", "")
+    first, *others = LIBRARIES
+    libraries = [(f"./usr/{first}.sh3f", data.getvalue())]
+    libraries += [(f"./usr/{name}.sh3f", empty.getvalue()) for name in others]
+    folder = tmp_path / "debs"
+    folder.mkdir()
+    deb(folder / "sweethome3d-furniture_9-1_all.deb", libraries)
+    root = "./usr/share/games/flightgear/"
+    plane = ac3d(box(4, 1, 3)).replace("kids 1", "kids 2", 1)
+    # A wake twice as long as the aircraft, which must not count.
+    wake = ac3d(box(9, 0.1, 0.1)).replace('"box"', '"Wake"')
+    plane += wake[wake.index("OBJECT poly") :]
+    aircraft = [(f"{root}AI/Aircraft/73{n}/Models/73{n}.ac", plane.encode()) for n in (5, 6)]
+    aircraft.append((f"{root}AI/Aircraft/735/Models/light.ac", plane.encode()))
+    aircraft.append((f"{root}AI/Traffic/other.ac", b"not wanted"))
+    deb(folder / "flightgear-data-ai_1%3a9-1_all.deb", aircraft)
+    ship = [(f"{root}Models/Maritime/Civilian/LargeFerry.ac", ac3d(box(1, 1, 4)).encode())]
+    deb(folder / "flightgear-data-models_9-1_all.deb", ship)
+    return folder
+
+
+PACKAGES = ("sweethome3d-furniture", "flightgear-data-ai", "flightgear-data-models")
+
+
+def tree(root):
+    """{relative path: bytes} of all files."""
+    return {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+@needs_renderer
+def test_packages_are_prepared_and_a_broken_mesh_skipped(debs, tmp_path, capsys):
+    words = ["--debs", str(debs), "--size", "16", "--views", "3", "--quiet", "--packages"]
+    trees = []
+    for out, jobs in ((tmp_path / "one", "1"), (tmp_path / "two", "2")):
+        assert prepare.main(["debian", str(out), *words, *PACKAGES, "--jobs", jobs]) == 0
+        assert "broken.obj" in capsys.readouterr().err
+        trees.append(tree(out))
+    assert trees[0] == trees[1]  # the number of processes changes nothing
+    objects = json.loads(trees[0][next(p for p in trees[0] if p.name == "manifest.json")])[
+        "objects"
+    ]
+    by_name = {r["model"]: r for r in objects}
+    assert set(by_name) == {"blendswap-cc-0-good", "blendswap-cc-0-red", "fg-735-735",
+                            "fg-736-736", "fg-civilian-largeferry"}  # fmt: skip
+    plane = by_name["fg-735-735"]
+    assert plane["family"] == by_name["fg-736-736"]["family"] == "flightgear/boeing-737"
+    assert (plane["source"]["version"], plane["licence"]) == ("1:9-1", "GPL-2.0-or-later")
+    assert plane["scale"] == 0.25  # the wake is left out
+    tables = [r["split"] for r in objects if r["category"] == "table"]
+    assert sorted(tables) == ["test", "train"]  # of two tables, one is kept for the test
+    for model, extent in (("fg-735-735", (0.75, 0.25, 1)), ("fg-civilian-largeferry", (0.25,) * 3)):
+        cloud = tmp_path / "one" / "ShapeNet_pointclouds" / by_name[model]["synset"] / model
+        points = np.load(cloud / "pointcloud_2048.npy").astype(float)
+        if model == "fg-735-735":  # nose along -x: now along +z
+            np.testing.assert_allclose(np.ptp(points, axis=0), extent, atol=0.01)
+    train = ReconstructionDataset(tmp_path / "one", "train", geometry=True)
+    sample = train[0]
+    assert (sample.image[0] > sample.image[1]).any()  # the material's red arrived
+    assert ((sample.depth > 0) == (sample.normal != 0).any(dim=0)).all()
+    assert contact_sheet.contact_sheet(tmp_path / "one").size[0] > 16
+    assert contact_sheet.main([str(tmp_path / "one"), str(tmp_path / "sheets")]) == 0
+    names = {path.stem for path in (tmp_path / "sheets").iterdir()}
+    assert names == {"airplane", "table", "vessel"}
+
+
+@needs_renderer
+def test_a_stopped_run_goes_on_where_it_stopped(debs, tmp_path, monkeypatch, capsys):
+    words = [
+        "debian",
+        "--debs",
+        str(debs),
+        "--size",
+        "16",
+        "--views",
+        "2",
+        "--quiet",
+        "--jobs",
+        "1",
+    ]
+    assert prepare.main([*words, str(tmp_path / "straight"), "--packages", *PACKAGES]) == 0
+    write, written = prepare.write_object, []
+
+    def stopping(item, mesh, options):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(item.key)
+        return write(item, mesh, options)
+
+    out = tmp_path / "parts"
+    monkeypatch.setattr(prepare, "write_object", stopping)
+    assert prepare.main([*words, str(out), "--packages", *PACKAGES]) == 130
+    assert "goes on from here" in capsys.readouterr().err
+    # What is damaged meanwhile is made again.
+    next((out / "ShapeNet_pointclouds" / written[0]).glob("*2048.npy")).write_bytes(b"")
+    again = []
+    monkeypatch.setattr(
+        prepare, "write_object", lambda i, m, o: again.append(i.key) or write(i, m, o)
+    )
+    assert prepare.main([*words, str(out), "--packages", *PACKAGES]) == 0
+    assert written[0] in again
+    assert written[1] not in again
+    assert tree(out) == tree(tmp_path / "straight")
+
+
+def dying(item):
+    """A reader that takes its process down for one item."""
+    if item == "bad":
+        os._exit(1)
+    return item.upper()
+
+
+def test_a_dying_process_costs_its_item_only():
+    results = dict(build.in_processes(dying, ["a", "bad", "b", "c"], 2))
+    assert "process died" in results.pop("bad")
+    assert results == {"a": "A", "b": "B", "c": "C"}
+
+
+@needs_renderer
+def test_a_folder_of_meshes(tmp_path, capsys):
+    source, out = tmp_path / "mine", tmp_path / "out"
+    for name in ("chair/a.obj", "chair/set/b.obj", "03001627x/c.obj", "chair/d.stl"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(obj(box(1, 2, 4)))
+    (source / "chair" / "d.stl").write_text("solid nothing")
+    (source / "chair" / "notes.txt").write_text("no mesh")
+    (source / "chair" / "e.ac").write_text(ac3d(box(1, 2, 4) + 3))
+    words = ["meshes", str(source), str(out), "--size", "16", "--views", "2", "--quiet"]
+    assert prepare.main([*words, "--up", "z", "--licence", "MIT", "--author", "Me"]) == 0
+    assert "d.stl" in capsys.readouterr().err
+    manifest = json.loads((out / "manifest.json").read_text())
+    objects = {r["model"]: r for r in manifest["objects"]}
+    assert set(objects) == {"a", "set_b", "c", "e"}
+    assert objects["a"]["synset"] == "03001627"
+    assert objects["c"]["synset"] == "03001627x"
+    assert (objects["a"]["licence"], objects["a"]["author"]) == ("MIT", "Me")
+    # Four samplings of one shape: one family, whatever the files are called.
+    assert len({r["split"] for r in manifest["objects"]}) == 1
+    points = np.load(out / "ShapeNet_pointclouds" / "03001627" / "a" / "pointcloud_1024.npy")
+    np.testing.assert_allclose(np.ptp(points.astype(float), axis=0), [0.25, 1, 0.5], atol=0.02)
+    path = out / "ShapeNetRendering" / "03001627" / "a" / "rendering" / "rendering_metadata.txt"
+    assert len(read_metadata(path.read_text())) == 2
+
+
+def test_hidden_parts_leave_the_aircraft_whole():
+    import re
+
+    hidden = ["Wake", "Propeller.Fast", "propdisc", "no1propdisk ", "Prplr-disk-R", "LHFastprop",
+              "prop-blur", "disqueHelice", "GiroHeliceDEL_01", "light-cone", "Chute", "Hose",
+              "rect wake-big.png", "shadow", "FCanopy-Rain"]  # fmt: skip
+    kept = [
+        "fuselage",
+        "nosecone",
+        "Propeller",
+        "no1propblades",
+        "wing",
+        "hull",
+        "Trainer",
+        "drain",
+    ]
+    assert all(re.search(flightgear.HIDDEN, name, re.I) for name in hidden)
+    assert [name for name in kept if re.search(flightgear.HIDDEN, name, re.I)] == []
