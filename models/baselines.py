@@ -16,15 +16,18 @@ from pointloss import assign, chamfer
 THUMBNAIL = 32  # pixels: retrieval compares small images, which forgives small shifts
 
 
-def mean_shape(clouds: Tensor, rounds: int = 2, limit: int = 128, seed: int = 0) -> Tensor:
-    """The mean [N, 3] of clouds [O, N, 3]: a free-support Wasserstein barycentre.
+def mean_shape(
+    clouds: Tensor, device: str, rounds: int = 2, limit: int = 128, seed: int = 0
+) -> Tensor:
+    """The mean [N, 3] of clouds [O, N, 3], both on the CPU: a free-support Wasserstein barycentre.
 
     Points of different clouds do not correspond, so each round matches the mean one to one with
     every cloud and averages what each point was matched with (Cuturi and Doucet, 2014, algorithm 2,
     here for unsquared distances). At most `limit` clouds, drawn by `seed`.
     """
     generator = torch.Generator().manual_seed(seed)
-    parts = clouds[torch.randperm(len(clouds), generator=generator)[:limit]].split(16)
+    chosen = clouds[torch.randperm(len(clouds), generator=generator)[:limit]]
+    parts = chosen.to(device).split(16)
     mean = parts[0][0]
     prices: list[Tensor | None] = [None] * len(parts)
     for _ in range(rounds):
@@ -34,8 +37,8 @@ def mean_shape(clouds: Tensor, rounds: int = 2, limit: int = 128, seed: int = 0)
             match = assign(mean.expand_as(part), part, rtol=0.1, price=prices[i])
             prices[i] = match.price
             total += torch.gather(part, 1, match.idx[..., None].expand(-1, -1, 3)).sum(dim=0)
-        mean = total / sum(len(part) for part in parts)
-    return mean
+        mean = total / len(chosen)
+    return mean.cpu()
 
 
 def occupancy(clouds: Tensor, cells: int = 8) -> Tensor:
@@ -57,11 +60,12 @@ def k_means(features: Tensor, clusters: int, rounds: int = 20, seed: int = 0) ->
     return torch.cdist(features, centres).argmin(dim=1)
 
 
-def cluster_shapes(clouds: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+def cluster_shapes(clouds: Tensor, device: str, seed: int = 0) -> tuple[Tensor, Tensor]:
     """The cluster [O] of each cloud and the mean shape [K, N, 3] of each, K = sqrt(O)."""
     member = k_means(occupancy(clouds).sqrt(), max(1, round(len(clouds) ** 0.5)), seed=seed)
     _, member = member.unique(return_inverse=True)  # no empty clusters
-    shapes = [mean_shape(clouds[member == k], limit=32, seed=seed) for k in range(member.max() + 1)]
+    groups = [clouds[member == k] for k in range(member.max() + 1)]
+    shapes = [mean_shape(group, device, limit=32, seed=seed) for group in groups]
     return member, torch.stack(shapes)
 
 

@@ -177,10 +177,10 @@ def score_baselines(
 ) -> dict[str, Tensor]:
     """Scores [S, columns] of what learns little or nothing; `objects` [S] of each image."""
     train = open_split(config, config.data.train_split)
-    mean = mean_shape(train.points) if mean is None else mean.cpu()
+    mean = mean_shape(train.points, device) if mean is None else mean.cpu()
     loader = DataLoader(train, 256, num_workers=config.data.workers)
     retrieved = nearest_images(thumbs, loader, device)
-    member, shapes = cluster_shapes(train.points)
+    member, shapes = cluster_shapes(train.points, device)
     oracle = nearest_shapes(judge.truth.clouds, train.points, device)
     nothing = torch.zeros_like(objects)
     return {

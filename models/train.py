@@ -36,7 +36,7 @@ from models.build import build_network, open_split, pick_device
 from models.clock import StepClock
 from models.config import Config, ConfigError
 from models.cost import count_macs
-from models.data.dataset import ReconstructionDataset
+from models.data.dataset import ReconstructionDataset, Sample
 from models.evaluate import evaluate
 from models.losses import Objective
 from models.report import as_markdown, write
@@ -81,6 +81,7 @@ def make_deterministic(wanted: bool) -> None:
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(wanted, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it
     torch.backends.cudnn.deterministic = wanted
     torch.backends.cudnn.benchmark = not wanted
     warnings.filterwarnings("once", message=".*does not have a deterministic implementation.*")
@@ -93,7 +94,8 @@ def begin(
     torch.manual_seed(config.optim.seed)
     network = build_network(config).to(device)
     objective = Objective(config.loss, len(data), config.network.points).to(device)
-    objective.check(network, has_azimuth=hasattr(data[0], "camera"))
+    camera = getattr(data[0], "camera", None)
+    objective.check(network, has_azimuth=camera is not None and bool(camera.azimuth.isfinite()))
     check_sources(network, config.network)
     if resumed:
         checkpoint.restore(network, resumed, "network")
@@ -101,11 +103,11 @@ def begin(
         mean, history, seconds = (resumed[key] for key in ("mean_shape", "history", "seconds"))
     else:
         began = time.monotonic()
-        mean, history = mean_shape(data.points, seed=config.optim.seed), []
+        mean, history = mean_shape(data.points, device, seed=config.optim.seed), []
         initialise(network, config.network, mean.to(device))
         seconds = time.monotonic() - began
     trained = [p for p in network.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(trained, lr=config.optim.lr)
+    optimiser = torch.optim.Adam(trained, config.optim.lr, fused=device.startswith("cuda"))
     if resumed:
         optimiser.load_state_dict(resumed["optimiser"])
     return Run(network, optimiser, objective, mean, list(history), seconds)
@@ -218,15 +220,43 @@ def validate(run: Run, config: Config, loader: DataLoader, device: str) -> dict[
     return {"val_cd": cd / count, "val_emd": matched / count}
 
 
+def train_step(
+    run: Run, model: nn.Module, config: Config, batch: Sample, clock: StepClock, device: str
+) -> dict[str, Tensor]:
+    """One batch, without waiting for the GPU: the terms of the loss before the step."""
+    clock.mark("begin")
+    image, points, ids = (
+        t.to(device, non_blocking=True) for t in (batch.image, batch.points, batch.sample)
+    )
+    azimuth = batch.camera.azimuth.to(device) if config.loss.w_view else None
+    # Drawn for the whole batch, so that any number of processes sees the same numbers.
+    rows = len(image) * distributed.world()
+    draws = distributed.own_rows(torch.rand(rows, DRAWS, device=device))
+    noise = distributed.own_rows(torch.randn(rows, run.network.latent, device=device))
+    image, points, azimuth = augment(image, points, azimuth, config.augment, draws)
+    bf16 = config.optim.precision == "bf16"
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+        out = model(image, points, noise if run.network.latent else None)
+    clock.mark("loss")
+    terms = run.objective(out, points, ids, azimuth)
+    clock.mark("backward")
+    clock.watch(out.points)
+    run.optimiser.zero_grad(set_to_none=True)
+    terms["loss"].backward()
+    nn.utils.clip_grad_norm_(run.network.parameters(), config.optim.grad_clip)
+    run.optimiser.step()
+    clock.mark("end")
+    return {name: term.detach() for name, term in terms.items()}
+
+
 def train_epoch(
     run: Run, model: nn.Module, config: Config, loader: DataLoader, epoch: int, device: str, bar
 ) -> dict[str, float]:
     """One pass over the training images: rate, mean losses, where the time went."""
-    options, every = config.optim, config.log.every
-    began = time.monotonic() - run.seconds
+    options, began = config.optim, time.monotonic() - run.seconds
     torch.manual_seed(options.seed * 1_000_003 + epoch)  # every draw of this epoch comes from here
     loader.sampler.set_epoch(epoch)
-    seen = torch.zeros(len(loader.dataset), dtype=torch.bool, device=device)
+    seen = torch.zeros(len(loader.dataset), dtype=torch.bool)
     model.train()
     clock, sums, done = StepClock(device), 0, 0
     for step, batch in enumerate(loader):
@@ -234,38 +264,13 @@ def train_epoch(
         if step and 0 < options.max_minutes < seconds / 60:
             bar.write(f"optim.max_minutes is used up: stopped in epoch {epoch + 1}")
             break
-        clock.mark("begin")
         lr = learning_rate(config, epoch + step / len(loader), seconds)
         for group in run.optimiser.param_groups:
             group["lr"] = lr
-        moved = {
-            key: getattr(batch, key).to(device, non_blocking=True)
-            for key in ("image", "points", "sample", "camera")
-            if hasattr(batch, key)
-        }
-        # Drawn for the whole batch, so that any number of processes sees the same numbers.
-        rows = len(batch.image) * distributed.world()
-        draws = distributed.own_rows(torch.rand(rows, DRAWS, device=device))
-        noise = distributed.own_rows(torch.randn(rows, run.network.latent, device=device))
-        azimuth = moved["camera"][:, 0] if "camera" in moved else None
-        image, points, azimuth = augment(
-            moved["image"], moved["points"], azimuth, config.augment, draws
-        )
-        bf16 = options.precision == "bf16"
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-            out = model(image, points, noise if run.network.latent else None)
-        clock.mark("loss")
-        terms = run.objective(out, points, moved["sample"], azimuth)
-        clock.mark("backward")
-        clock.watch(out.points)
-        run.optimiser.zero_grad(set_to_none=True)
-        terms["loss"].backward()
-        nn.utils.clip_grad_norm_(run.network.parameters(), options.grad_clip)
-        run.optimiser.step()
-        clock.mark("end")
-        seen[moved["sample"]] = True
-        sums, done = sums + torch.stack(list(terms.values())).detach(), step + 1
-        if step % every == 0 or done == len(loader):  # the only wait for the GPU
+        terms = train_step(run, model, config, batch, clock, device)
+        seen[batch.sample] = True
+        sums, done = sums + torch.stack(list(terms.values())), step + 1
+        if step % config.log.every == 0 or done == len(loader):  # the only wait for the GPU
             clock.drain()
             means = dict(zip(terms, (sums / done).tolist(), strict=True))
             if not math.isfinite(means["loss"]):
@@ -275,7 +280,7 @@ def train_epoch(
             bar.set_postfix_str("  ".join(f"{key} {value:.4f}" for key, value in means.items()))
         bar.update()
     clock.drain()
-    distributed.share_rows(run.objective.emd_loss.price_cache, seen)
+    distributed.share_rows(run.objective.emd_loss.price_cache, seen.to(device))
     means = distributed.total(sums / (done * distributed.world()))
     return {"lr": lr, **dict(zip(terms, means.tolist(), strict=True)), **clock.shares()}
 

@@ -244,7 +244,7 @@ def test_a_network_is_not_loaded_from_anothers_checkpoint(world):
 def test_mean_shape_of_moved_copies_is_their_middle():
     cloud = box_cloud((1.0, 0.5, 0.5), 64, torch.Generator().manual_seed(0))
     shift = torch.tensor([0.0, 0.01, 0])
-    mean = baselines.mean_shape(torch.stack([cloud - shift, cloud + shift]))
+    mean = baselines.mean_shape(torch.stack([cloud - shift, cloud + shift]), "cpu")
     torch.testing.assert_close(mean.mean(0), cloud.mean(0), rtol=0, atol=1e-4)
     # Matched points differ by about the shift, so their middle stays as near to the cloud.
     assert chamfer(mean[None], cloud[None], squared=False) < 0.05
@@ -256,7 +256,7 @@ def test_clusters_part_what_is_far_apart():
     member = baselines.k_means(baselines.occupancy(torch.stack(flat + tall)).sqrt(), 2)
     assert len(member[:5].unique()) == len(member[5:].unique()) == 1
     assert member[0] != member[5]
-    of, shapes = baselines.cluster_shapes(torch.stack(flat + tall))
+    of, shapes = baselines.cluster_shapes(torch.stack(flat + tall), "cpu")
     assert len(of) == 9
     assert shapes.shape[1:] == (128, 3)
 
