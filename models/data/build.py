@@ -24,7 +24,6 @@ from models.data.mesh import Item, Mesh, load_mesh
 from models.data.render import Renderer
 from models.data.sample import sample_surface, seed_of
 
-POINTS = (2048, 1024)
 DENSE = 32768  # points that stand for the whole surface when two shapes are compared
 # Not the mesh's fault: the disk is full, over quota, read-only or broken.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
@@ -36,12 +35,13 @@ class Options(NamedTuple):
     out: Path
     size: int = 137  # pixels, square
     views: int = 24
+    points: tuple[int, ...] = (2048, 1024, 16384)  # of each cloud; F-scores want 10,000 and more
     geometry: bool = True  # depth and normals of each view
     front: str = "+z"  # axis that the objects face, for the manifest
 
     def settings(self) -> dict[str, Any]:
         """What an object of an earlier run must have been made with to be kept."""
-        return {"format": FORMAT, **self._asdict(), "out": None}
+        return {"format": FORMAT, **self._asdict(), "out": None, "points": list(self.points)}
 
 
 # Writes an object's views and clouds and returns its manifest record.
@@ -73,10 +73,10 @@ def fresh_folders(out: Path, key: str) -> tuple[Path, Path]:
     return folders
 
 
-def write_clouds(mesh: Mesh, key: str, folder: Path) -> dict[str, str]:
-    """Write pointcloud_{2048,1024}.npy; {name: sha256}."""
+def write_clouds(mesh: Mesh, key: str, folder: Path, options: Options) -> dict[str, str]:
+    """Write pointcloud_<count>.npy, one independent sampling a count; {name: sha256}."""
     hashes = {}
-    for count in POINTS:
+    for count in options.points:
         rng = np.random.default_rng(seed_of(key, "points", count))
         points = sample_surface(mesh.vertices, mesh.faces, count, rng)
         path = folder / f"pointcloud_{count}.npy"
@@ -109,7 +109,7 @@ def write_views(mesh: Mesh, key: str, folder: Path, options: Options) -> None:
 def write_object(item: Item, mesh: Mesh, options: Options) -> dict[str, Any]:
     """Write one object's clouds and views; its manifest record, without family and split."""
     views, clouds = fresh_folders(options.out, item.key)
-    hashes = write_clouds(mesh, item.key, clouds)
+    hashes = write_clouds(mesh, item.key, clouds, options)
     write_views(mesh, item.key, views, options)
     record = item_record(item, mesh)
     return {**record, "views": options.views, "sha256": hashes}

@@ -38,9 +38,8 @@ def object_tile(root: Path, record: dict) -> Image.Image:
         with Image.open(path) as image:
             image = image.convert("RGBA").resize((TILE, TILE))
         tile.paste(image, (column * TILE, 0), image)
-    points = np.load(
-        root / "ShapeNet_pointclouds" / where / "pointcloud_1024.npy", allow_pickle=False
-    )
+    clouds = (root / "ShapeNet_pointclouds" / where).glob("pointcloud_*.npy")
+    points = np.load(min(clouds, key=lambda path: path.stat().st_size), allow_pickle=False)
     tile.paste(cloud_tile(points.astype(np.float64)), (2 * TILE, 0))
     label = f"{record['split'][:2]} {record['model']}"[:34]
     ImageDraw.Draw(tile).text((1, TILE), label, fill="black", font_size=9)

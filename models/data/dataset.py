@@ -99,8 +99,7 @@ class ReconstructionDataset(Dataset):
             cameras = self._read_cameras(key)
             self.samples += [(index, view) for view in range(len(cameras))]
             self._cameras += cameras
-        clouds = [self._read_points(key, points) for key in self.objects]
-        self.points = torch.from_numpy(np.stack(clouds)) if clouds else torch.empty(0, points, 3)
+        self.points = self.clouds(points)
         self.width = self._first_width()  # pixels of the files, before image_size
         self.images = self._read_images(in_memory)  # [S, 3, H, W] uint8, or None: read on demand
 
@@ -124,6 +123,11 @@ class ReconstructionDataset(Dataset):
             depth=depth,
             normal=normal,
         )
+
+    def clouds(self, points: int) -> torch.Tensor:
+        """Another sampling of every object, pointcloud_<points>.npy: [O, points, 3] float32."""
+        clouds = [self._read_points(key, points) for key in self.objects]
+        return torch.from_numpy(np.stack(clouds)) if clouds else torch.empty(0, points, 3)
 
     def _path(self, index: int, kind: str) -> Path:
         owner, view = self.samples[index]

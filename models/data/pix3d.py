@@ -84,7 +84,7 @@ def read_index(folder: Path) -> list[dict[str, Any]]:
 def write_object(item: Item, mesh: Mesh, options: Options) -> dict[str, Any]:
     """Write one model's clouds and cut photos; its manifest record, without family and split."""
     views, clouds = fresh_folders(options.out, item.key)
-    hashes = write_clouds(mesh, item.key, clouds)
+    hashes = write_clouds(mesh, item.key, clouds, options)
     (views / "rendering").mkdir()
     for number, (photo, mask, box) in enumerate(item.photos):
         image = cut(inside(item.container, photo), inside(item.container, mask), box, options.size)

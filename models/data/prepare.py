@@ -117,7 +117,8 @@ def make_set(
     args: argparse.Namespace, items: list[Item], write: Write, fixed: dict[str, str]
 ) -> None:
     """Build the items and write the set; what stops half-way goes on from there next time."""
-    options = Options(args.out, args.size, args.views, args.geometry, args.front)
+    points = tuple(dict.fromkeys(args.points))
+    options = Options(args.out, args.size, args.views, points, args.geometry, args.front)
     work = args.out / ".work"
     work.mkdir(parents=True, exist_ok=True)
     items = select(items, args.categories, args.per_category)
@@ -196,6 +197,8 @@ def positive(word: str) -> int:
 def set_options(parser: argparse.ArgumentParser, size: int) -> None:
     """What every source takes that a set is made from."""
     parser.add_argument("--size", type=positive, default=size, help="image side in pixels")
+    parser.add_argument("--points", type=positive, nargs="+", default=[2048, 1024, 16384],
+                        metavar="N", help="a cloud of each size")  # fmt: skip
     parser.add_argument("--categories", nargs="+", metavar="NAME", help="take these only")
     parser.add_argument("--per-category", type=positive, metavar="N",
                         help="at most so many objects, freest licence first")  # fmt: skip

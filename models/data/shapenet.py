@@ -20,7 +20,7 @@ _TOPS = {
     "ShapeNet_pointclouds": "3D-LMNet's point clouds, https://github.com/val-iisc/3d-lmnet",
 }
 _TRAIN_SHARE = 0.8  # 3D-LMNet's lists hold the first 80 % of the sorted ids of each category
-_VAL_STRIDE = 20  # of what 3D-LMNet trains on, every 20th validates
+_VAL_STRIDE = 20  # of a category's objects that 3D-LMNet trains on, every 20th validates
 _NAMED = 10  # broken objects that are named before the rest is only counted
 
 
@@ -29,7 +29,8 @@ def index(source: Path, out: Path, quiet: bool) -> list[dict[str, Any]]:
 
     Of source nothing is copied or changed. Its own splits/{train,val}_models.json are followed
     where it has them. Their "val" is what the compared papers report on: it becomes "test" here,
-    and every 20th training object validates instead, so that no choice is made on the test set.
+    and every 20th training object of a category (the last of fewer, if it is not the only one)
+    validates instead, so that no choice is made on the test set.
     """
     from tqdm import tqdm
 
@@ -72,26 +73,32 @@ def index(source: Path, out: Path, quiet: bool) -> list[dict[str, Any]]:
 
 def read_split(source: Path) -> dict[str, str]:
     """Split of every object, {"synset/model": "train" | "val" | "test"}."""
-    train, test = [], []
     if (source / "splits").is_dir():
         train, test = (read_list(source / "splits" / f"{n}_models.json") for n in ("train", "val"))
     else:
-        for synset in sorted(path for path in (source / "ShapeNetRendering").iterdir()):
-            keys = sorted(f"{synset.name}/{path.name}" for path in synset.iterdir())
+        train, test = {}, {}
+        for home in sorted((source / "ShapeNetRendering").iterdir()):
+            keys = sorted(f"{home.name}/{path.name}" for path in home.iterdir())
             cut = int(_TRAIN_SHARE * len(keys))
-            train, test = train + keys[:cut], test + keys[cut:]
-    if twice := set(train) & set(test):
+            train[home.name], test[home.name] = keys[:cut], keys[cut:]
+    parts = {}
+    for keys in train.values():
+        parts |= dict.fromkeys(keys, "train")
+        if len(keys) > 1:
+            last = min(len(keys), _VAL_STRIDE) - 1
+            parts |= dict.fromkeys(keys[last::_VAL_STRIDE], "val")
+    tested = {key for keys in test.values() for key in keys}
+    if twice := tested & set(parts):
         raise PrepareError(f"{source / 'splits'}: {min(twice)} is in train and in val")
-    parts = {key: "val" if i % _VAL_STRIDE == _VAL_STRIDE - 1 else "train"
-             for i, key in enumerate(train)}  # fmt: skip
-    return parts | dict.fromkeys(test, "test")
+    return parts | dict.fromkeys(sorted(tested), "test")
 
 
-def read_list(path: Path) -> list[str]:
-    """Keys of a {synset: ["synset/model", ...]} file."""
+def read_list(path: Path) -> dict[str, list[str]]:
+    """A {synset: ["synset/model", ...]} file."""
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-        return [key for synset in sorted(table) for key in table[synset] if key.count("/") == 1]
+        return {synset: [key for key in keys if key.count("/") == 1]
+                for synset, keys in sorted(table.items())}  # fmt: skip
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise PrepareError(f"{path}: not a list of models ({error})") from None
 

@@ -74,8 +74,8 @@ def split(
     for key, name in family.items():
         members[name].append(key)
     total = Counter(category.values())
-    # A test object where one can be spared; val may stay empty in a small category.
-    quota = {c: {"test": max(n > 1, round(n * TEST_SHARE)), "val": round(n * VAL_SHARE)}
+    # An object to test on where one can be spared, and one to validate on where two can.
+    quota = {c: {"test": max(n > 1, round(n * TEST_SHARE)), "val": max(n > 3, round(n * VAL_SHARE))}
              for c, n in total.items()}  # fmt: skip
     result = {}
     given = {family[key]: part for key, part in sorted((fixed or {}).items()) if key in family}
