@@ -18,17 +18,20 @@ def pick_device(name: str) -> str:
     return name
 
 
-def open_split(config: Config, split: str, points: int | None = None) -> ReconstructionDataset:
-    """The data set of a split; `points` a cloud, by default as many as the network gives."""
+def open_split(
+    config: Config, split: str, points: int | None = None, *, images: bool = True
+) -> ReconstructionDataset:
+    """The data set of a split; `points` a cloud, by default as many as the network gives.
+
+    Without `images` none is decoded before it is asked for.
+    """
     root, size = config.data.root or FURNITURE, config.data.image_size
-    return ReconstructionDataset(root, split, size, points or config.network.points)
+    memory = {} if images else {"in_memory": 0}
+    return ReconstructionDataset(root, split, size, points or config.network.points, **memory)
 
 
-def cloud_sizes(config: Config, split: str) -> list[int]:
+def cloud_sizes(data: ReconstructionDataset) -> list[int]:
     """The numbers of points that the set has clouds of, ascending."""
-    data = open_split(config, split)
-    if not data.objects:
-        raise ConfigError(f"split {split!r} of {data.root} holds no objects")
     files = (data.root / "ShapeNet_pointclouds" / data.objects[0]).glob("pointcloud_*.npy")
     return sorted(int(path.stem.removeprefix("pointcloud_")) for path in files)
 

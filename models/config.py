@@ -44,7 +44,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Augment:
-    mirror: bool = True  # flip the image and mirror the object: half of the samples
+    # Flip the image and mirror the object in half of the samples: in "x" where objects face along z
+    # (models.data's own), in "z" where they face along x (ShapeNet, by 3D-LMNet's azimuths), or
+    # "none".
+    mirror: str = "x"
     brightness: float = 0.2  # factor in [1 - b, 1 + b] per image
     contrast: float = 0.2
 
@@ -131,6 +134,7 @@ POSITIVE = (
     *("evaluate.batch_size", "log.every"),
 )
 CHOICES = {
+    "augment.mirror": ("x", "z", "none"),
     "network.out_act": ("tanh", "none"),
     "loss.latent_norm": (1, 2),
     "optim.schedule": ("cosine", "step"),

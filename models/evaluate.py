@@ -44,27 +44,31 @@ class Truth(NamedTuple):
     other_is_dense: bool
 
 
-def open_truth(config: Config, protocol: Protocol) -> Truth:
+def open_truth(config: Config, protocol: Protocol, data: ReconstructionDataset) -> Truth:
     """Choose among the samplings in the set: the smallest that has enough points, else the largest.
 
     The floor takes one that neither the distances nor, if it can be helped, the F-score is for.
     """
-    split = config.evaluate.split
-    sizes = cloud_sizes(config, split)
+    sizes = cloud_sizes(data)
     main = min((s for s in sizes if s >= protocol.points), default=max(sizes))
     dense = min((s for s in sizes if s >= protocol.f_points), default=max(sizes))
     beside = [s for s in sizes if s not in (main, dense)] or [s for s in sizes if s != main]
     other = max(beside, default=None)
-    clouds = {s: open_split(config, split, s).points for s in {main, dense, other} - {None}}
+    clouds = {
+        size: open_split(config, data.split, size, images=False).points
+        for size in {main, dense, other} - {None}
+    }
     return Truth(clouds[main], clouds[dense], clouds.get(other), other == dense)
 
 
 class Judge:
     """A protocol with its truth: clouds in, one row of numbers a cloud out."""
 
-    def __init__(self, config: Config, protocol: Protocol, device: str):
+    def __init__(
+        self, config: Config, protocol: Protocol, data: ReconstructionDataset, device: str
+    ):
         self.options, self.protocol, self.device = config.evaluate, protocol, device
-        self.truth = open_truth(config, protocol)
+        self.truth = open_truth(config, protocol, data)
 
     def score(self, prediction: Tensor, objects: Tensor, ids: Tensor) -> Tensor:
         """prediction [B, N, 3] of the true clouds `objects` [B] -> [B, columns] on the CPU.
@@ -154,8 +158,6 @@ def score_images(
     keep = [
         i for i, (_, view) in enumerate(data.samples) if not options.views or view < options.views
     ]
-    if not keep:
-        raise ConfigError(f"evaluate.split: {options.split!r} of {data.root} holds no images")
     objects = torch.tensor([data.samples[i][0] for i in keep])
     categories = [data.categories[data.object_categories[o]] for o in objects.tolist()]
     shown = {keep[row]: row for row in plots.choose_rows(categories, objects.tolist())}
@@ -204,6 +206,8 @@ def evaluate(
         raise ConfigError(f"evaluate.protocol: expected one of {known}, got {options.protocol!r}")
     protocol = PROTOCOLS[options.protocol]
     data = open_split(config, options.split)
+    if not data.samples:
+        raise ConfigError(f"evaluate.split: {options.split!r} of {data.root} holds no images")
     mean, cost = None, {}
     if pred_dir:
         name, predictor = pred_dir.name, folder_predictor(pred_dir, data)
@@ -212,7 +216,7 @@ def evaluate(
         checkpoint.restore(network, state, "network")
         name, predictor = config.network.name, network_predictor(network, config, device)
         mean, cost = state["mean_shape"], measure(network, config)
-    judge = Judge(config, protocol, device)
+    judge = Judge(config, protocol, data, device)
     scores, objects, thumbs, pictures = score_images(predictor, data, judge, config.data.workers)
     methods = {name: scores}
     if options.baselines:

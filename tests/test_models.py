@@ -192,18 +192,20 @@ def test_a_loss_that_the_network_cannot_have_is_named(name, loss, message):
         objective.check(build_network(config), has_azimuth=False)
 
 
-def test_mirroring_moves_image_cloud_and_camera_together():
+@pytest.mark.parametrize("axis", ["x", "z"])
+def test_mirroring_moves_image_cloud_and_camera_together(axis):
+    """The camera of azimuth a stands at (cos a, sin a) in x and z; it is mirrored like a point."""
     torch.manual_seed(0)
     image, points, azimuth = torch.rand(16, 3, 8, 8), torch.rand(16, 5, 3), 360 * torch.rand(16)
-    options = configs.Augment(brightness=0.0, contrast=0.0)
+    options = configs.Augment(mirror=axis, brightness=0.0, contrast=0.0)
     draws = torch.rand(16, augment.DRAWS)
     new_image, new_points, new_azimuth = augment.augment(image, points, azimuth, options, draws)
     for i in range(16):
         flipped = draws[i, 0] < 0.5
-        side = -1.0 if flipped else 1.0
-        assert torch.equal(new_points[i], points[i] * torch.tensor([side, 1, 1]))
+        sides = torch.ones(3)
+        sides[0 if axis == "x" else 2] = -1.0 if flipped else 1.0
+        assert torch.equal(new_points[i], points[i] * sides)
         torch.testing.assert_close(new_image[i], image[i].flip(2) if flipped else image[i])
-        # The camera of azimuth a stands at x = cos(a), z = -sin(a): x changes sign, z does not.
         old, new = torch.deg2rad(azimuth[i]), torch.deg2rad(new_azimuth[i])
-        torch.testing.assert_close(new.cos(), side * old.cos(), rtol=0, atol=1e-5)
-        torch.testing.assert_close(new.sin(), old.sin(), rtol=0, atol=1e-5)
+        torch.testing.assert_close(new.cos(), sides[0] * old.cos(), rtol=0, atol=1e-5)
+        torch.testing.assert_close(new.sin(), sides[2] * old.sin(), rtol=0, atol=1e-5)

@@ -84,6 +84,15 @@ def test_a_run_leaves_everything_and_evaluates_again(root, tmp_path, capsys):
     assert "holds a run already" in capsys.readouterr().err
 
 
+def test_without_validation_images_the_last_epoch_is_scored(root, tmp_path, capsys):
+    (root / "splits" / "val_models.json").write_text("{}")
+    out = tmp_path / "run"
+    assert train.main(["--out", str(out), *settings(root, evaluate_baselines="false")]) == 0
+    assert "holds no images" in capsys.readouterr().out
+    assert not (out / checkpoint.BEST).exists()
+    assert "after epoch 2" in (out / "results.md").read_text()
+
+
 def test_the_best_epoch_on_validation_is_kept_and_scored(root, tmp_path, monkeypatch):
     distances = iter([0.3, 0.1, 0.2])
     monkeypatch.setattr(train, "validate", lambda *_: {"val_cd": next(distances), "val_emd": 0.0})
