@@ -78,9 +78,9 @@ def test_3d_lmnets_lists_are_followed(shapenet, tmp_path):
         (shapenet / "splits" / f"{name}_models.json").write_text(json.dumps(table))
     out = tmp_path / "out"
     assert prepare.main(["shapenet", str(shapenet), str(out), "--quiet"]) == 0
-    assert len(ReconstructionDataset(out, "train").objects) == 5
+    assert len(ReconstructionDataset(out, "train").objects) == 4
     assert ReconstructionDataset(out, "test").objects == [f"{CHAIR}/0a0b", f"{TABLE}/1a0b"]
-    assert ReconstructionDataset(out, "val").objects == []
+    assert ReconstructionDataset(out, "val").objects == [f"{CHAIR}/9a0b"]
 
 
 def test_shapenet_errors_get_one_line(shapenet, tmp_path, capsys):
@@ -108,8 +108,8 @@ def test_shapenet_errors_get_one_line(shapenet, tmp_path, capsys):
 def pix3d_folder(tmp_path):
     """Photos and models as Pix3D lays them out; one photo is occluded, one model lost."""
     root, index = tmp_path / "pix3d", []
-    models = {"chair": ("IKEA_A/a.obj", "IKEA_B/b.obj", "LOST/c.obj"), "sofa": ("S/model.obj",),
-              "bed": ("BED/bed.obj",)}  # fmt: skip
+    models = {"chair": ("A/a.obj", "B/b.obj", "C/c.obj", "D/d.obj", "LOST/e.obj"),
+              "sofa": ("S/model.obj",), "bed": ("BED/bed.obj",)}  # fmt: skip
     for category, paths in models.items():
         for kind in ("img", "mask", "model"):
             (root / kind / category).mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def pix3d_folder(tmp_path):
             model = root / "model" / category / path
             model.parent.mkdir(parents=True, exist_ok=True)
             if "LOST" not in path:
-                model.write_text(obj(box(1, 2 - number, 0.5)))
+                model.write_text(obj(box(1, 2 - 0.4 * number, 0.5)))
             for photo in range(3):
                 name = f"{category}/{number}{photo}"
                 picture = np.full((60, 80, 3), 200, np.uint8)
@@ -139,10 +139,11 @@ def pix3d_folder(tmp_path):
 def test_pix3d_is_cut_sampled_and_read(pix3d_folder, tmp_path, capsys):
     out = tmp_path / "out"
     assert prepare.main(["pix3d", str(pix3d_folder), str(out), "--quiet", "--jobs", "1"]) == 0
-    assert "LOST_c" in capsys.readouterr().err
+    assert "LOST_e" in capsys.readouterr().err
     records = json.loads((out / "manifest.json").read_text())["objects"]
     assert {(r["category"], r["model"], r["views"]) for r in records} == {
-        ("chair", "IKEA_A_a", 2), ("chair", "IKEA_B_b", 3), ("sofa", "S_model", 2)
+        ("chair", "A_a", 2), ("chair", "B_b", 3), ("chair", "C_c", 3), ("chair", "D_d", 3),
+        ("sofa", "S_model", 2),
     }  # fmt: skip
     data = ReconstructionDataset(out, "train")
     image = data[0].image
@@ -194,6 +195,6 @@ def test_trained_and_scored_on_what_was_prepared(source, request, tmp_path, monk
     assert train.main(["--out", str(run), *words]) == 0
     assert evaluate.main([str(run)]) == 0
     rows = json.loads((run / "results.json").read_text())["rows"]
-    assert {row["category"] for row in rows} >= {"chair", "mean"}
+    assert "chair" in {row["category"] for row in rows}
     assert all(np.isfinite(row["CD"]) for row in rows)
     assert "chair" in capsys.readouterr().out
