@@ -90,6 +90,29 @@ def far(batch, n, m, generator):
     return x + 1e4, y + 1e4
 
 
+def clusters(batch, n, m, generator):
+    """Twenty clusters, each a three hundredth of the whole."""
+    x, y = surface(batch, n, m, generator)
+    places = torch.rand(batch, 20, 3, generator=generator, dtype=torch.float64)
+
+    def scatter(cloud):
+        which = torch.randint(20, (batch, cloud.shape[1], 1), generator=generator)
+        return 0.003 * cloud + places.gather(1, which.expand(-1, -1, 3))
+
+    return scatter(x), scatter(y)
+
+
+def exponents(batch, n, m, generator):
+    """Sizes from 1 down to 2^-40, evenly in the exponent."""
+    x, y = surface(batch, n, m, generator)
+
+    def shrink(cloud):
+        draw = torch.rand(batch, cloud.shape[1], 1, generator=generator, dtype=torch.float64)
+        return cloud * torch.exp2(-40 * draw)
+
+    return shrink(x), shrink(y)
+
+
 KINDS = [
     surface,
     noisy,
@@ -104,6 +127,10 @@ KINDS = [
     two_scales,
     far,
 ]
+
+
+# What crowds into few cells of a grid: a trial for spatial indices.
+CROWDED = [clusters, exponents]
 
 
 def make(kind, batch, n, m, *, dtype=torch.float32, device="cpu", seed=0):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 import pytest
 import torch
-from clouds import KINDS, make, uniform
+from clouds import CROWDED, KINDS, make, uniform
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,7 +54,7 @@ def test_devices_agree_bit_for_bit(kind, norm, dtype, cuda):
         assert torch.equal(cpu.idx, cuda.idx.cpu())
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
+@pytest.mark.parametrize("kind", KINDS + CROWDED, ids=lambda k: k.__name__)
 def test_methods_agree_bit_for_bit(kind, device):
     """Sizes on both sides of every crossover, also far apart from each other."""
     sizes = [
@@ -76,7 +76,7 @@ def test_methods_agree_bit_for_bit(kind, device):
 @pytest.mark.parametrize("norm", [1, 2])
 @pytest.mark.parametrize("dim", [2, 3])
 def test_the_cpu_tree_in_every_form(dim, norm, dtype):
-    for kind in KINDS:
+    for kind in KINDS + CROWDED:
         for batch, n, m in ((1, 700, 900), (3, 300, 41)):
             x, y = (t[..., :dim].contiguous() for t in make(kind, batch, n, m, dtype=dtype))
             brute, tree = (nearest_both(x, y, norm=norm, method=k) for k in ("brute", "tree"))

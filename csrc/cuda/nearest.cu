@@ -86,7 +86,7 @@ Neighbours search_tree(const Tensor& x, const Tensor& y, const int64_t* x_length
   const cudaStream_t stream = current_stream(x.get_device_index());
   cudaError_t error;
   if (nearest_small_supports(size.N, size.M)) {
-    error = launch_nearest_small(params, nullptr, stream);
+    error = launch_nearest_small(params, stream);
   } else {
     const auto bytes = static_cast<int64_t>(nearest_tree_workspace(size.B, size.N, size.M));
     const Tensor workspace = new_tensor(x, {bytes}, ScalarType::Byte);
@@ -114,8 +114,9 @@ Neighbours nearest_cuda(Tensor x, Tensor y, std::optional<Tensor> x_lengths,
   const bool possible = x.scalar_type() == ScalarType::Float && size.D == 3 && norm == 2;
   STD_TORCH_CHECK(how != Method::kTree || possible,
                   "method tree needs float32, D = 3 and norm 2 on CUDA");
-  const bool worth_it =
-      std::max(size.N, size.M) >= kTreeFrom && std::min(size.N, size.M) >= kTreeFromSmaller;
+  const bool worth_it = std::max(size.N, size.M) >= kTreeFrom &&
+                        std::min(size.N, size.M) >= kTreeFromSmaller &&
+                        nearest_tree_supports(size.B, size.N, size.M);
   if (how == Method::kTree || (how == Method::kAuto && possible && worth_it)) {
     return search_tree(a, b, n_data, m_data, both, size);
   }

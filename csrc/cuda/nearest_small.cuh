@@ -20,7 +20,8 @@
 // of the issue slots of a scheduler: instructions, not bytes, are the limit. At full rate they are
 // 18 us, and leaves of 16 took an eighth off the time. A pair costs 8 in the scan of a leaf.
 //
-// Did not pay: more cells (2^13 for 2048 points); two seed leaves; no test of nodes query by query
+// Did not pay: more cells (2^13 for 2048 points); code of its own for queries far away, as in the
+// large tree (2 us at 32 pairs of 2048 points); two seed leaves; no test of nodes query by query
 // (up to a third slower away from surfaces); two lanes a query where each warp has several rounds
 // (10 % slower at 8192 points, but no slower in a single round and better in the worst cases).
 #pragma once
@@ -54,8 +55,8 @@ __device__ __forceinline__ void answer_queries(const SmallTarget& s, const Small
     if (!valid) query = spare_query, guess = spare_guess;
     Walk<SmallTarget, kLanes> walk(s, load_point(t.query, query));
     if (s.leaf_count > 0) {
-      walk.start(guess);
-      walk.visit_nodes(0);
+      const bool far = walk.start(guess);
+      walk.visit_nodes(far, 0);
     }
     const int found = walk.finish();
     if (!valid || lane % kLanes != 0) continue;
@@ -132,8 +133,6 @@ cudaError_t raise_shared_memory(Kernel* kernel, size_t needed, size_t largest,
   return cudaFuncSetAttribute(kernel, kLimit, static_cast<int>(needed));
 }
 
-inline size_t nearest_small_workspace(int64_t, int64_t, int64_t) { return 0; }
-
 template <int kThreads, int kPoints, int kCellBits, int kLanes>
 cudaError_t start_small(const NearestPairParams& p, int parts, cudaStream_t stream) {
   auto* kernel = &nearest_small_kernel<kThreads, kPoints, kCellBits, kLanes>;
@@ -168,8 +167,8 @@ inline int small_parts(const NearestPairParams& p, int multiprocessors) {
   return static_cast<int>(wanted < 1 ? 1 : wanted < useful ? wanted : useful);
 }
 
-// Takes sizes that nearest_small_supports; needs no workspace.
-inline cudaError_t launch_nearest_small(const NearestPairParams& p, void*, cudaStream_t stream) {
+// Takes sizes that nearest_small_supports.
+inline cudaError_t launch_nearest_small(const NearestPairParams& p, cudaStream_t stream) {
   if (p.B == 0 || (p.N == 0 && p.M == 0)) return cudaSuccess;
   int device = 0, multiprocessors = 0;
   cudaError_t error = cudaGetDevice(&device);

@@ -4,34 +4,42 @@
 // Problem: for every point of one cloud of 3-D points its nearest in the other, ties to the lowest
 // index, bit for bit what brute force gives.
 // Method: both clouds become trees of boxes along the Hilbert curve (nearest_tree_sort.cuh,
-// nearest_tree_boxes.cuh), and the points of one walk the tree of the other
-// (nearest_tree_walk.cuh), a warp the neighbours on the curve.
+// nearest_tree_refine.cuh, nearest_tree_boxes.cuh), and the points of one walk the tree of the
+// other (nearest_tree_walk.cuh), a warp the neighbours on the curve.
 //
-// Map of the query: a warp = 32 / kLanes points in curve order; blocks cover x, then y.
+// Map of the query: a warp = 32 / kLanes points in curve order; blocks cover x, then y. Each kernel
+// is launched while the one before still runs (KernelChain).
 //
 // Cost: O(N + M) building, O(N + M) memory; a query on a surface or in a volume scans a few leaves.
+// Ten million points against ten million: 7.5 ms on a surface, 9.7 ms in a volume, with 1.24 GB of
+// workspace beside 0.48 GB of clouds and results.
 //
 // Guaranteed: deterministic results (the order inside a cell is not, and does not matter), no host
 // synchronisation, any lengths; sizes alone fix the launches.
 //
-// Roofline (H200, two samples of a surface, profiler counts). A pair costs 7.9 issue slots in the
-// scan of a leaf (6 of arithmetic, 0.5 of minimum, 0.75 of loads), but a query at 131072 points
-// scans 3 to 4 leaves only, so the walk around it dominates: 2616 instructions a warp of 16
-// queries, a quarter of them in scans. 42.9 million issue slots are 46 us at full rate; the query
-// kernel takes 76 us, so 60 % of that, the rest waits for the cache. Building moves about 120 bytes
-// a point: 56 us at 4.3 TB/s for two clouds of a million, of 223 us taken, because random access
-// (counting 45, scattering 72) and the instructions of the boxes kernel (72) cost more.
+// Roofline (H200, both directions of two samples of a surface). Leaves that a query scans: 3.0 with
+// one lane a query and 3.6 with two at 131072 points, 3.5 and 4.0 at a million, so 48 to 64 pairs;
+// boxes that it tests itself: 17 and 10. A pair costs 7.9 issue slots in the scan of a leaf (6 of
+// arithmetic, 0.5 of minimum, 0.75 of loads): for a million points 3.5 * 16 * 7.9 slots a query and
+// lane, 29 million for the 65536 warps, which 132 multiprocessors with 4 schedulers issue in 28 us
+// at 1.98 GHz; the query kernel takes 385 us, so pairs are 7 % of it. The walk around them and the
+// leaves' lines, which differ from lane to lane, are the rest. Building moves about 120 bytes a
+// point, 56 us at 4.3 TB/s for two clouds of a million, of 230 us taken: random access in counting
+// (48) and scattering (73) and the instructions of the boxes kernel (110) cost more.
 //
-// Did not pay: leaves of 8 (4 to 10 % slower on surfaces); a second seed leaf (3 % with leaves of
-// 8, not measured with 16); two lanes a query for a million points (15 % slower; below 2^19 queries
-// they hide latency instead).
+// Did not pay: leaves of 8 (4 to 10 % slower on surfaces); two lanes a query for a million points
+// (15 % slower; below 2^19 queries they hide latency instead); ordering every node in its own box
+// (a guess by cells then misses its leaf: 60 % slower); fewer cells (5 % at a million); 6 blocks of
+// queries a multiprocessor without spilling instead of 8 with some (4 to 8 % slower).
 //
-// Still slow: queries in a small blob far from the target (a wavefront that touches many leaves at
-// nearly one distance), and clouds of a million on a line or in many clusters below 1/100 of the
-// frame, whose cells hold thousands of points in no order; sorting such cells again would cure it.
+// Away from surfaces, us at 131072 / at a million, where a surface takes 104 / 630: volume 117 /
+// 759; half in a hundredth of the size 161 / 1118; line 232 / 1594; 20 clusters of 0.003 244 /
+// 1839; all of x in a blob of a hundredth, far from y, 486 / 3800. From afar many leaves look as
+// near as the nearest one; what would help is a bound per query that follows the surface.
 #pragma once
 
 #include "nearest_tree_boxes.cuh"
+#include "nearest_tree_refine.cuh"
 #include "nearest_tree_walk.cuh"
 
 namespace pointloss {
@@ -50,6 +58,7 @@ struct TreeTarget {
   static constexpr bool kHasDiscs = true;
 
   __device__ __forceinline__ float3 point(int index) const { return load_point(points, index); }
+  __device__ __forceinline__ int nearest_node(float3 low, float3 high) const;
   __device__ __forceinline__ TreeTarget(const Forest& f, const NearestPairParams& p,
                                         int64_t cloud) {
     const int64_t leaf = f.within(cloud, f.capacity) / kLeafPoints, node = f.within(cloud, f.nodes);
@@ -64,25 +73,35 @@ struct TreeTarget {
   }
 };
 
+// A node near a warp's queries: the nearest in the nearest upper node.
+__device__ __forceinline__ int TreeTarget::nearest_node(float3 low, float3 high) const {
+  const int lane = threadIdx.x % 32;
+  float distance = kInfinity;
+  int upper = 0;
+  for (int k = lane; k < upper_count; k += 32) {
+    const float other = box_box(low, high, upper_nodes[k].box());
+    if (other < distance) distance = other, upper = k;
+  }
+  upper = __shfl_sync(kWholeWarp, upper, lane_of_least(kWholeWarp, distance));
+  return 32 * upper + warp_nearest_box(low, high, node_boxes + 32 * upper, node_count - 32 * upper);
+}
+
 // Upper nodes, 32 at a time, the nearest of them first.
-template <int kLanes>
-__device__ __forceinline__ void visit_uppers(Walk<TreeTarget, kLanes>& walk) {
+template <int kLanes, class Far>
+__device__ __forceinline__ void visit_uppers(Walk<TreeTarget, kLanes>& walk, Far far) {
   const TreeTarget& target = walk.target;
   const int lane = threadIdx.x % 32;
   for (int first = 0; first < target.upper_count; first += 32) {
     const bool in = first + lane < target.upper_count;
-    const UpperNode node = target.upper_nodes[in ? first + lane : 0];
-    const Box box{make_float4(from_ordered(~node.not_lower[0]), from_ordered(~node.not_lower[1]),
-                              from_ordered(~node.not_lower[2]), __uint_as_float(~node.not_least)),
-                  make_float4(from_ordered(node.upper[0]), from_ordered(node.upper[1]),
-                              from_ordered(node.upper[2]), 0)};
+    const Box box = target.upper_nodes[in ? first + lane : 0].box();
     const float distance = in ? box_box(walk.low, walk.high, box) : kInfinity;
-    bool wanted = walk.warp_wants(in, distance, box) && walk.survives(box);
+    const auto survives = [&] { return !far || walk.far_test.wants(box); };
+    bool wanted = walk.warp_wants(in, distance, box) && survives();
     unsigned pending = __ballot_sync(kWholeWarp, wanted);
     while (pending != 0) {
       const int child = lane_of_least(pending, distance, box.least());
-      walk.visit_nodes(32 * (first + child));
-      wanted = walk.warp_wants(wanted && lane != child, distance, box) && walk.survives(box);
+      walk.visit_nodes(far, 32 * (first + child));
+      wanted = walk.warp_wants(wanted && lane != child, distance, box) && survives();
       pending = __ballot_sync(kWholeWarp, wanted);
     }
   }
@@ -92,6 +111,7 @@ template <int kLanes>
 __global__ void __launch_bounds__(kQueryThreads, 8)
     tree_query_kernel(const NearestPairParams p, const Forest f) {
   constexpr int kQueries = 32 / kLanes, kStep = kQueryThreads / kLanes;
+  after_previous_kernel();
   const BlockPlace block = block_place<kStep>(f, blockIdx.x);
   const int64_t first = block.first + threadIdx.x / 32 * kQueries;
   const int count = f.count[block.cloud], lane = threadIdx.x % 32;
@@ -104,8 +124,11 @@ __global__ void __launch_bounds__(kQueryThreads, 8)
   Walk<TreeTarget, kLanes> walk(target, leaf.point(at % kLeafPoints));
   const int row = leaf.index[at % kLeafPoints];
   if (target.leaf_count > 0) {
-    walk.start(f.guess[at]);
-    visit_uppers(walk);
+    if (walk.start(f.guess[at])) {
+      visit_uppers(walk, Known<true>());
+    } else {
+      visit_uppers(walk, Known<false>());
+    }
   }
   const int found = walk.finish();
   if (!valid || lane % kLanes != 0) return;
@@ -120,31 +143,69 @@ inline size_t nearest_tree_workspace(int64_t B, int64_t N, int64_t M) {
   return lay_out(forest, B, N, M, nullptr);
 }
 
+// Whether the grids and the indices of these sizes fit in 31 bits, in this tree and in the small.
+inline bool nearest_tree_supports(int64_t B, int64_t N, int64_t M) {
+  const int64_t most = N > M ? N : M;
+  if (most > INT_MAX || B > INT_MAX / 64) return false;
+  const int64_t tiles = std::max<int64_t>(1, ceil_divide(4 * most, kScanCells));
+  const int64_t queries = 2 * ceil_divide(most, kQueryThreads / 4);
+  return std::max(2 * tiles, queries) <= INT_MAX / std::max<int64_t>(1, B);
+}
+
+// Kernels of a stream, each after the one before. On devices that can (9.0) all but the first start
+// early and wait in after_previous_kernel(), which hides what launching costs.
+struct KernelChain {
+  cudaStream_t stream;
+  bool early = false;
+  bool first = true;
+  cudaError_t error;
+
+  explicit KernelChain(cudaStream_t s) : stream(s) {
+    int device = 0, major = 0;
+    error = cudaGetDevice(&device);
+    if (error == cudaSuccess) {
+      error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    }
+    early = major >= 9;
+  }
+  template <class... Args>
+  void add(void (*kernel)(Args...), int64_t blocks, int threads, const Args&... args) {
+    if (error != cudaSuccess) return;
+    cudaLaunchAttribute attribute;
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(blocks));
+    config.blockDim = dim3(threads);
+    config.stream = stream;
+    config.attrs = &attribute;
+    config.numAttrs = early && !first ? 1 : 0;
+    error = cudaLaunchKernelEx(&config, kernel, args...);
+    first = false;
+  }
+};
+
 template <int kLanes>
 cudaError_t launch_tree_lanes(const NearestPairParams& p, void* workspace, cudaStream_t stream) {
   if (p.B == 0 || (p.N == 0 && p.M == 0)) return cudaSuccess;
   Forest f;
   lay_out(f, p.B, p.N, p.M, static_cast<char*>(workspace));
   constexpr int kStep = kQueryThreads / kLanes;
+  if (!nearest_tree_supports(p.B, p.N, p.M)) return cudaErrorInvalidValue;
   const int64_t points = block_count<kBuildThreads>(f), nodes = block_count<kNodePoints>(f);
   const int64_t tiles = 2 * p.B * f.tiles;
   const int64_t queries =
       p.dist_y == nullptr ? p.B * ceil_divide(p.N, kStep) : block_count<kStep>(f);
-  if (points > INT_MAX || tiles > INT_MAX || queries > INT_MAX || p.N > INT_MAX || p.M > INT_MAX) {
-    return cudaErrorInvalidValue;
-  }
-  const auto grid = [](int64_t blocks) { return static_cast<unsigned>(blocks); };
-  const cudaError_t error = cudaMemsetAsync(f.zeroed, 0, f.zeroed_bytes, stream);
-  if (error != cudaSuccess) return error;
-  tree_frames_kernel<1024><<<grid(2 * p.B), 1024, 0, stream>>>(p, f);
-  tree_count_kernel<kBuildThreads><<<grid(points), kBuildThreads, 0, stream>>>(p, f);
-  tree_scan_kernel<kScanCells / 4><<<grid(tiles), kScanCells / 4, 0, stream>>>(f);
-  tree_scatter_kernel<kBuildThreads><<<grid(points), kBuildThreads, 0, stream>>>(p, f);
-  tree_boxes_kernel<kNodePoints><<<grid(nodes), kNodePoints, 0, stream>>>(f);
-  if (queries > 0) {
-    tree_query_kernel<kLanes><<<grid(queries), kQueryThreads, 0, stream>>>(p, f);
-  }
-  return cudaGetLastError();
+  const int64_t clearing = ceil_divide(f.zeroed_bytes, kClearedPerBlock);
+  KernelChain chain(stream);
+  chain.add(&tree_frames_kernel<1024>, 2 * p.B + clearing, 1024, p, f);
+  chain.add(&tree_count_kernel<kBuildThreads>, points, kBuildThreads, p, f);
+  chain.add(&tree_scan_kernel<kScanCells / 4>, tiles, kScanCells / 4, f);
+  chain.add(&tree_scatter_kernel<kBuildThreads>, points, kBuildThreads, p, f);
+  chain.add(&tree_refine_kernel, refine_blocks(f), kRefineThreads, f);
+  chain.add(&tree_boxes_kernel<kNodePoints>, nodes, kNodePoints, f);
+  if (queries > 0) chain.add(&tree_query_kernel<kLanes>, queries, kQueryThreads, p, f);
+  return chain.error;
 }
 
 inline cudaError_t launch_nearest_tree(const NearestPairParams& p, void* workspace,

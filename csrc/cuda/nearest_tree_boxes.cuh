@@ -8,31 +8,101 @@
 
 namespace pointloss {
 
-// Orders the 32 points of a warp by their keys on a grid as fine as fits beside the lane number.
-__device__ __forceinline__ float4 order_finely(const CurveFrame& frame, float4 p, bool present) {
-  constexpr int kFineBits = 9;
-  const unsigned lane = threadIdx.x % 32;
-  unsigned key =
-      present ? frame.key<kFineBits>(make_float3(p.x, p.y, p.z), kFineBits) << 5 : 0xffffffe0u;
-  key |= lane;
-#pragma unroll
-  for (int run = 2; run <= 32; run *= 2) {
-#pragma unroll
-    for (int offset = run / 2; offset > 0; offset /= 2) {
-      const unsigned other = __shfl_xor_sync(kWholeWarp, key, offset);
-      const bool keep_lower = ((lane & run) == 0) == ((lane & offset) == 0);
-      key = keep_lower ? min(key, other) : max(key, other);
-    }
-  }
-  const int from = key & 31;
-  return make_float4(__shfl_sync(kWholeWarp, p.x, from), __shfl_sync(kWholeWarp, p.y, from),
-                     __shfl_sync(kWholeWarp, p.z, from), __shfl_sync(kWholeWarp, p.w, from));
-}
-
 struct NodeScratch {
   Disc discs[32];
+  unsigned words[2][kNodePoints];  // of the network that sorts the block
+  float4 points[kNodePoints];
   unsigned low[kNodePoints / 32][3], high[kNodePoints / 32][3], least[kNodePoints / 32];
 };
+
+// Sorts a word of each thread, in runs of kRun threads, by a bitonic network.
+template <int kRun>
+__device__ __forceinline__ unsigned sort_words(unsigned word, NodeScratch& s) {
+  int buffer = 0;
+#pragma unroll
+  for (int run = 2; run <= kRun; run *= 2) {
+#pragma unroll
+    for (int offset = run / 2; offset > 0; offset /= 2) {
+      unsigned other;
+      if (offset >= 32) {
+        s.words[buffer][threadIdx.x] = word;
+        __syncthreads();
+        other = s.words[buffer][threadIdx.x ^ offset];
+        buffer ^= 1;  // so that one barrier a step is enough
+      } else {
+        other = __shfl_xor_sync(kWholeWarp, word, offset);
+      }
+      const bool rises = run == kRun || (threadIdx.x & run) == 0;
+      const bool keep_lower = rises == ((threadIdx.x & offset) == 0);
+      word = keep_lower ? min(word, other) : max(word, other);
+    }
+  }
+  return word;
+}
+
+// The least and the largest of what the threads of a block have; `s` has room for one a warp.
+__device__ __forceinline__ uint2 block_range(NodeScratch& s, int axis, unsigned low,
+                                             unsigned high) {
+  constexpr int kWarps = kNodePoints / 32;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  low = warp_min(low), high = warp_max(high);
+  if (lane == 0) s.low[warp][axis] = low, s.high[warp][axis] = high;
+  __syncthreads();
+  return make_uint2(warp_min(s.low[lane % kWarps][axis]), warp_max(s.high[lane % kWarps][axis]));
+}
+
+// Key of a point on a grid over the bounding box of its node, and its bits.
+constexpr int kNodeBits = 7;  // an axis: 512 points of a surface are 23 a side
+
+__device__ __forceinline__ unsigned key_in_node(NodeScratch& s, const HilbertSteps& steps, float4 p,
+                                                bool present) {
+  const float at[3] = {p.x, p.y, p.z};
+  float extent = FLT_MIN, lower[3];
+#pragma unroll
+  for (int a = 0; a < 3; ++a) {
+    const unsigned bits = to_ordered(at[a]);
+    const uint2 range = block_range(s, a, present ? bits : ~0u, present ? bits : 0);
+    lower[a] = from_ordered(range.x);
+    extent = fmaxf(extent, from_ordered(range.y) - lower[a]);
+  }
+  constexpr float kLast = (1 << kNodeBits) - 1;
+  const float scale = (1 << kNodeBits) / extent;
+  unsigned cell[3];
+#pragma unroll
+  for (int a = 0; a < 3; ++a) {
+    cell[a] = static_cast<unsigned>(fminf(fmaxf((at[a] - lower[a]) * scale, 0.f), kLast));
+  }
+  return hilbert_key(steps, cell[0], cell[1], cell[2], kNodeBits, kNodeBits);
+}
+
+// Orders the points of a node. Where no cell is crowded those of each warp, where some are those of
+// the block, by their keys on the cloud's finest grid: a refinement of their order by cells. Where
+// cells were refined that grid is too coarse, and the node gets its own.
+__device__ __forceinline__ float4 order_points(NodeScratch& s, const CurveFrame& frame, float4 p,
+                                               bool present, Crowding crowding) {
+  constexpr int kKeyBits = 3 * kGridBits, kWarpKeyBits = 27;
+  constexpr int kBlockKeyBits = 22;  // and one for the absent
+  static_assert(kNodePoints <= 1 << (31 - kBlockKeyBits), "key and place share a word");
+  static_assert(3 * kNodeBits <= kBlockKeyBits, "key and place share a word");
+  s.points[threadIdx.x] = p;
+  __syncwarp();
+  unsigned key;
+  if (crowding == kRefined) {
+    key = key_in_node(s, frame.steps, p, present);
+  } else {
+    key = frame.key<kGridBits>(make_float3(p.x, p.y, p.z), kGridBits);
+    if (crowding == kEven) {
+      key = present ? key >> (kKeyBits - kWarpKeyBits) : (1u << kWarpKeyBits) - 1;
+      const int from = sort_words<32>((key << 5) + threadIdx.x % 32, s) % 32;
+      return s.points[(threadIdx.x & ~31) + from];
+    }
+    // As many bits as fit beside the place, from the first in which the node's keys differ.
+    const uint2 range = block_range(s, 0, present ? key : ~0u, present ? key : 0);
+    key = (key - range.x) >> max(0, 32 - __clz(range.y - range.x) - kBlockKeyBits);
+  }
+  if (!present) key = 1u << kBlockKeyBits;
+  return s.points[sort_words<kNodePoints>(key * kNodePoints + threadIdx.x, s) % kNodePoints];
+}
 
 // The box of a node from those of its warps, by the first warp; joins it to its upper node.
 __device__ __forceinline__ void make_node(const Forest& f, const NodeScratch& s, int64_t cloud,
@@ -84,12 +154,25 @@ __device__ __forceinline__ Box box_of_points(float4 p, bool present) {
   return Box{lower, upper};
 }
 
+// About where on the curve of a cloud a point would be: as far into its cell as its finest key.
+__device__ __forceinline__ int place_on_curve(const Forest& f, int64_t cloud,
+                                              const CurveFrame& frame, float3 point) {
+  const int rest = 3 * kGridBits - f.key_bits;
+  const unsigned key = frame.key<kGridBits>(point, kGridBits), cell = key >> rest;
+  const unsigned* starts = f.starts + cloud * f.cells;
+  const unsigned start = starts[cell];
+  const unsigned end = cell + 1 < f.cells ? starts[cell + 1] : f.count[cloud];
+  const unsigned into = key & ((1u << rest) - 1);
+  return start + static_cast<int>(static_cast<uint64_t>(end - start) * into >> rest);
+}
+
 // A block makes a node: leaves, their boxes, and for each point its place near the other cloud.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads) tree_boxes_kernel(const Forest f) {
   static_assert(kThreads == kNodePoints, "a block makes a node");
   __shared__ CurveFrame frame, other_frame;
   __shared__ NodeScratch scratch;
+  after_previous_kernel();
   const BlockPlace place = block_place<kThreads>(f, blockIdx.x);
   const int count = f.count[place.cloud];
   if (place.first >= count) return;
@@ -98,16 +181,15 @@ __global__ void __launch_bounds__(kThreads) tree_boxes_kernel(const Forest f) {
   const bool present = i < count;
   float4 p = make_float4(kInfinity, kInfinity, kInfinity, 0);
   if (present) p = f.sorted[at];
+  const int64_t other = f.other(place.cloud), node = place.first / kNodePoints;
+  const Crowding crowding = f.crowding[f.within(place.cloud, f.nodes) + node];
   copy_frame(f.frames[place.cloud], frame);
-  copy_frame(f.frames[f.other(place.cloud)], other_frame);
-  p = order_finely(frame, p, present);
+  copy_frame(f.frames[other], other_frame);
+  p = order_points(scratch, frame, p, present, crowding);
   const float3 point = make_float3(p.x, p.y, p.z);
-  const int64_t other = f.other(place.cloud);
   f.leaves[at / kLeafPoints].set(lane % kLeafPoints, point, __float_as_int(p.w));
   if (present) {
-    const unsigned key =
-        other_frame.key<kGridBits>(point, f.axis_bits) >> (3 * f.axis_bits - f.key_bits);
-    f.guess[at] = static_cast<int>(f.starts[other * f.cells + key]) / kLeafPoints;
+    f.guess[at] = place_on_curve(f, other, other_frame, point) / kLeafPoints;
   }
   const Box box = box_of_points(p, present);
   const Disc disc = disc_of_points(box, point, present);
@@ -116,6 +198,7 @@ __global__ void __launch_bounds__(kThreads) tree_boxes_kernel(const Forest f) {
     f.leaf_discs[at / kLeafPoints] = disc;
     scratch.discs[threadIdx.x / kLeafPoints] = disc;
   }
+  __syncthreads();  // the bounds by warps before the sorting have been read
   const unsigned low[3] = {warp_min(to_ordered(box.lower.x)), warp_min(to_ordered(box.lower.y)),
                            warp_min(to_ordered(box.lower.z))};
   const unsigned high[3] = {warp_max(to_ordered(box.upper.x)), warp_max(to_ordered(box.upper.y)),
@@ -128,7 +211,7 @@ __global__ void __launch_bounds__(kThreads) tree_boxes_kernel(const Forest f) {
   __syncthreads();
   const int leaves =
       (min(count - static_cast<int>(place.first), kNodePoints) + kLeafPoints - 1) / kLeafPoints;
-  if (warp == 0) make_node(f, scratch, place.cloud, place.first / kNodePoints, leaves);
+  if (warp == 0) make_node(f, scratch, place.cloud, node, leaves);
 }
 
 }  // namespace pointloss

@@ -13,6 +13,8 @@
 // is taken off both components. NaN, which only overflow makes, leaves the bound at 0.
 #pragma once
 
+#include <cfloat>
+
 #include "nearest_tree_warp.cuh"
 
 namespace pointloss {
@@ -26,15 +28,15 @@ struct alignas(32) Disc {
   float3 normal;  // of length 1, or 0 for a ball
   float radius;
 
-  // Whether everything inside is farther from q than the squared distance `bound`.
-  __device__ __forceinline__ bool beyond(float3 q, float bound) const {
+  // A squared distance from q that, but for kDiscFloor, nothing inside is nearer than.
+  __device__ __forceinline__ float distance(float3 q) const {
     const float3 v = make_float3(q.x - centre.x, q.y - centre.y, q.z - centre.z);
     float along, across;
     components(v, along, across);
     const float slack = kDiscSlack * (along + across);
     const float a = fmaxf(along - half_height - slack, 0.f);
     const float b = fmaxf(across - radius - slack, 0.f);
-    return fmaf(a, a, b * b) > bound + kDiscFloor;
+    return fmaf(a, a, b * b);
   }
   // Lengths of v along the normal and across it.
   __device__ __forceinline__ void components(float3 v, float& along, float& across) const {
@@ -46,42 +48,49 @@ struct alignas(32) Disc {
   }
 };
 
-// The lane among kLanes neighbours with about the largest value >= 0.
 template <int kLanes>
-__device__ __forceinline__ int lane_of_most(float value) {
-  unsigned key = (__float_as_uint(value) & ~31u) | threadIdx.x % 32;
+__device__ __forceinline__ float sum_of(float value) {
   for (int offset = 1; offset < kLanes; offset *= 2) {
-    key = max(key, __shfl_xor_sync(kWholeWarp, key, offset));
+    value += __shfl_xor_sync(kWholeWarp, value, offset);
   }
-  return key & 31;
+  return value;
 }
 
 template <int kLanes>
-__device__ __forceinline__ float most_of(float value) {  // of values >= 0; NaN is above all
-  int bits = __float_as_int(value);
+__device__ __forceinline__ float most_of(float value) {
   for (int offset = 1; offset < kLanes; offset *= 2) {
-    bits = max(bits, __shfl_xor_sync(kWholeWarp, bits, offset));
+    value = fmaxf(value, __shfl_xor_sync(kWholeWarp, value, offset));
   }
-  return __int_as_float(bits);
+  return value;
 }
 
-__device__ __forceinline__ float3 from_lane(float3 v, int lane) {
-  return make_float3(__shfl_sync(kWholeWarp, v.x, lane), __shfl_sync(kWholeWarp, v.y, lane),
-                     __shfl_sync(kWholeWarp, v.z, lane));
-}
-
-// By kLanes neighbouring lanes: the normal of the plane that two of their vectors span best.
+// By kLanes neighbouring lanes, each with a point that is present or not: about the direction in
+// which the points vary least, or 0. It is the largest column of the adjugate of their covariance,
+// which is the covariance's inverse but for a factor: one step of inverse iteration.
 template <int kLanes>
-__device__ __forceinline__ float3 spanned_normal(float3 v) {
-  constexpr float kLeastSquare = 1e-30f;  // of a cross product that still has digits
-  const float3 u = from_lane(v, lane_of_most<kLanes>(sum_of_squares(v.x, v.y, v.z)));
-  const float3 cross =
-      make_float3(u.y * v.z - u.z * v.y, u.z * v.x - u.x * v.z, u.x * v.y - u.y * v.x);
-  const float3 n =
-      from_lane(cross, lane_of_most<kLanes>(sum_of_squares(cross.x, cross.y, cross.z)));
+__device__ __forceinline__ float3 flattest_direction(float3 v, bool present, float unit) {
+  const float x = present ? v.x * unit : 0.f, y = present ? v.y * unit : 0.f,
+              z = present ? v.z * unit : 0.f;
+  const float share = __fdividef(1.f, fmaxf(sum_of<kLanes>(present ? 1.f : 0.f), 1.f));
+  const float mx = sum_of<kLanes>(x), my = sum_of<kLanes>(y), mz = sum_of<kLanes>(z);
+  const auto moment = [&](float p, float q, float sum_p, float sum_q) {
+    return sum_of<kLanes>(p * q) - sum_p * sum_q * share;
+  };
+  const float xx = moment(x, x, mx, mx), xy = moment(x, y, mx, my), xz = moment(x, z, mx, mz);
+  const float yy = moment(y, y, my, my), yz = moment(y, z, my, mz), zz = moment(z, z, mz, mz);
+  const float ax = yy * zz - yz * yz, ay = xx * zz - xz * xz, az = xx * yy - xy * xy;
+  const float axy = xz * yz - xy * zz, axz = xy * yz - xz * yy, ayz = xy * xz - yz * xx;
+  const float3 n = ax >= ay && ax >= az ? make_float3(ax, axy, axz)
+                   : ay >= az           ? make_float3(axy, ay, ayz)
+                                        : make_float3(axz, ayz, az);
+  constexpr float kLeastSquare = 1e-16f;  // of what still has digits, in units of the extent
   const float square = sum_of_squares(n.x, n.y, n.z);
-  const float unit = square > kLeastSquare && square < kInfinity ? rsqrtf(square) : 0.f;
-  return unit > 0 ? make_float3(n.x * unit, n.y * unit, n.z * unit) : make_float3(0, 0, 0);
+  const float scale = square > kLeastSquare && square < kInfinity ? rsqrtf(square) : 0.f;
+  return scale > 0 ? make_float3(n.x * scale, n.y * scale, n.z * scale) : make_float3(0, 0, 0);
+}
+
+__device__ __forceinline__ float dot(float3 a, float3 b) {
+  return fmaf(a.z, b.z, fmaf(a.y, b.y, a.x * b.x));
 }
 
 __device__ __forceinline__ float3 centre_of(const Box& box) {
@@ -90,38 +99,60 @@ __device__ __forceinline__ float3 centre_of(const Box& box) {
                      0.5f * box.lower.z + 0.5f * box.upper.z);
 }
 
-// By the kLeafPoints lanes of a leaf, each with one of its points, or absent.
-__device__ __forceinline__ Disc disc_of_points(const Box& box, float3 p, bool present) {
+// What brings a box to about the size of 1; 0 where it has none.
+__device__ __forceinline__ float unit_of(const Box& box) {
+  const float extent =
+      fmaxf(fmaxf(box.upper.x - box.lower.x, box.upper.y - box.lower.y), box.upper.z - box.lower.z);
+  return extent > FLT_MIN && extent < kInfinity ? __fdividef(1.f, extent) : 0.f;
+}
+
+// A disc's normal, and its centre in the middle between the planes that enclose points at v from
+// the centre of `box`, `reach` to either side of each.
+template <int kLanes, class Reach>
+__device__ __forceinline__ Disc place_disc(const Box& box, float3 v, bool present,
+                                           const Reach& reach) {
   Disc disc;
   disc.centre = centre_of(box);
-  float3 v = make_float3(0, 0, 0);
-  if (present) v = make_float3(p.x - disc.centre.x, p.y - disc.centre.y, p.z - disc.centre.z);
-  disc.normal = spanned_normal<kLeafPoints>(v);
+  disc.normal = flattest_direction<kLanes>(v, present, unit_of(box));
+  const float t = dot(disc.normal, v), r = reach(disc.normal);
+  const float above = most_of<kLanes>(present ? t + r : -kInfinity);
+  const float below = most_of<kLanes>(present ? r - t : -kInfinity);
+  const float middle = 0.5f * (above - below);
+  disc.centre.x = fmaf(middle, disc.normal.x, disc.centre.x);
+  disc.centre.y = fmaf(middle, disc.normal.y, disc.centre.y);
+  disc.centre.z = fmaf(middle, disc.normal.z, disc.centre.z);
+  return disc;
+}
+
+// By the kLeafPoints lanes of a leaf, each with one of its points, or absent.
+__device__ __forceinline__ Disc disc_of_points(const Box& box, float3 p, bool present) {
+  const float3 c = centre_of(box);
+  const float3 v = make_float3(p.x - c.x, p.y - c.y, p.z - c.z);
+  Disc disc = place_disc<kLeafPoints>(box, v, present, [](float3) { return 0.f; });
   float along, across;
-  disc.components(v, along, across);
+  disc.components(make_float3(p.x - disc.centre.x, p.y - disc.centre.y, p.z - disc.centre.z), along,
+                  across);
   const float pad = 2 * kDiscSlack * (along + across);
-  disc.half_height = most_of<kLeafPoints>(along + pad);
-  disc.radius = most_of<kLeafPoints>(across + pad);
+  disc.half_height = most_of<kLeafPoints>(present ? along + pad : 0.f);
+  disc.radius = most_of<kLeafPoints>(present ? across + pad : 0.f);
   return disc;
 }
 
 // By a warp, a lane for each of up to 32 discs inside `box`.
 __device__ __forceinline__ Disc disc_of_discs(const Box& box, const Disc& part, bool present) {
-  Disc disc;
-  disc.centre = centre_of(box);
-  float3 v = make_float3(0, 0, 0);
-  if (present) {
-    v = make_float3(part.centre.x - disc.centre.x, part.centre.y - disc.centre.y,
-                    part.centre.z - disc.centre.z);
-  }
-  disc.normal = spanned_normal<32>(v);
+  const auto reach = [&](float3 normal) {
+    const float cosine = dot(normal, part.normal);
+    constexpr float kSineFloor = 1e-5f;  // 1 - cosine^2 is known to a few u
+    const float sine = sqrtf(fmaxf(0.f, 1 - cosine * cosine) + kSineFloor);
+    return part.half_height * (fabsf(cosine) + kSineFloor) + part.radius * sine;
+  };
+  const float3 c = centre_of(box), p = part.centre;
+  const float3 v = make_float3(p.x - c.x, p.y - c.y, p.z - c.z);
+  Disc disc = place_disc<32>(box, v, present, reach);
   float along, across;
-  disc.components(v, along, across);
-  const float cosine =
-      disc.normal.x * part.normal.x + disc.normal.y * part.normal.y + disc.normal.z * part.normal.z;
-  constexpr float kSineFloor = 1e-5f;  // 1 - cosine^2 is known to a few u
-  const float sine = sqrtf(fmaxf(0.f, 1 - cosine * cosine) + kSineFloor);
-  along += part.half_height * (fabsf(cosine) + kSineFloor) + part.radius * sine;
+  disc.components(make_float3(p.x - disc.centre.x, p.y - disc.centre.y, p.z - disc.centre.z), along,
+                  across);
+  along += reach(disc.normal);
   across += part.half_height + part.radius;
   const float pad = 2 * kDiscSlack * (along + across);
   disc.half_height = most_of<32>(present ? along + pad : 0.f);

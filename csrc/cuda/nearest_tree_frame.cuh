@@ -21,6 +21,11 @@ constexpr int kGridBits = 10;   // of the finest cells
 
 static __device__ const HilbertSteps kCurveSteps = kHilbertSteps;
 
+// By a block, without a barrier.
+__device__ __forceinline__ void copy_steps(HilbertSteps& to) {
+  if (threadIdx.x < kHilbertWords) to.word[threadIdx.x] = kCurveSteps.word[threadIdx.x];
+}
+
 // Adding it to a number below 2^22 leaves the nearest integer in the low bits.
 constexpr float kRounder = 12582912;
 
@@ -128,7 +133,11 @@ __device__ __forceinline__ void make_frames(const float* const (&points)[kClouds
   const int64_t size = own == 0 ? count[0] : count[kClouds - 1];
   if (size > 0) {
     const float* from = own == 0 ? points[0] : points[kClouds - 1];
-    const float3 p = load_point(from, in_share * size / kShare);
+    // At a random place in its stretch of the cloud: a stride would meet what is arranged in one.
+    const int64_t first = in_share * size / kShare, last = (in_share + 1) * size / kShare;
+    const unsigned random = in_share * 0x9e3779b1u;
+    const float3 p =
+        load_point(from, first + __umulhi(random, static_cast<unsigned>(last - first)));
     sample[0] = p.x, sample[1] = p.y, sample[2] = p.z;
   }
   const bool valid = isfinite(sample[0]) && isfinite(sample[1]) && isfinite(sample[2]);

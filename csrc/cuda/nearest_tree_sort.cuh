@@ -5,11 +5,13 @@
 // Kernels, in this order, each over all clouds: frames (one block a cloud), counting (a thread a
 // point), scanning of the counts (a block per 4096 cells, decoupled look-back after Merrill and
 // Garland, Single-pass Parallel Prefix Scan with Decoupled Look-back, 2016), scattering (a thread a
-// point), and the boxes of nearest_tree_boxes.cuh. A counting sort by cells instead of a radix sort
-// of keys: cells number two to four times the points, so a cell holds few, and the boxes kernel
-// orders each 32 consecutive points by a finer key.
+// point), refining (nearest_tree_refine.cuh), and the boxes of nearest_tree_boxes.cuh. A counting
+// sort by cells instead of a radix sort of keys: cells number two to four times the points, so most
+// hold few. Cells that hold many are sorted again, in frames of their own, and the boxes kernel
+// orders the points of a node, or of each warp where no cell is crowded, by keys in their own box.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <type_traits>
 
@@ -25,9 +27,33 @@ constexpr int kBuildThreads = 256;
 
 using TreeLeaf = Leaf<int32_t>;
 
+// What the cells of a node ask for, from which on its points are ordered by the whole block, and
+// what is sorted again by nearest_tree_refine.cuh.
+enum Crowding : int { kEven, kCrowded, kRefined };
+constexpr unsigned kMostUnordered = 48, kMostInCell = 256;
+
+// Points [start, start + count) of Forest::sorted, to be sorted in a frame of their own.
+struct alignas(16) Segment {
+  int64_t start;
+  int count;  // 0 until the rest is written
+};
+
+// Segments in the order in which they were found. Blocks take the next one by its ticket.
+struct SegmentQueue {
+  int pushed, popped;  // tickets
+  int pending;         // segments that are not done
+};
+
 // An upper node, grown by atomics: ordered bits, kept so that all maxima start from 0.
 struct UpperNode {
   unsigned not_lower[3], upper[3], not_least;
+
+  __device__ __forceinline__ Box box() const {
+    return Box{
+        make_float4(from_ordered(~not_lower[0]), from_ordered(~not_lower[1]),
+                    from_ordered(~not_lower[2]), __uint_as_float(~not_least)),
+        make_float4(from_ordered(upper[0]), from_ordered(upper[1]), from_ordered(upper[2]), 0)};
+  }
 };
 
 // The clouds of a batch, first all x, then all y, and the arrays of their trees. Sizes of the y
@@ -40,8 +66,12 @@ struct Forest {
   int64_t cells, tiles;  // of a cloud
   CurveFrame* frames;
   int* count;        // points in the tree of a cloud
-  unsigned* zeroed;  // what is cleared before a build: tickets, tile_state, upper_nodes, starts
+  unsigned* zeroed;  // what is cleared before a build: from the ticket to the starts
   unsigned* ticket;  // of the scan
+  SegmentQueue* queue;
+  Segment* segments;
+  int segment_most;    // found beyond these, a segment is left as it is, which only costs speed
+  Crowding* crowding;  // of a node: its most crowded cell
   unsigned long long* tile_state;
   UpperNode* upper_nodes;
   unsigned* starts;  // counts, then starts of the cells
@@ -87,8 +117,12 @@ inline size_t lay_out(Forest& f, int64_t B, int64_t N, int64_t M, char* base) {
     array = reinterpret_cast<std::remove_reference_t<decltype(array)>>(base + used);
     used += (static_cast<size_t>(count) * sizeof(*array) + 255) / 256 * 256;
   };
+  f.segment_most = static_cast<int>(std::min<int64_t>(points / 64, 1 << 20));
   take(f.ticket, 1);
   f.zeroed = f.ticket;
+  take(f.queue, 1);
+  take(f.segments, f.segment_most);
+  take(f.crowding, nodes);
   take(f.tile_state, 2 * B * f.tiles);
   take(f.upper_nodes, B * (f.uppers[0] + f.uppers[1]));
   take(f.starts, 2 * B * f.cells);
@@ -127,11 +161,33 @@ __device__ __forceinline__ CloudRows cloud_rows(const NearestPairParams& p, int6
   return rows;
 }
 
+// Lets the next kernel of the stream start while this one runs, and waits for the one before. What
+// a kernel reads of others comes after it. Without it kernels start one after the other.
+__device__ __forceinline__ void after_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+constexpr int kClearedPerBlock = 1 << 16;  // bytes
+
+// A block a cloud makes its frame; the others clear what must be zero.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads)
     tree_frames_kernel(const NearestPairParams p, const Forest f) {
   __shared__ FrameScratch scratch[1];
   __shared__ CurveFrame frame[1];
+  after_previous_kernel();
+  if (blockIdx.x >= 2 * p.B) {
+    const size_t first = (blockIdx.x - 2 * p.B) * size_t{kClearedPerBlock};
+    const size_t last =
+        first + kClearedPerBlock < f.zeroed_bytes ? first + kClearedPerBlock : f.zeroed_bytes;
+    for (size_t k = first + 16 * threadIdx.x; k < last; k += 16 * kThreads) {
+      *reinterpret_cast<uint4*>(reinterpret_cast<char*>(f.zeroed) + k) = make_uint4(0, 0, 0, 0);
+    }
+    return;
+  }
   const CloudRows rows = cloud_rows(p, blockIdx.x);
   const float* const points[1] = {rows.points};
   const int64_t counts[1] = {rows.valid};
@@ -170,6 +226,24 @@ __device__ __forceinline__ void copy_frame(const CurveFrame& from, CurveFrame& t
 
 constexpr unsigned kNoKey32 = 0xffffffffu;
 
+// Adds 1 to counters[key], by some lanes of a warp, and returns what was there. Lanes with the key
+// of the first of them go together, and so on while there are such: points in one place would queue
+// up for its counter.
+__device__ __forceinline__ unsigned count_together(unsigned* counters, unsigned key) {
+  const unsigned active = __activemask(), lane = threadIdx.x % 32;
+  unsigned remaining = active, group = 1u << lane, found;
+  do {
+    const int first = __ffs(remaining) - 1;
+    found = __ballot_sync(active, key == __shfl_sync(active, key, first)) & remaining;
+    if ((found >> lane) & 1) group = found;
+    remaining &= ~found;
+  } while ((found & (found - 1)) != 0 && remaining != 0);
+  const int leader = __ffs(group) - 1;
+  unsigned before = 0;
+  if (static_cast<int>(lane) == leader) before = atomicAdd(counters + key, __popc(group));
+  return __shfl_sync(active, before, leader) + __popc(group & ((1u << lane) - 1));
+}
+
 // Counts the points of each cell, and answers the rows that no search answers.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads)
@@ -180,6 +254,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t i = place.first + threadIdx.x;
   float3 point = make_float3(0, 0, 0);
   if (i < rows.size) point = load_point(rows.points, i);
+  after_previous_kernel();
   copy_frame(f.frames[place.cloud], frame);
   if (i >= rows.size) return;
   uint2 key_rank = make_uint2(kNoKey32, 0);
@@ -189,25 +264,23 @@ __global__ void __launch_bounds__(kThreads)
   } else if (i < rows.valid) {
     if (is_finite(point)) {
       key_rank.x = frame.key<kGridBits>(point, f.axis_bits) >> (3 * f.axis_bits - f.key_bits);
-      unsigned* counter = &f.starts[place.cloud * f.cells + key_rank.x];
-      // One atomic for a whole warp in the same cell: many equal points would queue up for it.
-      const unsigned active = __activemask(), lane = threadIdx.x % 32;
-      int same = 0;
-      __match_all_sync(active, key_rank.x, &same);
-      if (same) {
-        unsigned base = 0;
-        const int leader = __ffs(active) - 1;
-        if (static_cast<int>(lane) == leader) base = atomicAdd(counter, __popc(active));
-        key_rank.y = __shfl_sync(active, base, leader) + __popc(active & ((1u << lane) - 1));
-      } else {
-        key_rank.y = atomicAdd(counter, 1u);
-      }
+      key_rank.y = count_together(&f.starts[place.cloud * f.cells], key_rank.x);
     }
     const bool nan = point.x != point.x || point.y != point.y || point.z != point.z;
     dist = nan ? NAN : kInfinity;
   }
   f.key_rank[(place.cloud < p.B ? 0 : p.B * (p.N - p.M)) + place.cloud * rows.size + i] = key_rank;
   if (key_rank.x == kNoKey32 && rows.dist != nullptr) rows.dist[i] = dist, rows.idx[i] = -1;
+}
+
+// Queues a segment if there is room. What it holds must be visible to the device.
+__device__ __forceinline__ void push_segment(const Forest& f, int64_t start, unsigned count) {
+  const int ticket = atomicAdd(&f.queue->pushed, 1);
+  if (ticket >= f.segment_most) return;
+  atomicAdd(&f.queue->pending, 1);
+  f.segments[ticket].start = start;
+  __threadfence();
+  atomicExch(&f.segments[ticket].count, static_cast<int>(count));
 }
 
 // Exclusive sums of the counts of each cloud, from 0. A tile's state is its own sum (1) or the sum
@@ -217,6 +290,7 @@ template <int kThreads>
 __global__ void __launch_bounds__(kThreads) tree_scan_kernel(const Forest f) {
   static_assert(kThreads * 4 == kScanCells, "four cells a thread");
   __shared__ unsigned warp_total[kThreads / 32], tile_ticket, before;
+  after_previous_kernel();
   const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
   if (tid == 0) tile_ticket = atomicAdd(f.ticket, 1u);
   __syncthreads();
@@ -257,14 +331,22 @@ __global__ void __launch_bounds__(kThreads) tree_scan_kernel(const Forest f) {
   }
   __syncthreads();
   const unsigned run = before + warp_sum(lane < warp ? total : 0) + inclusive - sum;
-  cells[tid] = make_uint4(run, run + counts.x, run + counts.x + counts.y,
-                          run + counts.x + counts.y + counts.z);
+  const uint4 starts = make_uint4(run, run + counts.x, run + counts.x + counts.y,
+                                  run + counts.x + counts.y + counts.z);
+  cells[tid] = starts;
+  if (max(max(counts.x, counts.y), max(counts.z, counts.w)) <= kMostInCell) return;
+  const int64_t base = f.within(tile / f.tiles, f.capacity);
+  if (counts.x > kMostInCell) push_segment(f, base + starts.x, counts.x);
+  if (counts.y > kMostInCell) push_segment(f, base + starts.y, counts.y);
+  if (counts.z > kMostInCell) push_segment(f, base + starts.z, counts.z);
+  if (counts.w > kMostInCell) push_segment(f, base + starts.w, counts.w);
 }
 
 // Points to their places on the curve.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads)
     tree_scatter_kernel(const NearestPairParams p, const Forest f) {
+  after_previous_kernel();
   const BlockPlace place = block_place<kThreads>(f, blockIdx.x);
   const CloudRows rows = cloud_rows(p, place.cloud);
   const int64_t i = place.first + threadIdx.x;
@@ -273,7 +355,16 @@ __global__ void __launch_bounds__(kThreads)
       f.key_rank[(place.cloud < p.B ? 0 : p.B * (p.N - p.M)) + place.cloud * rows.size + i];
   if (key_rank.x == kNoKey32) return;
   const float3 point = load_point(rows.points, i);
-  const int64_t at = f.starts[place.cloud * f.cells + key_rank.x] + key_rank.y;
+  const unsigned* starts = f.starts + place.cloud * f.cells;
+  const int64_t at = starts[key_rank.x] + key_rank.y;
+  if (key_rank.y == kMostUnordered || (key_rank.y > kMostUnordered && at % kNodePoints == 0)) {
+    const unsigned* next = starts + key_rank.x + 1;
+    const int64_t end = key_rank.x + 1 < f.cells ? *next : f.count[place.cloud];
+    const Crowding crowding = end - starts[key_rank.x] > kMostInCell ? kRefined : kCrowded;
+    atomicMax(
+        reinterpret_cast<int*>(f.crowding) + f.within(place.cloud, f.nodes) + at / kNodePoints,
+        crowding);
+  }
   f.sorted[f.within(place.cloud, f.capacity) + at] =
       make_float4(point.x, point.y, point.z, __int_as_float(static_cast<int>(i)));
 }

@@ -76,6 +76,11 @@ __device__ __forceinline__ int lane_of_least(unsigned lanes, float value, int ra
   return __ffs(__ballot_sync(kWholeWarp, equal && static_cast<unsigned>(rank) == lowest)) - 1;
 }
 
+__device__ __forceinline__ float3 from_lane(float3 v, int lane) {
+  return make_float3(__shfl_sync(kWholeWarp, v.x, lane), __shfl_sync(kWholeWarp, v.y, lane),
+                     __shfl_sync(kWholeWarp, v.z, lane));
+}
+
 // max(0, a, b) of numbers that are not NaN: their bits, as signed integers, have their order
 // wherever it matters (all negative ones give 0).
 __device__ __forceinline__ float gap(float a, float b) {
