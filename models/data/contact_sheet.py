@@ -33,7 +33,7 @@ def object_tile(root: Path, record: dict) -> Image.Image:
     """[view | other view | cloud] with the model's name and split below."""
     tile = Image.new("RGB", (3 * TILE, TILE + 12), "white")
     where = Path(record["synset"]) / record["model"]
-    for column, view in enumerate((0, record["views"] // 2)):
+    for column, view in enumerate((record["views"] // 8, record["views"] * 5 // 8)):
         path = root / "ShapeNetRendering" / where / "rendering" / f"{view:02d}.png"
         with Image.open(path) as image:
             image = image.convert("RGBA").resize((TILE, TILE))
