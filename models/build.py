@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""What a config describes, made: the device, the data sets, the network."""
+"""What a config describes, made: the device, the data sets, the network and its first weights."""
+
+import pickle
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from models.config import Config, ConfigError
+from models import checkpoint
+from models.config import Config, ConfigError, Network
 from models.data.dataset import FURNITURE, ReconstructionDataset
 from models.networks import NETWORKS
 
@@ -45,3 +48,40 @@ def build_network(config: Config) -> nn.Module:
         )
     network = NETWORKS[options.name]
     return network(options.preset, options.points, config.data.image_size, options.out_act)
+
+
+SOURCES = {  # of weights that come from elsewhere: the setting and the network's method for it
+    "start_from_mean": "start_from",
+    "autoencoder": "take_autoencoder",
+    "pretrained": "take_pretrained",
+}
+
+
+def check_sources(network: nn.Module, options: Network) -> None:
+    for key, method in SOURCES.items():
+        if getattr(options, key) and not hasattr(network, method):
+            raise ConfigError(f"network.{key}: {options.name} has no use for it")
+    if hasattr(network, "take_autoencoder") and not options.autoencoder:
+        raise ConfigError(
+            "network.autoencoder: 3D-LMNet needs a trained point autoencoder; train one "
+            "(configs/lmnet-autoencoder.toml) and name its run folder here"
+        )
+
+
+def initialise(network: nn.Module, options: Network, mean: Tensor) -> None:
+    """Take the weights that the config says come from elsewhere."""
+    if options.start_from_mean:
+        network.start_from(mean)
+    for key in ("pretrained", "autoencoder"):
+        path = getattr(options, key)
+        try:
+            if path and key == "pretrained":
+                network.take_pretrained(path)
+            elif path:
+                state = checkpoint.load(checkpoint.choose(path), parts={"network"})
+                network.take_autoencoder(state["network"])
+        except (RuntimeError, pickle.UnpicklingError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"network.{key}: {path} does not fit this network: {reason}"
+            ) from None

@@ -43,12 +43,17 @@ def count_parameters(network: nn.Module, config: Config) -> int:
     return sum(used.values())
 
 
+def weights(network: nn.Module) -> int:
+    """Bytes of parameters and buffers."""
+    return sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
+
+
 @torch.no_grad()
 def measure(network: nn.Module, config: Config, repeats: int = 20) -> dict[str, float | int | None]:
-    """The cost of a reconstruction, in evaluation mode.
+    """The cost of a reconstruction in float32, in evaluation mode.
 
     milliseconds: median over `repeats` passes of evaluate.batch_size images, per image.
-    peak_mib: most memory of the GPU during such a pass, weights included; None on the CPU.
+    peak_mib: weights and what such a pass needs of the GPU's memory; None on the CPU.
     """
     network.eval()
     batch = config.evaluate.batch_size
@@ -65,6 +70,7 @@ def measure(network: nn.Module, config: Config, repeats: int = 20) -> dict[str, 
     run()  # warm up
     if cuda:
         torch.cuda.reset_peak_memory_stats()
+        others = torch.cuda.memory_allocated() - weights(network)  # an optimiser's state, say
     seconds = statistics.median(run() for _ in range(repeats if cuda else 3))
     macs = count_macs(network, config)
     return {
@@ -74,5 +80,5 @@ def measure(network: nn.Module, config: Config, repeats: int = 20) -> dict[str, 
         "image_size": config.data.image_size,
         "batch_size": batch,
         "milliseconds": 1000 * seconds / batch,
-        "peak_mib": torch.cuda.max_memory_allocated() / 2**20 if cuda else None,
+        "peak_mib": (torch.cuda.max_memory_allocated() - others) / 2**20 if cuda else None,
     }

@@ -208,7 +208,7 @@ def evaluate(
     data = open_split(config, options.split)
     if not data.samples:
         raise ConfigError(f"evaluate.split: {options.split!r} of {data.root} holds no images")
-    mean, cost = None, {}
+    mean, cost, notes = None, {}, []
     if pred_dir:
         name, predictor = pred_dir.name, folder_predictor(pred_dir, data)
     else:
@@ -216,6 +216,12 @@ def evaluate(
         checkpoint.restore(network, state, "network")
         name, predictor = config.network.name, network_predictor(network, config, device)
         mean, cost = state["mean_shape"], measure(network, config)
+        epochs = len(state["history"])
+        notes = [f"Weights after epoch {epochs} of the run, {options.checkpoint!r} asked for."]
+        if getattr(network, "reads_points", False):
+            notes.append(
+                "It reads the true cloud, not the image: a bound for what decodes with it."
+            )
     judge = Judge(config, protocol, data, device)
     scores, objects, thumbs, pictures = score_images(predictor, data, judge, config.data.workers)
     methods = {name: scores}
@@ -225,10 +231,7 @@ def evaluate(
         methods["floor"] = judge.score_floor(objects)
     categories = [data.categories[data.object_categories[o]] for o in objects.tolist()]
     rows = tabulate(methods, protocol.columns(), categories)
-    header = [protocol.describe(), *describe(config, judge, rows, len(data.objects))]
-    if state:
-        epochs = len(state["history"])
-        header.append(f"Weights after epoch {epochs} of the run, {options.checkpoint!r} asked for.")
+    header = [protocol.describe(), *describe(config, judge, rows, len(data.objects)), *notes]
     return Results(name, header, rows, cost, configs.to_dict(config), pictures)
 
 

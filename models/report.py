@@ -111,8 +111,8 @@ def describe_cost(results: Results) -> list[str]:
     return [
         f"{options['name']} {options['preset']}: {c['parameters'] / 1e6:.2f} M parameters, "
         f"{c['macs'] / 1e9:.3f} GMAC = {c['flops'] / 1e9:.3f} GFLOP for an image of "
-        f"{c['image_size']} x {c['image_size']}; {c['milliseconds']:.2f} ms an image{memory} in "
-        f"batches of {c['batch_size']}."
+        f"{c['image_size']} x {c['image_size']}; {c['milliseconds']:.2f} ms an image{memory}, in "
+        f"float32 batches of {c['batch_size']}."
     ]
 
 

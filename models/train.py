@@ -19,6 +19,8 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +34,7 @@ from models import checkpoint, distributed, log, plots
 from models import config as configs
 from models.augment import DRAWS, augment
 from models.baselines import mean_shape
-from models.build import build_network, open_split, pick_device
+from models.build import build_network, check_sources, initialise, open_split, pick_device
 from models.clock import StepClock
 from models.config import Config, ConfigError
 from models.cost import count_macs
@@ -73,18 +75,27 @@ def learning_rate(config: Config, epoch: float, seconds: float) -> float:
     return options.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(over, 1.0))))
 
 
-def make_deterministic(wanted: bool) -> None:
-    """Ask torch for the same bits every time.
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Ask torch for the same bits every time, if `wanted`.
 
-    The one operation without such a form (the skip's max-pool, for image sizes that its windows do
-    not divide) warns and goes on.
+    The one operation without such a form (the backward pass of the skip's max-pool, where its
+    windows do not divide the image) warns and goes on.
     """
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(wanted, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it
-    torch.backends.cudnn.deterministic = wanted
     torch.backends.cudnn.benchmark = not wanted
     warnings.filterwarnings("once", message=".*does not have a deterministic implementation.*")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 def begin(
@@ -110,35 +121,6 @@ def begin(
     if resumed:
         optimiser.load_state_dict(resumed["optimiser"])
     return Run(network, optimiser, objective, mean, list(history), seconds)
-
-
-SOURCES = {  # of weights that come from elsewhere: the setting and the network's method for it
-    "start_from_mean": "start_from",
-    "autoencoder": "take_autoencoder",
-    "pretrained": "take_pretrained",
-}
-
-
-def check_sources(network: nn.Module, options: configs.Network) -> None:
-    for key, method in SOURCES.items():
-        if getattr(options, key) and not hasattr(network, method):
-            raise ConfigError(f"network.{key}: {options.name} has no use for it")
-    if hasattr(network, "take_autoencoder") and not options.autoencoder:
-        raise ConfigError(
-            "network.autoencoder: 3D-LMNet needs a trained point autoencoder; train one "
-            "(configs/lmnet-autoencoder.toml) and name its run folder here"
-        )
-
-
-def initialise(network: nn.Module, options: configs.Network, mean: Tensor) -> None:
-    """Take the weights that the config says come from elsewhere."""
-    if options.start_from_mean:
-        network.start_from(mean)
-    if options.pretrained:
-        network.take_pretrained(options.pretrained)
-    if options.autoencoder:
-        state = checkpoint.load(checkpoint.choose(options.autoencoder), parts={"network"})
-        network.take_autoencoder(state["network"])
 
 
 def save(run: Run, config: Config, out: Path) -> None:
@@ -288,7 +270,6 @@ def train(config: Config, out: Path, device: str, resumed: dict | None = None) -
     """Train into `out`, from the start or from a loaded checkpoint."""
     if config.optim.max_minutes and distributed.world() > 1:
         raise ConfigError("optim.max_minutes: clocks of processes differ; only for one process")
-    make_deterministic(config.optim.deterministic)
     data = open_split(config, config.data.train_split)
     run = begin(config, data, device, resumed)
     loader, val_loader = make_loaders(config, data, device)
@@ -363,7 +344,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         device = distributed.begin(pick_device(args.device))
         config, out, resumed = prepare(args, device)
-        run = train(config, out, device, resumed)
+        with deterministic(config.optim.deterministic):
+            run = train(config, out, device, resumed)
         chief = distributed.rank() == 0
         distributed.end()
         if not chief:

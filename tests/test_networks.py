@@ -44,15 +44,15 @@ def tiny(name, preset="tiny-64", points=256):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_shapes_and_repeatable_evaluation(name):
-    network = tiny(name).eval()
-    image, points = torch.rand(2, 3, 64, 64), torch.rand(2, 256, 3)
+def test_shapes_and_repeatable_evaluation(name, device):
+    network = tiny(name).eval().to(device)
+    image, points = torch.rand(2, 3, 64, 64).to(device), torch.rand(2, 256, 3).to(device)
     out = network(image, points)
     assert out.points.shape == (2, 256, 3)
     assert torch.equal(out.points, network(image, points).points)
     if network.latent:
         assert out.mu.shape == out.logvar.shape == (2, network.latent)
-        noise = torch.randn(2, network.latent)
+        noise = torch.randn(2, network.latent, device=device)
         assert not torch.equal(out.points, network(image, points, noise).points)
         assert torch.equal(out.points, network(image, points, 0 * noise).points)  # z = mu
 

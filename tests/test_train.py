@@ -126,8 +126,12 @@ def test_resume_of_a_finished_run_changes_nothing(root, tmp_path):
     assert (run / "results.csv").read_text() == results
 
 
-def test_interrupt_and_resume_give_the_straight_run(root, tmp_path, monkeypatch, capsys):
-    words = settings(root, data_workers=2)
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_interrupt_and_resume_give_the_straight_run(
+    root, tmp_path, monkeypatch, capsys, device, precision
+):
+    monkeypatch.setattr(train, "pick_device", lambda name: str(device))
+    words = settings(root, data_workers=2, optim_precision=precision, evaluate_baselines="false")
     straight, parts = tmp_path / "straight", tmp_path / "parts"
     assert train.main(["--out", str(straight), *words]) == 0
     calls, term = 0, losses.Objective.forward
@@ -235,6 +239,28 @@ def test_every_system_runs_in_small(root, tmp_path, capsys):
     stage1 = checkpoint.load(tmp_path / "lmnet-autoencoder-tiny" / checkpoint.BEST)
     for key, value in stage1["network"].items():  # stage two has left the first as it was
         assert torch.equal(value, state["network"][key]), key
+
+
+@pytest.mark.parametrize(("name", "key"), [("lmnet", "autoencoder"), ("reconstnet", "pretrained")])
+def test_weights_that_do_not_fit_are_an_error_of_one_line(root, tmp_path, capsys, name, key):
+    file = tmp_path / "weights.pt"
+    words = settings(root, network_name=name, loss_w_kl=0, network_start_from_mean="false")
+    words += ["--set", f"network.{key}={file}", "--out", str(tmp_path / "run")]
+    for content in ({"format": checkpoint.FORMAT, "network": {"x": torch.zeros(1)}}, object):
+        torch.save(content, file)
+        assert train.main(words) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("error: ")
+        assert str(file) in error
+
+
+def test_training_leaves_torchs_settings_alone(root, tmp_path):
+    before = torch.are_deterministic_algorithms_enabled()
+    words = settings(root, optim_epochs=1, evaluate_baselines="false")
+    assert train.main(["--out", str(tmp_path / "run"), *words]) == 0
+    assert torch.are_deterministic_algorithms_enabled() == before
+    with train.deterministic(True):
+        assert torch.are_deterministic_algorithms_enabled()
 
 
 def test_bf16_trains_close_to_float32(root, tmp_path):
