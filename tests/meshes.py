@@ -55,16 +55,16 @@ def ac3d(vertices, extra=""):
 
 
 def deb(path, members):
-    """A .deb with the given (name, bytes or link target) in data.tar.xz."""
+    """A .deb with the given (name, bytes or tar type) in data.tar.xz; links lead to /etc/passwd."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w:xz") as archive:
         for name, content in members:
             info = tarfile.TarInfo(name)
-            if isinstance(content, bytes):
+            if content not in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
                 info.size = len(content)
                 archive.addfile(info, io.BytesIO(content))
             else:
-                info.type, info.linkname = tarfile.SYMTYPE, content
+                info.type, info.linkname = content, "/etc/passwd"
                 archive.addfile(info)
     with path.open("wb") as file:
         file.write(b"!<arch>\n")

@@ -4,6 +4,7 @@
 import io
 import json
 import os
+import tarfile
 import zipfile
 
 import numpy as np
@@ -27,11 +28,15 @@ def test_unpack_refuses_to_leave_the_target(tmp_path, name):
     assert not list(tmp_path.rglob("*.sh3f"))
 
 
-def test_unpack_refuses_links_and_rubbish(tmp_path):
-    package = deb(tmp_path / "a.deb", [("a.sh3f", "/etc/passwd")])
+@pytest.mark.parametrize("kind", ["SYMTYPE", "LNKTYPE", "CHRTYPE", "FIFOTYPE"])
+def test_unpack_refuses_links_and_devices(tmp_path, kind):
+    package = deb(tmp_path / "a.deb", [("a.sh3f", getattr(tarfile, kind))])
     with pytest.raises(PrepareError, match="link or a device"):
         unpack_deb(package, tmp_path / "o", lambda name: True)
-    assert unpack_deb(package, tmp_path / "o", lambda name: False) == []
+    assert unpack_deb(package, tmp_path / "o", lambda name: False) == []  # and passes by the rest
+
+
+def test_unpack_names_rubbish(tmp_path):
     (tmp_path / "b.deb").write_bytes(b"rubbish")
     with pytest.raises(PrepareError, match="no ar header"):
         unpack_deb(tmp_path / "b.deb", tmp_path / "o", lambda name: True)
@@ -230,6 +235,34 @@ def test_a_dying_process_costs_its_item_only():
     results = dict(build.in_processes(dying, ["a", "bad", "b", "c"], 2))
     assert "process died" in results.pop("bad")
     assert results == {"a": "A", "b": "B", "c": "C"}
+
+
+@needs_renderer
+@pytest.mark.parametrize("image_size", [None, 128, 64])
+def test_depth_and_camera_put_every_pixel_on_the_surface(tmp_path, image_size):
+    sides = np.array([1, 0.5, 0.7])
+    for name in "ab":
+        (tmp_path / "in" / "box").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / "box" / f"{name}.obj").write_text(obj(box(*sides)))
+    words = ["meshes", str(tmp_path / "in"), str(tmp_path / "out"), "--views", "3", "--quiet"]
+    assert prepare.main([*words, "--points", "2048", "--jobs", "1"]) == 0
+    data = ReconstructionDataset(tmp_path / "out", "train", image_size, geometry=True)
+    for sample in data:
+        camera, depth = sample.camera, sample.depth.numpy()
+        row, column = depth.nonzero()
+        pixel = np.stack([column + 0.5, row + 0.5, np.ones(len(row))])
+        seen = np.linalg.inv(camera.intrinsics.numpy()) @ pixel * depth[row, column]
+        turn, shift = np.split(camera.extrinsics.numpy(), [3], axis=1)
+        place = turn.T @ (seen - shift)
+        # The box's surface is where the largest coordinate, in half sides, is 1.
+        reach = np.abs(place) / (sides[:, None] / 2)
+        # Nearest pixels of a smaller picture are half a pixel off, which moves them along a side.
+        error = np.abs(reach.max(axis=0) - 1)
+        assert np.quantile(error, 0.9) < (0.03 if image_size == 64 else 1e-3)
+        normal = turn.T @ sample.normal.numpy()[:, row, column]
+        side = np.abs(normal).argmax(axis=0)
+        assert (side == reach.argmax(axis=0)).mean() > 0.95
+        assert (np.sign(normal) == np.sign(place))[side, np.arange(len(side))].mean() > 0.99
 
 
 @needs_renderer
