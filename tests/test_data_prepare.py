@@ -86,6 +86,8 @@ def test_bad_arguments_get_one_line(tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("mine")
     (tmp_path / "file").touch()
+    (tmp_path / "mine" / "table").mkdir(parents=True)
+    (tmp_path / "mine" / "table" / "a.obj").touch()
     new = str(tmp_path / "new")
     cases = [
         (["debian", str(tmp_path / "full")], "was not made by this command"),
@@ -96,6 +98,10 @@ def test_bad_arguments_get_one_line(tmp_path, capsys):
         (["debian", new, "--contact-sheet", "a.jpg"], "ending in .png"),
         (["meshes", str(tmp_path / "none"), new], "no such folder"),
         (["meshes", str(tmp_path / "full"), new], "found no mesh"),
+        (
+            ["meshes", str(tmp_path / "mine"), new, "--categories", "tabel"],
+            "no such mesh; of table",
+        ),
     ]
     for words, message in cases:
         assert prepare.main(words) == 1

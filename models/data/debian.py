@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -56,8 +56,13 @@ def version_of(deb: Path) -> str:
     return deb.name.split("_")[1].replace("%3a", ":") if deb.name.count("_") >= 2 else "unknown"
 
 
-def collect(packages: Sequence[str], debs: Path | None, work: Path) -> list[Item]:
-    """All usable items of the packages, best licence first; unpacks into the work folder."""
+def collect(
+    packages: Sequence[str], debs: Path | None, work: Path, say: Callable[[str], None]
+) -> list[Item]:
+    """All usable items of the packages, best licence first; unpacks into the work folder.
+
+    What takes a while is told to `say` before it begins.
+    """
     if debs is not None and not debs.is_dir():
         raise PrepareError(f"--debs {debs}: no such folder")
     items = []
@@ -67,10 +72,13 @@ def collect(packages: Sequence[str], debs: Path | None, work: Path) -> list[Item
             deb = find_deb(package, debs)
         else:
             kept = sorted((work / "debs").glob(f"{package}_*.deb"))
+            if not kept:
+                say(f"fetching {package}")
             deb = kept[-1] if kept else download(package, work / "debs")
         unpacked = work / "unpacked" / package
         done = unpacked / f"{deb.stem}.done"
         if not done.exists():
+            say(f"unpacking {deb.name}")
             unpack_deb(deb, unpacked, wanted)
             done.touch()
         items += items_of(unpacked, version_of(deb))

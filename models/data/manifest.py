@@ -33,7 +33,7 @@ def credits_text(records: list[dict[str, Any]]) -> str:
     ]
     for licence, url in sorted({(r["licence"], r["licence_url"]) for r in records}):
         chosen = [r for r in records if r["licence"] == licence]
-        lines += ["", f"## {licence} ({len(chosen)} objects)", "", f"<{url}>", ""]
+        lines += ["", f"## {licence} ({len(chosen)} objects)", ""] + [f"<{url}>", ""] * bool(url)
         lines += ["| object | model | author | source |", "|---|---|---|---|"]
         for r in sorted(chosen, key=lambda r: (r["author"].lower(), r["synset"], r["model"])):
             title = f"{r['name']} (“{r['title']}”)" if r["title"] else r["name"]

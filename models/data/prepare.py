@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ DEBIAN_SPLIT = Path(__file__).parent / "debian_split.json"
 
 def select(items: list[Item], categories: list[str] | None, limit: int | None) -> list[Item]:
     """The first `limit` items of each category (best licence comes first), unique by key."""
+    known = {item.category for item in items}
+    if unknown := sorted(set(categories or []) - known):
+        raise PrepareError(
+            f"--categories {unknown[0]}: no such mesh; of {', '.join(sorted(known))}"
+        )
     kept, count = {}, Counter()
     for item in items:
         if categories is not None and item.category not in categories:
@@ -89,6 +95,11 @@ def drop_strangers(out: Path, records: list[dict]) -> None:
                 shutil.rmtree(folder)
 
 
+def teller(args: argparse.Namespace) -> Callable[[str], None]:
+    """Prints a line about what begins now, unless --quiet."""
+    return lambda text: None if args.quiet else print(text, file=sys.stderr)
+
+
 def check_out(out: Path) -> None:
     """OUT is new, empty, or this command's own."""
     if out.exists() and not out.is_dir():
@@ -101,11 +112,14 @@ def check_out(out: Path) -> None:
         raise PrepareError(f"{out} links to a data set of yours; choose another folder")
 
 
+def check_needs(*packages: str) -> None:
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+        raise PrepareError(f"needs {', '.join(missing)}: pip install {' '.join(missing)}")
+
+
 def check(args: argparse.Namespace) -> None:
     """Everything that can be known to fail before the work starts."""
-    needed = ("trimesh", "embreex", "scipy", "tqdm")
-    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
-        raise PrepareError(f"needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    check_needs("trimesh", "embreex", "scipy", "tqdm")
     if args.views > 99:
         raise PrepareError(f"--views {args.views}: the layout has two digits, at most 99")
     if args.contact_sheet and args.contact_sheet.suffix.lower() != ".png":
@@ -123,10 +137,11 @@ def make_set(
     work.mkdir(parents=True, exist_ok=True)
     items = select(items, args.categories, args.per_category)
     if not items:
-        raise PrepareError("nothing to prepare: no mesh belongs to the categories asked for")
+        raise PrepareError("nothing to prepare: no mesh belongs to a category")
     built = build(items, write, options, work, args.jobs, args.quiet)
     if not built:
         raise PrepareError("not one object could be read")
+    teller(args)(f"comparing {len(built)} shapes")
     records = records_of(items, built, fixed)
     write_set(args.out, records, options)
     drop_strangers(args.out, records)
@@ -161,7 +176,7 @@ def prepare_debian(args: argparse.Namespace) -> None:
     check(args)
     work = args.out / ".work"
     work.mkdir(parents=True, exist_ok=True)
-    items = debian.collect(args.packages, args.debs, work)
+    items = debian.collect(args.packages, args.debs, work, teller(args))
     make_set(args, items, write_object, json.loads(DEBIAN_SPLIT.read_text(encoding="utf-8")))
 
 
@@ -177,6 +192,7 @@ def prepare_pix3d(args: argparse.Namespace) -> None:
 
 
 def prepare_shapenet(args: argparse.Namespace) -> None:
+    check_needs("tqdm")
     if args.out.resolve() == args.folder.resolve():
         raise PrepareError("DIR and OUT are one folder; nothing is written into DIR")
     if not (args.out / "manifest.json").exists():
