@@ -62,7 +62,9 @@ class Loss:
     chamfer_squared: bool = False  # the exponent of equation 4 is not legible in the paper
     cd_to_truth: float = 1.0  # factor of prediction -> truth; PSGN, 3D-LMNet's autoencoder: 0.5
     emd_rtol: float = 0.05  # certified relative gap of the matching in training
-    emd_cache: bool = True  # start each matching from the prices of the sample's last one
+    # Start each matching from the prices of the sample's last one: float32 [samples, points] on the
+    # device and in the checkpoint, 7 GB for all 24 views of ShapeNet's training split.
+    emd_cache: bool = True
     latent_norm: int = 1  # 1: mean absolute difference, 2: mean squared difference
     view_eta: float = 0.2  # sigma that the view from view_centre should have
     view_delta: float = 20.0  # degrees over which that falls off
@@ -80,7 +82,8 @@ class Optim:
     max_minutes: float = 0.0  # of training, then it stops where it is; 0: no limit
     grad_clip: float = 1.0
     precision: str = "float32"  # or "bf16": autocast of the network, never of the losses
-    deterministic: bool = True  # a resumed run goes on bit for bit, also on a GPU
+    # A resumed run goes on bit for bit, also on a GPU, where the EMD's matching is faster without.
+    deterministic: bool = True
     seed: int = 0
 
 

@@ -47,13 +47,14 @@ class Truth(NamedTuple):
 def open_truth(config: Config, protocol: Protocol, data: ReconstructionDataset) -> Truth:
     """Choose among the samplings in the set: the smallest that has enough points, else the largest.
 
-    The floor takes one that neither the distances nor, if it can be helped, the F-score is for.
+    The floor takes another that has enough points, and that is not the F-score's if it can be
+    helped; without one there is no floor.
     """
     sizes = cloud_sizes(data)
     main = min((s for s in sizes if s >= protocol.points), default=max(sizes))
     dense = min((s for s in sizes if s >= protocol.f_points), default=max(sizes))
-    beside = [s for s in sizes if s not in (main, dense)] or [s for s in sizes if s != main]
-    other = max(beside, default=None)
+    beside = [s for s in sizes if s != main and s >= min(protocol.points, main)]
+    other = max([s for s in beside if s != dense] or beside, default=None)
     clouds = {
         size: open_split(config, data.split, size, images=False).points
         for size in {main, dense, other} - {None}

@@ -18,7 +18,7 @@ def box_cloud(size, points, generator=None):
     return cloud.scatter(1, axis, side) * torch.tensor(size)
 
 
-def make_set(root, points=(64, 256, 1024)):
+def make_set(root, points=(64, 256, 1024, 2048)):
     """12 objects, 2 views of 64 x 64 pixels each: 4 of 6 train, 1 validates, 1 tests."""
     generator = torch.Generator().manual_seed(0)
     splits = {"train": {}, "val": {}, "test": {}}

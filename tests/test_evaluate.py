@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("one_cpu_thread")
 def world(tmp_path_factory):
     """The made-up set and a run on it: (root, run)."""
     folder = tmp_path_factory.mktemp("world")
-    root = make_set(folder / "set", points=(64, 256, 1024, 2048))
+    root = make_set(folder / "set")
     words = ["--device", "cpu", "--out", str(folder / "run"), *settings(root, optim_epochs=1)]
     assert train.main(words) == 0
     return root, folder / "run"
@@ -195,6 +195,27 @@ def test_the_tables_say_their_convention_and_their_cost(world, tmp_path):
     for row in record["rows"]:
         assert row["CD"] == pytest.approx(row["CD to truth"] + row["CD to pred"])
         assert row["gap"] <= 0.01
+
+
+@pytest.mark.parametrize(
+    ("sizes", "protocol", "expected"),
+    [
+        ((64, 1024, 2048, 16384), "lmnet", (1024, 16384, 2048)),
+        ((64, 1024, 2048), "lmnet", (1024, 2048, 2048)),
+        ((1024, 2048, 16384, 20000), "what3d", (16384, 16384, 20000)),
+        ((64, 256, 1024), "lmnet", (1024, 1024, None)),
+        ((1024,), "lmnet", (1024, 1024, None)),
+    ],
+)
+def test_the_samplings_of_a_set_are_put_to_use(tmp_path, sizes, protocol, expected):
+    root = make_set(tmp_path / "set", points=sizes)
+    values = {"data": {"root": str(root)}, "network": {"points": sizes[0]}}
+    config = configs.update(Config(), values)
+    convention = evaluate.PROTOCOLS[protocol]
+    truth = evaluate.open_truth(config, convention, open_split(config, "test"))
+    found = [None if c is None else c.shape[1] for c in (truth.clouds, truth.dense, truth.other)]
+    assert tuple(found) == expected
+    assert truth.other_is_dense == (expected[1] == expected[2])
 
 
 @pytest.mark.parametrize("name", evaluate.PROTOCOLS)
