@@ -85,6 +85,7 @@ def test_a_models_own_licence_overrules_the_library():
 def test_bad_arguments_get_one_line(tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("mine")
+    (tmp_path / "full" / "manifest.json").write_text('["mine too"]')
     (tmp_path / "file").touch()
     (tmp_path / "mine" / "table").mkdir(parents=True)
     (tmp_path / "mine" / "table" / "a.obj").touch()
@@ -269,6 +270,18 @@ def test_depth_and_camera_put_every_pixel_on_the_surface(tmp_path, image_size):
         side = np.abs(normal).argmax(axis=0)
         assert (side == reach.argmax(axis=0)).mean() > 0.95
         assert (np.sign(normal) == np.sign(place))[side, np.arange(len(side))].mean() > 0.99
+
+
+def touching(item, folder):
+    """A task that leaves a trace."""
+    (folder / str(item)).touch()
+
+
+def test_what_is_queued_is_dropped_when_the_run_stops(tmp_path):
+    results = build.in_processes(touching, list(range(200)), 2, tmp_path)
+    next(results)
+    results.close()  # what Ctrl-C does to the generator
+    assert len(list(tmp_path.iterdir())) < 100
 
 
 @needs_renderer

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -187,13 +188,16 @@ def in_processes(
         yield from ((item, task(item, *arguments)) for item in items)
         return
     left = []
-    with ProcessPoolExecutor(jobs) as pool:
+    pool = ProcessPoolExecutor(jobs)
+    try:
         futures = {pool.submit(task, item, *arguments): item for item in items}
         for future in as_completed(futures):
             try:
                 yield futures[future], future.result()
             except BrokenProcessPool:
                 left.append(futures[future])
+    finally:  # Ctrl-C must not wait for all that is still queued
+        pool.shutdown(cancel_futures=True)
     for item in left:
         with ProcessPoolExecutor(1) as pool:
             try:
@@ -210,8 +214,9 @@ def build(
     from tqdm import tqdm
 
     built = {}
-    results = in_processes(build_one, items, jobs, write, options, work)
-    with tqdm(total=len(items), unit="object", desc="objects", disable=quiet) as bar:
+    processes = closing(in_processes(build_one, items, jobs, write, options, work))
+    bar = tqdm(total=len(items), unit="object", desc="objects", disable=quiet)
+    with bar, processes as results:
         for item, result in results:
             bar.update()
             if isinstance(result, Built):

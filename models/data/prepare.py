@@ -104,12 +104,13 @@ def check_out(out: Path) -> None:
     """OUT is new, empty, or this command's own."""
     if out.exists() and not out.is_dir():
         raise PrepareError(f"{out} is a file, expected a folder")
-    if out.is_dir() and any(out.iterdir()) and not any(
-        (out / name).exists() for name in ("manifest.json", ".work")
-    ):  # fmt: skip
-        raise PrepareError(f"{out} is not empty and was not made by this command")
-    if any((out / top).is_symlink() for top in ("ShapeNetRendering", "ShapeNet_pointclouds")):
-        raise PrepareError(f"{out} links to a data set of yours; choose another folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / ".work").is_dir():
+        try:
+            made_here = "format" in json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError):
+            made_here = False
+        if not made_here:
+            raise PrepareError(f"{out} is not empty and was not made by this command")
 
 
 def check_needs(*packages: str) -> None:
@@ -125,6 +126,8 @@ def check(args: argparse.Namespace) -> None:
     if args.contact_sheet and args.contact_sheet.suffix.lower() != ".png":
         raise PrepareError(f"--contact-sheet {args.contact_sheet}: expected a name ending in .png")
     check_out(args.out)
+    if any((args.out / top).is_symlink() for top in ("ShapeNetRendering", "ShapeNet_pointclouds")):
+        raise PrepareError(f"{args.out} links to a data set of yours; choose another folder")
 
 
 def make_set(
@@ -195,8 +198,7 @@ def prepare_shapenet(args: argparse.Namespace) -> None:
     check_needs("tqdm")
     if args.out.resolve() == args.folder.resolve():
         raise PrepareError("DIR and OUT are one folder; nothing is written into DIR")
-    if not (args.out / "manifest.json").exists():
-        check_out(args.out)
+    check_out(args.out)
     args.out.mkdir(parents=True, exist_ok=True)
     records = shapenet.index(args.folder, args.out, args.quiet)
     write_splits(args.out, records)
