@@ -19,6 +19,7 @@
 
 #include "../common/assign.h"
 #include "assign_block.cuh"
+#include "assign_team.cuh"
 
 namespace pointloss {
 
@@ -50,7 +51,7 @@ struct AuctionCloud {
   double *bid, *best, *slack;   // [K] bid price of queue entry q; best value and slack of bidder i
   int* order;                   // [L] of the integer solver: objects along a curve
   int64_t* cache;               // [K, 32] its cached objects
-  int* bound;                   // [K] and what they are good for
+  TeamBoard* board;             // [1] of its blocks
   char* state;                  // its arrays, where they do not fit shared memory
   CloudHead* head;              // [1]
   int64_t K, L, dim;

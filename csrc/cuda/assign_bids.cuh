@@ -42,61 +42,67 @@ struct Bids {
   // Lets the `count` bidders of the queue bid until at most `enough` are without an object, or a
   // warp has bid `turns` times. Returns the most bids of a warp.
   __device__ __forceinline__ int run(int count, int enough, int turns) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    for (int j = threadIdx.x; j < s.N; j += kSolverThreads) {
+    const int warp = threadIdx.x / 32;
+    for (int j = s.team.rank * kSolverThreads + threadIdx.x; j < s.N;
+         j += s.team.size * kSolverThreads) {
       const int i = s.owner[j];
-      s.word[j] = word_of(price_of(s.object[j]), i == kNone ? kNobody : static_cast<unsigned>(i));
+      s.bids[j] = word_of(price_of(s.object[j]), i == kNone ? kNobody : static_cast<unsigned>(i));
     }
-    if (threadIdx.x == 0) h.head = 0, h.open = count, h.longest = 0;
-    __syncthreads();
+    if (threadIdx.x == 0) {
+      h.stop = count <= enough;
+      if (s.team.rank == 0) s.board->head = 0, s.board->open = count, s.board->longest = 0;
+    }
+    s.team.sync();
     int i = kNone, bids = 0, group = warp % s.G;
     for (; bids < turns; ++bids) {
-      const int open = *const_cast<volatile int*>(&h.open);
-      const int overflow = *const_cast<volatile int*>(&h.overflow);
-      if (__shfl_sync(kWholeWarp, static_cast<int>(open <= enough || overflow != 0), 0)) break;
+      const int stop =
+          *const_cast<volatile int*>(&h.stop) | *const_cast<volatile int*>(&h.overflow);
+      if (__shfl_sync(kWholeWarp, stop, 0) != 0) break;
       if (i == kNone) i = next_waiting(count);
       if (i == kNone && !deterministic) break;
       Top top{0, 0, 0};
       if (i != kNone) top = Scan::best_two(s, i, kSlackEps * eps);
-      if (deterministic) __syncthreads();
-      if (i != kNone) i = place(i, top);
+      if (deterministic) s.team.sync();
+      if (i != kNone) i = place(i, top, enough);
       if (bids % 4 == 3) {
         refresh_group(s, group);
         group = group + kSolverWarps < s.G ? group + kSolverWarps : warp % s.G;
       }
-      if (deterministic) __syncthreads();
+      if (deterministic) s.team.sync();
     }
-    if (lane == 0) atomicMax(&h.longest, bids);
-    __syncthreads();
+    if (threadIdx.x % 32 == 0) atomicMax(&s.board->longest, bids);
+    s.team.sync();
     settle();
-    return h.longest;
+    return load_fresh(&s.board->longest);
   }
 
   __device__ __forceinline__ int next_waiting(int count) {
     int at = 0;
-    if (threadIdx.x % 32 == 0) at = atomicAdd(&h.head, 1);
+    if (threadIdx.x % 32 == 0) at = atomicAdd(&s.board->head, 1);
     at = __shfl_sync(kWholeWarp, at, 0);
     return at < count ? static_cast<int>(s.queue[at]) : kNone;
   }
 
   // Bids for bidder i; returns who is to bid next: i if it lost, else whom it evicted, else kNone.
-  __device__ __forceinline__ int place(int i, const Top& top) {
+  __device__ __forceinline__ int place(int i, const Top& top, int enough) {
     const int j = top.object;
     const int price =
         min(top.second, top.best + kRaiseLimit) - Scan::cost(s.object[j], s.bidder[i]) + eps;
     const auto mine = word_of(price, static_cast<unsigned>(i));
     unsigned long long before = 0;
-    if (threadIdx.x % 32 == 0) {
-      before = atomicMax(s.word + j, mine);
-      const int now = mine > before ? price : static_cast<int>(before >> 32);
-      atomicMax(reinterpret_cast<int*>(&s.object[j].w), now);
-      if (mine > before && static_cast<unsigned>(before) == kNobody) atomicSub(&h.open, 1);
-      if (price > kPriceLimit) h.overflow = 1;
-    }
+    if (threadIdx.x % 32 == 0) before = atomicMax(s.bids + j, mine);
     before = __shfl_sync(kWholeWarp, before, 0);
-    if (mine <= before) return i;
+    const bool won = mine > before;
+    s.team.raise(reinterpret_cast<int*>(&s.object[j].w),
+                 won ? price : static_cast<int>(before >> 32));
+    if (price > kPriceLimit) s.team.raise(&h.overflow, 1);
+    if (!won) return i;
     const auto evicted = static_cast<unsigned>(before);
-    return evicted == kNobody ? kNone : static_cast<int>(evicted);
+    if (evicted != kNobody) return static_cast<int>(evicted);
+    int open = 0;
+    if (threadIdx.x % 32 == 0) open = atomicSub(&s.board->open, 1) - 1;
+    if (__shfl_sync(kWholeWarp, open, 0) <= enough) s.team.raise(&h.stop, 1);
+    return kNone;
   }
 
   // Prices, owners and partners from the words.
@@ -104,7 +110,7 @@ struct Bids {
     for (int i = threadIdx.x; i < s.N; i += kSolverThreads) s.partner[i] = static_cast<Id>(kNone);
     __syncthreads();
     for (int j = threadIdx.x; j < s.N; j += kSolverThreads) {
-      const auto word = s.word[j];
+      const auto word = s.team.size > 1 ? load_fresh(s.bids + j) : s.bids[j];
       const auto i = static_cast<unsigned>(word);
       s.object[j].w = __int_as_float(static_cast<int>(word >> 32));
       s.owner[j] = static_cast<Id>(i == kNobody ? kNone : static_cast<int>(i));

@@ -64,9 +64,9 @@ __host__ __device__ inline size_t lay_out(AuctionCloud& c, char* base) {
   take(c.best, c.K);
   take(c.slack, c.K);
   take(c.order, c.L);
-  const bool integers = solver_serves(c.dim);
+  const bool integers = solver_serves(c.K, c.dim);
   take(c.cache, integers ? 32 * c.K : 0);
-  take(c.bound, integers ? c.K : 0);
+  take(c.board, 1);
   take(c.state, integers ? static_cast<int64_t>(solver_bytes<int>(c.K)) : 0);
   take(c.head, 1);
   return used;
@@ -136,31 +136,37 @@ __global__ void __launch_bounds__(kAssignThreads)
   }
 }
 
-// Map: block = cloud. The integer solver, where it serves.
+// Map: team of blocks = cloud. The integer solver, where it serves.
 template <class Id, bool kSquared>
 __global__ void __launch_bounds__(kSolverThreads) assign_integers(AssignPlan plan) {
   extern __shared__ __align__(16) char memory[];
   __shared__ SolverShared shared;
-  for (int64_t b = blockIdx.x; b < plan.B; b += gridDim.x) {
+  const Team team = Team::here();
+  for (int64_t b = blockIdx.x / team.size; b < plan.B; b += gridDim.x / team.size) {
     bool swapped;
     const AuctionCloud c = plan.cloud(b, &swapped);
     if (c.K <= 0 || c.K != c.L || !c.head->finite || c.head->exponent == INT_MIN) continue;
     const int units = c.head->exponent * (kSquared ? 2 : 1);
-    const SolverInput in{
-        c.bidder_f,
-        c.object_f,
-        plan.price_in ? plan.price_in + b * (plan.N < plan.M ? plan.M : plan.N) : nullptr,
-        ldexp(1.0, -units),
-        static_cast<int>(c.K),
-        static_cast<int>(c.dim),
-        plan.rtol,
-        assign_round_limit(plan.max_rounds, c.L),
-        plan.deterministic};
+    const int64_t wide = plan.N < plan.M ? plan.M : plan.N;
+    const SolverInput in{c.bidder_f,
+                         c.object_f,
+                         plan.price_in ? plan.price_in + b * wide : nullptr,
+                         ldexp(1.0, -units),
+                         static_cast<int>(c.K),
+                         static_cast<int>(c.dim),
+                         plan.rtol,
+                         assign_round_limit(plan.max_rounds, c.L),
+                         plan.deterministic};
+    SolverState<Id> state = solver_state<Id>(c.K);
+    state.cache = reinterpret_cast<Pair<Id>*>(c.cache);
+    state.bound = c.queue[0];
+    state.bids = c.key;
+    state.slack = c.target;
+    state.board = c.board;
     SolverOutput out{c.price, c.price_f, c.owner, c.partner, 0, 0.0, false};
     char* arrays = sizeof(Id) == sizeof(int) ? c.state : memory;
-    solve_integers<Id, kSquared>(in, shared, arrays, reinterpret_cast<Pair<Id>*>(c.cache), c.bound,
-                                 c.order, out);
-    if (threadIdx.x == 0) {
+    solve_integers<Id, kSquared>(in, shared, state, arrays, c.order, out);
+    if (threadIdx.x == 0 && team.rank == 0) {
       c.head->rounds = out.rounds;
       c.head->eps = out.eps;
       c.head->solved = out.solved;
@@ -244,6 +250,31 @@ __global__ void __launch_bounds__(kAssignThreads)
   }
 }
 
+// Blocks for each cloud: as many as the GPU holds at once, for all clouds.
+template <class Kernel>
+cudaError_t choose_team(Kernel kernel, const AssignPlan& plan, int device,
+                        cudaLaunchConfig_t& config) {
+  int major = 0, processors = 0;
+  cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+  }
+  if (error != cudaSuccess || major < 9) return error;
+  auto& size = config.attrs->val.clusterDim;
+  for (unsigned team = kMaxTeam; team > 1; --team) {
+    if (plan.B * team > processors || team * kSolverThreads > 8 * plan.N) continue;
+    size.x = team;
+    config.gridDim.x = static_cast<unsigned>(plan.B) * team;
+    config.numAttrs = 1;
+    int fitting = 0;
+    error = cudaOccupancyMaxActiveClusters(&fitting, kernel, &config);
+    if (error != cudaSuccess || fitting >= plan.B) return error;
+  }
+  config.gridDim.x = static_cast<unsigned>(plan.B);
+  config.numAttrs = 0;
+  return cudaSuccess;
+}
+
 template <bool kSquared>
 cudaError_t launch_integers(const AssignPlan& plan, unsigned blocks, cudaStream_t stream) {
   int device = 0, room = 0;
@@ -257,12 +288,23 @@ cudaError_t launch_integers(const AssignPlan& plan, unsigned blocks, cudaStream_
     assign_integers<int, kSquared><<<blocks, kSolverThreads, 0, stream>>>(plan);
     return cudaGetLastError();
   }
-  error =
-      cudaFuncSetAttribute(assign_integers<uint16_t, kSquared>,
-                           cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  const auto kernel = assign_integers<uint16_t, kSquared>;
+  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(bytes));
   if (error != cudaSuccess) return error;
-  assign_integers<uint16_t, kSquared><<<blocks, kSolverThreads, bytes, stream>>>(plan);
-  return cudaGetLastError();
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {1, 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(blocks);
+  config.blockDim = dim3(kSolverThreads);
+  config.dynamicSmemBytes = bytes;
+  config.stream = stream;
+  config.attrs = &cluster;
+  error = choose_team(kernel, plan, device, config);
+  if (error != cudaSuccess) return error;
+  if (config.numAttrs == 0) config.gridDim.x = blocks;
+  return cudaLaunchKernelEx(&config, kernel, plan);
 }
 
 // Enqueues the solver on `stream`: no allocation, no synchronisation, capturable in a graph.
@@ -287,7 +329,7 @@ cudaError_t launch_assign(const AssignBatch<T>& batch, void* workspace, cudaStre
   const auto blocks = static_cast<unsigned>(batch.B < kMaxBlocks ? batch.B : kMaxBlocks);
   assign_prepare<<<blocks, kAssignThreads, 0, stream>>>(batch, plan);
   const int64_t least = batch.N < batch.M ? batch.N : batch.M;
-  if (solver_serves(batch.D) && least > 0) {
+  if (solver_serves(least, batch.D) && least > 0) {
     const cudaError_t error = batch.squared ? launch_integers<true>(plan, blocks, stream)
                                             : launch_integers<false>(plan, blocks, stream);
     if (error != cudaSuccess) return error;

@@ -12,9 +12,11 @@
 // one sweep of growing labels, 2 to 4 times fewer rounds than one search a root.
 // Distances are rounded down to multiples of a quantum of about eps, at the price of as much slack
 // on the edges of the served paths: rows are then expanded 3 instead of 30 times each.
-// Map: a warp owns every 32nd group of objects, so labels need no atomics; a round offers the rows
-// of the frontier, then selects the next frontier, with one barrier after each.
-// Deterministic: equal labels go to the least bidder of a round, and to the earlier round.
+// Map: a round shares the rows of the frontier, and where they are few the groups of objects, out
+// among the warps, which lower labels by 64-bit minima; then a thread per object selects the next
+// frontier. One barrier after each.
+// Deterministic: of equal labels that of the earlier round stays, and within a round that of the
+// least bidder; asynchronous searches also drop offers that can at best equal a label of the round.
 #pragma once
 
 #include "assign_bids.cuh"
@@ -25,15 +27,13 @@ namespace pointloss {
 // halves it. Later frontiers say nothing: a bucket ends with a tail of few rows.
 constexpr int kNarrowFrontier = 16;
 constexpr int kWideFrontier = 64;
-constexpr int kRowsAtOnce = 4;
 constexpr int kUnreached = INT_MAX;
+constexpr unsigned long long kNoLabel = static_cast<unsigned long long>(kUnreached) << 32;
+// Below the distance, a label holds the round and the bidder that it is from.
+constexpr int kBidderBits = 18;
+constexpr int64_t kLastTag = (1 << (32 - kBidderBits)) - 1;
 // In place of the free object that a root was found, with its label.
 constexpr unsigned long long kUnserved = ~0ull, kServed = kUnserved - 1;
-
-// Label of an object, and the label at which its owner was expanded last.
-struct Label {
-  int distance, expanded;
-};
 
 template <class Id, bool kSquared>
 struct PathSearch {
@@ -43,49 +43,72 @@ struct PathSearch {
   const SolverState<Id>& s;
   SolverShared& h;
   int eps, quantum;
+  bool deterministic;
 
-  __device__ __forceinline__ Label& label(int j) const {
-    return reinterpret_cast<Label*>(s.word)[j];
+  __device__ __forceinline__ static int distance_of(unsigned long long label) {
+    return static_cast<int>(label >> 32);
+  }
+  __device__ __forceinline__ static int bidder_of(unsigned long long label) {
+    return static_cast<int>(label & ((1u << kBidderBits) - 1));
   }
 
-  // Offers the rows of the queue to the objects of this warp's groups.
-  __device__ __forceinline__ void offer(int count, int floor) {
+  struct Row {
+    float4 at;  // w: what a value lacks to a label
+    int reach;
+    unsigned tag;
+    bool refresh;
+  };
+
+  // Offers the rows of the queue to the objects that they may give a lesser label than they have.
+  __device__ __forceinline__ void offer(int count, int floor, int64_t round) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int split = 1;  // warps to a row
+    while (2 * split * count <= kSolverWarps) split *= 2;
+    const int part = warp % split;
+    for (int q = warp / split; q < count; q += kSolverWarps / split) {
+      const int i = s.queue[q];
+      Row row;
+      row.at = s.bidder[i];
+      row.reach = max(s.reach[i], floor);
+      row.tag =
+          static_cast<unsigned>(min(round, kLastTag)) << kBidderBits | static_cast<unsigned>(i);
+      row.refresh = !deterministic && count > kSolverWarps;
+      for (int g0 = 0; g0 < s.G; g0 += 32 * split) {
+        const int g = g0 + lane * split + part;
+        bool in = false;
+        if (g < s.G) {
+          const int least = rounded(Scan::group_bound(s, g, row.at) + price_of(row.at));
+          in = max(least, row.reach) < *const_cast<volatile int*>(s.box_label + g);
+        }
+        for (unsigned groups = __ballot_sync(kWholeWarp, in); groups != 0;) {
+          const int a = g0 + (__ffs(groups) - 1) * split + part;
+          groups &= groups - 1;
+          const int b = groups != 0 ? g0 + (__ffs(groups) - 1) * split + part : a;
+          groups &= groups - 1;
+          offer_pair(row, a, b);
+        }
+      }
+    }
+  }
+
+  // To the objects of two groups, which may be the same.
+  __device__ __forceinline__ void offer_pair(const Row& row, int a, int b) {
     const int lane = threadIdx.x % 32;
-    for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) {
-      const int j = g * 32 + lane;
-      const float4 o = s.object[j];
-      int worst = s.box_label[g], distance = label(j).distance, from = kNone;
-      const int before = distance;
-      for (int first = 0; first < count; first += 32) {
-        int least = kUnreached;
-        if (first + lane < count) {
-          const int i = s.queue[first + lane];
-          const float4 at = s.bidder[i];
-          const int bound = rounded(Scan::group_bound(s, g, at) + price_of(at));
-          least = max(max(bound, s.reach[i]), floor);
-        }
-        unsigned rows = __ballot_sync(kWholeWarp, least < worst);
-        while (rows != 0) {
-          int q = 0;
-#pragma unroll
-          for (int k = 0; k < kRowsAtOnce; ++k) {
-            if (rows != 0) q = first + __ffs(rows) - 1;  // else the same row again
-            rows &= rows - 1;
-            const int i = s.queue[q];
-            const float4 at = s.bidder[i];
-            const int d = max(max(rounded(Scan::value(o, at) + price_of(at)), s.reach[i]), floor);
-            if (d < distance || (d == distance && from != kNone && i < from))
-              distance = d, from = i;
-          }
-          worst = warp_max(distance);
-          rows &= __ballot_sync(kWholeWarp, least < worst);
-        }
-      }
-      if (distance < before) {
-        label(j).distance = distance;
-        s.parent[j] = static_cast<Id>(from);
-      }
-      if (lane == 0) s.box_label[g] = worst;
+    const int j = a * 32 + lane, k = b * 32 + lane;
+    const auto before_j = s.word[j], before_k = s.word[k];
+    const int base = price_of(row.at);
+    const int dj = max(rounded(Scan::value(s.object[j], row.at) + base), row.reach);
+    const int dk = max(rounded(Scan::value(s.object[k], row.at) + base), row.reach);
+    const auto mine_j = static_cast<unsigned long long>(dj) << 32 | row.tag;
+    const auto mine_k = static_cast<unsigned long long>(dk) << 32 | row.tag;
+    if (mine_j < before_j) atomicMin(s.word + j, mine_j);
+    if (mine_k < before_k && b != a) atomicMin(s.word + k, mine_k);
+    if (!row.refresh) return;
+    if (__ballot_sync(kWholeWarp, mine_j < before_j) != 0) {
+      worst_label(a, min(dj, distance_of(before_j)));
+    }
+    if (__ballot_sync(kWholeWarp, mine_k < before_k) != 0) {
+      worst_label(b, min(dk, distance_of(before_k)));
     }
   }
 
@@ -93,7 +116,7 @@ struct PathSearch {
 
   __device__ __forceinline__ void worst_label(int g, int distance) const {
     const int worst = warp_max(distance);
-    if (threadIdx.x % 32 == 0) s.box_label[g] = worst;
+    if (threadIdx.x % 32 == 0) *const_cast<volatile int*>(s.box_label + g) = worst;
   }
 
   // Appends the bidders of the lanes with `in` to the queue.
@@ -114,18 +137,18 @@ struct PathSearch {
     int next = kUnreached, free = kUnreached;
     for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) {
       const int j = g * 32 + lane;
-      const Label at = label(j);
+      const int distance = distance_of(s.word[j]);
       const int i = s.owner[j];
-      const bool pending = at.distance < at.expanded,
-                 row = pending && i != kNone && at.distance <= limit;
-      if (j < s.N && i == kNone) free = min(free, at.distance);
-      if (pending && i != kNone && !row) next = min(next, at.distance);
+      const bool pending = i != kNone && distance < s.reach[i];
+      const bool row = pending && distance <= limit;
+      if (j < s.N && i == kNone) free = min(free, distance);
+      if (pending && !row) next = min(next, distance);
       if (row) {
-        label(j).expanded = at.distance;
-        s.bidder[i].w = __int_as_float(at.distance - Scan::value(s.object[j], s.bidder[i]));
-        s.reach[i] = at.distance;
+        s.bidder[i].w = __int_as_float(distance - Scan::value(s.object[j], s.bidder[i]));
+        s.reach[i] = distance;
       }
       push(row, i, h.count + r % 3);
+      worst_label(g, distance);
     }
     next = warp_min(next), free = warp_min(free);
     if (lane == 0 && next < kUnreached) atomicMin(h.next_label + r % 3, next);
@@ -140,6 +163,14 @@ struct PathSearch {
 
   // Roots the trees at the first `count` bidders of the queue.
   __device__ __forceinline__ void plant(int count) {
+    for (int i = threadIdx.x; i < s.N; i += kSolverThreads) s.reach[i] = kUnreached;
+    for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) {
+      const int j = g * 32 + threadIdx.x % 32;
+      s.word[j] = j < s.N ? kNoLabel : 0;  // nothing improves what pads the last group
+      worst_label(g, distance_of(s.word[j]));
+    }
+    if (threadIdx.x == 0) h.served = h.settled = 0;
+    __syncthreads();
     for (int q = threadIdx.x / 32; q < count; q += kSolverWarps) {
       const int i = s.queue[q];
       const Top top = Scan::best_two(s, i, kSlackEps * eps);
@@ -148,21 +179,14 @@ struct PathSearch {
       s.reach[i] = ~q;  // below every label, and tells the root
       h.found[q] = kUnserved;
     }
-    for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) {
-      const int j = g * 32 + threadIdx.x % 32;
-      // What pads the last group has a label that nothing improves, and never becomes a row.
-      label(j) = {j < s.N ? kUnreached : -1, j < s.N ? kUnreached : -1};
-      worst_label(g, label(j).distance);
-    }
-    if (threadIdx.x == 0) h.served = h.settled = 0;
   }
 
-  // Root of the tree of bidder i, as its place in found[].
-  __device__ __forceinline__ int root_of(int i) {
+  // Root of the tree of a labelled object, as its place in found[].
+  __device__ __forceinline__ int root_of(int j) {
     for (int step = 0; step <= s.N; ++step) {
-      const int j = s.partner[i];
+      const int i = bidder_of(s.word[j]);
+      j = s.partner[i];
       if (j == kNone) return ~s.reach[i];
-      i = s.parent[j];
     }
     h.overflow = 1;
     return 0;
@@ -173,12 +197,13 @@ struct PathSearch {
   // largest label that a root is served at.
   __device__ __forceinline__ void serve(int r, int count, int limit) {
     for (int j = threadIdx.x; j < s.N; j += kSolverThreads) {
-      if (label(j).distance == kUnreached) continue;
-      const int root = root_of(s.parent[j]);
-      if (s.owner[j] == kNone && label(j).distance <= limit) {
-        atomicMin(h.found + root, Bids<Id, kSquared>::word_of(label(j).distance, j));
+      const int distance = distance_of(s.word[j]);
+      if (distance == kUnreached) continue;
+      const int root = root_of(j);
+      s.tree[j] = static_cast<Id>(root);
+      if (s.owner[j] == kNone && distance <= limit) {
+        atomicMin(h.found + root, Bids<Id, kSquared>::word_of(distance, j));
       }
-      label(j).expanded = root;  // until the next loop
     }
     __syncthreads();
     if (threadIdx.x < count) {
@@ -186,7 +211,7 @@ struct PathSearch {
       if (found < kServed) atomicMax(&h.settled, static_cast<int>(found >> 32));
     }
     __syncthreads();
-    for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) clear_served(g, limit);
+    for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) mark_served(g);
     __syncthreads();
     if (threadIdx.x < count) {
       const auto found = h.found[threadIdx.x];
@@ -196,34 +221,28 @@ struct PathSearch {
       }
     }
     __syncthreads();
+    for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) {
+      const int j = g * 32 + threadIdx.x % 32;
+      if (j < s.N && s.tree[j] == static_cast<Id>(kNone)) s.word[j] = kNoLabel;
+      worst_label(g, distance_of(s.word[j]));
+    }
     for (int i0 = 0; i0 < s.N; i0 += kSolverThreads) {
       const int i = i0 + static_cast<int>(threadIdx.x);
-      bool row = i < s.N;
-      if (row) {
-        const int j = s.partner[i];
-        row = j == kNone ? s.reach[i] < 0 : label(j).distance <= limit;
-      }
-      push(row, i, h.count + r % 3);
+      push(i < s.N && s.reach[i] != kUnreached, i, h.count + r % 3);
     }
   }
 
-  // Takes the objects of served roots out of their trees.
-  __device__ __forceinline__ void clear_served(int g, int limit) {
+  // Raises the prices of the objects of served roots, and takes their owners out of the trees.
+  __device__ __forceinline__ void mark_served(int g) {
     const int j = g * 32 + threadIdx.x % 32;
-    Label at = label(j);
     int price = price_of(s.object[j]);
-    if (j < s.N && at.distance < kUnreached) {
-      if (h.found[at.expanded] < kServed) {
-        price += max(0, h.settled - at.distance);
-        at = {kUnreached, kUnreached};
-        if (price > kPriceLimit) h.overflow = 1;
-        s.object[j].w = __int_as_float(price);
-      } else {
-        at.expanded = at.distance <= limit ? at.distance : kUnreached;
-      }
-      label(j) = at;
+    if (j < s.N && distance_of(s.word[j]) < kUnreached && h.found[s.tree[j]] < kServed) {
+      price += max(0, h.settled - distance_of(s.word[j]));
+      s.object[j].w = __int_as_float(price);
+      s.tree[j] = static_cast<Id>(kNone);
+      if (s.owner[j] != kNone) s.reach[s.owner[j]] = kUnreached;
+      if (price > kPriceLimit) h.overflow = 1;
     }
-    worst_label(g, at.distance);
     const int least = warp_min(price);
     if (threadIdx.x % 32 == 0) s.box_price[g] = least;
   }
@@ -231,9 +250,10 @@ struct PathSearch {
   // Gives the free object j to the row that labelled it, that row's object to the next, and so on.
   __device__ __forceinline__ void augment(int j) {
     for (int step = 0; step <= s.N && j != kNone; ++step) {
-      const int i = s.parent[j], next = s.partner[i];
+      const int i = bidder_of(s.word[j]), next = s.partner[i];
       s.partner[i] = static_cast<Id>(j);
       s.owner[j] = static_cast<Id>(i);
+      s.reach[i] = kUnreached;  // of the root
       j = next;
     }
     atomicAdd(&h.served, 1);
@@ -252,7 +272,7 @@ struct PathSearch {
     for (int r = 0; rounds < round_limit && h.overflow == 0; ++r) {
       if (rows > 0) {
         ++rounds;
-        offer(rows, floor);
+        offer(rows, floor, rounds);
         __syncthreads();
       }
       select(r, limit);

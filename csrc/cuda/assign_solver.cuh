@@ -19,7 +19,7 @@ constexpr int kLeastLeft = 4;
 // A cold start begins at this many times the mean nearest cost.
 constexpr double kOpeningEps = 6.0;
 // The last eps is this many times the gap wanted: the mean slack is well below eps.
-constexpr double kLastEps = 2.0;
+constexpr double kLastEps = 1.6;
 // An auction gives up after this many bids of a warp for each turn of all bidders.
 constexpr int kPhaseTurns = 64;
 constexpr int kMaxPhases = 64;
@@ -28,7 +28,9 @@ constexpr double kCoarseGap = 1e-3;
 // Clouds up to this size have ids of 16 bits.
 constexpr int64_t kShortIds = 60000;
 
-__host__ __device__ constexpr bool solver_serves(int64_t dim) { return dim <= 3; }
+__host__ __device__ constexpr bool solver_serves(int64_t N, int64_t dim) {
+  return dim <= 3 && N < (int64_t{1} << kBidderBits);
+}
 
 static __device__ const HilbertSteps kObjectCurve = kHilbertSteps;
 
@@ -172,14 +174,14 @@ struct Solver {
       s.owner[j] = static_cast<Id>(kNone);
     }
     for (int i = threadIdx.x; i < s.N; i += kSolverThreads) {
-      s.bound[i] = INT_MIN;
+      if (s.team.rank == 0) s.bound[i] = INT_MIN;
       s.partner[i] = static_cast<Id>(kNone);
     }
     __syncthreads();
     for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) {
       Bids<Id, kSquared>::refresh_group(s, g);
     }
-    __syncthreads();
+    s.team.sync();
   }
 
   struct Sums {
@@ -187,11 +189,11 @@ struct Solver {
   };
   // Best value of every bidder; the slack of those that have an object goes to reach[].
   __device__ __forceinline__ Sums pass() {
-    const int lane = threadIdx.x % 32;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     if (threadIdx.x == 0) h.value_sum = h.cost_sum = h.price_sum = 0;
     __syncthreads();
     unsigned long long values = 0, costs = 0, prices = 0;
-    for (int i = threadIdx.x / 32; i < s.N; i += kSolverWarps) {
+    for (int i = s.team.rank * kSolverWarps + warp; i < s.N; i += s.team.size * kSolverWarps) {
       const Top top = Scan::best_two(s, i, kSlackEps * eps);
       int slack = INT_MAX;
       const int j = s.partner[i];
@@ -202,7 +204,7 @@ struct Solver {
         slack = cost + price_of(o) - top.best;
       }
       values += top.best;
-      if (lane == 0) s.reach[i] = slack;
+      if (lane == 0) s.slack[i] = slack;
     }
     for (int j = threadIdx.x; j < s.N; j += kSolverThreads) prices += price_of(s.object[j]);
     for (int offset = 16; offset > 0; offset /= 2) {
@@ -214,11 +216,26 @@ struct Solver {
       atomicAdd(&h.price_sum, prices);
     }
     __syncthreads();
-    const auto value_sum = static_cast<long long>(h.value_sum);
-    const auto price_sum = static_cast<long long>(h.price_sum);
-    const Sums sums{static_cast<double>(h.cost_sum), static_cast<double>(value_sum - price_sum)};
+    return team_sums();
+  }
+
+  __device__ __forceinline__ Sums team_sums() {
+    if (threadIdx.x == 0) {
+      s.board->values[s.team.rank] = h.value_sum;
+      s.board->costs[s.team.rank] = h.cost_sum;
+    }
+    s.team.sync();
+    unsigned long long values = 0, costs = 0;
+    for (int r = 0; r < s.team.size; ++r) {
+      values += load_fresh(s.board->values + r);
+      costs += load_fresh(s.board->costs + r);
+    }
+    if (s.team.size > 1) {
+      for (int i = threadIdx.x; i < s.N; i += kSolverThreads) s.reach[i] = load_fresh(s.slack + i);
+    }
+    const auto dual = static_cast<long long>(values) - static_cast<long long>(h.price_sum);
     __syncthreads();
-    return sums;
+    return {static_cast<double>(costs), static_cast<double>(dual)};
   }
 
   // Queues every bidder with take(i) in order, after calling with(i); returns how many.
@@ -257,17 +274,36 @@ struct Solver {
                          });
   }
 
-  // Gives an object to every bidder that is left without.
+  // Gives an object to every bidder that is left without. The first block does, the others wait.
   __device__ __forceinline__ void serve_rest() {
-    int quantum = 1;
-    while (2 * quantum <= eps) quantum *= 2;
-    while (rounds < in.round_limit && h.overflow == 0) {
-      const int left = queue_bidders([&](int i) { return s.partner[i] == kNone; }, [](int) {});
-      if (left == 0) return;
-      PathSearch<Id, kSquared> search{s, h, eps, quantum};
-      rounds += search.run(min(left, kMaxSources), in.round_limit - rounds);
-      __syncthreads();
+    if (s.team.rank == 0) {
+      int quantum = 1;
+      while (2 * quantum <= eps) quantum *= 2;
+      while (rounds < in.round_limit && h.overflow == 0) {
+        const int left = queue_bidders([&](int i) { return s.partner[i] == kNone; }, [](int) {});
+        if (left == 0) break;
+        PathSearch<Id, kSquared> search{s, h, eps, quantum, in.deterministic};
+        rounds += search.run(min(left, kMaxSources), in.round_limit - rounds);
+      }
     }
+    if (s.team.size > 1) share_assignment();
+  }
+
+  __device__ __forceinline__ void share_assignment() {
+    using Auction = Bids<Id, kSquared>;
+    if (s.team.rank == 0) {
+      for (int j = threadIdx.x; j < s.N; j += kSolverThreads) {
+        const int i = s.owner[j];
+        s.bids[j] = Auction::word_of(price_of(s.object[j]),
+                                     i == kNone ? kNobody : static_cast<unsigned>(i));
+      }
+      if (threadIdx.x == 0) s.board->rounds = rounds, s.board->overflow = h.overflow;
+    }
+    s.team.sync();
+    rounds = load_fresh(&s.board->rounds);
+    if (s.team.rank == 0) return;
+    if (threadIdx.x == 0) h.overflow = load_fresh(&s.board->overflow);
+    Auction{s, h, eps, false}.settle();
   }
 
   // Phases from the first eps down until the integer gap is within `target`; false: a bound was
@@ -328,23 +364,24 @@ struct Solver {
   }
 };
 
+// `state` holds the arrays in global memory; the others come to lie at `memory`.
 template <class Id, bool kSquared>
 __device__ __forceinline__ void solve_integers(const SolverInput& in, SolverShared& shared,
-                                               char* memory, Pair<Id>* cache, int* bound,
-                                               int* order, SolverOutput& out) {
-  SolverState<Id> state = solver_state<Id>(in.N);
+                                               SolverState<Id> state, char* memory, int* order,
+                                               SolverOutput& out) {
   lay_out(state, memory);
-  state.cache = cache;
-  state.bound = bound;
+  state.team = Team::here();
+  if (state.team.size == 1) state.bids = state.word, state.slack = state.reach;
   Solver<Id, kSquared> solver{state, shared, in, order};
   solver.load();
   const double target = fmax(in.rtol * (1.0 - 0x1p-10) - 1e-7, 1e-7);
   bool done = in.price_in != nullptr && solver.phases(true, target);
   if (!done && solver.rounds < in.round_limit) done = solver.phases(false, target);
-  solver.store(out);
+  if (state.team.rank == 0) solver.store(out);
   out.rounds = solver.rounds;
-  out.solved = done || solver.rounds >= in.round_limit;
   out.eps = solver.eps * (1.0 / (1 << kCostBits));
+  out.solved = done || solver.rounds >= in.round_limit;
+  state.team.sync();  // none leaves while others may still write into its memory
 }
 
 }  // namespace pointloss

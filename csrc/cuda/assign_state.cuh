@@ -13,6 +13,8 @@
 #include <climits>
 #include <cstdint>
 
+#include "assign_team.cuh"
+
 namespace pointloss {
 
 // 32 warps: the solver waits for latency, which many warps hide.
@@ -50,7 +52,7 @@ struct SolverShared {
   unsigned long long value_sum, cost_sum, price_sum;  // of a pass over the rows
   int low[3], high[3];                                // bounding box, as ordered integers
   int base[kSolverWarps];
-  int head, open, overflow, least, longest;    // open: bidders without an object
+  int stop, overflow, least;                   // stop: few enough bidders are without an object
   int count[3], next_label[3], free_label[3];  // of a round of the path search
   int served, settled;                         // roots; label up to which that was
   unsigned long long found[kMaxSources];       // label and free object to serve a root with
@@ -60,16 +62,21 @@ struct SolverShared {
 template <class Id>
 struct SolverState {
   float4 *object, *bidder;     // [32 G], [N]: coordinates; w: price, base of a row (int bits)
-  unsigned long long* word;    // [2^ceil(log2 32 G)]: sort keys; price and owner; Label
+  unsigned long long* word;    // [2^ceil(log2 32 G)]: sort keys; price and owner; label
   int* reach;                  // [N]: slack; label of a row
   Id *partner, *owner;         // [N], [32 G] or kNone
-  Id* parent;                  // [32 G] bidder that a labelled object is reached from
+  Id* tree;                    // [32 G] root of a labelled object
   Id* queue;                   // [N] waiting bidders; rows to be expanded
   float* box;                  // [6, G]
   int *box_price, *box_label;  // [G] at most the least price, at least the largest label of a group
-  Pair<Id>* cache;             // [N, 32], global
-  int* bound;                  // [N], global: no object outside the cache has a lesser value
   int N, G;
+  Team team;
+  // In global memory, of the whole team:
+  Pair<Id>* cache;           // [N, 32]
+  int* bound;                // [N] no object outside the cache has a lesser value
+  unsigned long long* bids;  // [N] price and owner while bidders bid; a single block's is `word`
+  int* slack;                // [N] a single block's is `reach`
+  TeamBoard* board;
 };
 
 template <class Id>
@@ -88,7 +95,7 @@ __host__ __device__ inline size_t lay_out(SolverState<Id>& s, char* base) {
   take(s.reach, s.N);
   take(s.partner, s.N);
   take(s.owner, wide);
-  take(s.parent, wide);
+  take(s.tree, wide);
   take(s.queue, s.N);
   take(s.box, 6 * int64_t{s.G});
   take(s.box_price, s.G);
@@ -208,7 +215,7 @@ struct Scanner {
                                                     static_cast<Id>(b2 < kFar ? i2 : kNone)};
     const int bound = warp_min(min(b3, skipped));
     if (lane == 0) s.bound[i] = bound;
-    __threadfence_block();  // whoever evicts bidder i reads them next
+    s.team.publish();  // whoever evicts bidder i reads them next
     __syncwarp();
     return warp_top(b1, i1, b2);
   }
@@ -216,8 +223,8 @@ struct Scanner {
   // Best and second-best value of bidder i, exact; `slack` widens a scan so that its cache lasts.
   static __device__ __forceinline__ Top best_two(const State& s, int i, int slack) {
     const float4 p = s.bidder[i];
-    const int bound = s.bound[i];
-    const Pair<Id> pair = s.cache[static_cast<int64_t>(i) * 32 + threadIdx.x % 32];
+    const int bound = load_fresh(s.bound + i);
+    const Pair<Id> pair = load_fresh(s.cache + static_cast<int64_t>(i) * 32 + threadIdx.x % 32);
     int limit = kFar;
     if (bound != INT_MIN) {
       const Top top = cached(s, pair, p);

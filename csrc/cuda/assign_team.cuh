@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT
+// The blocks that solve one cloud together (see assign_solver.cuh): a cluster, or a single block.
+//
+// Every block holds a copy of the state. They meet at barriers, exchange results through a board in
+// global memory, and raise prices in each other's shared memory while they bid.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace pointloss {
+
+constexpr int kMaxTeam = 8;
+
+// In global memory.
+struct TeamBoard {
+  unsigned long long values[kMaxTeam], costs[kMaxTeam];  // sums of a pass over the rows
+  int head, open, longest, overflow;
+  int64_t rounds;
+};
+
+// What one block reads of another's global writes must not come from its own L1.
+template <class T>
+__device__ __forceinline__ T load_fresh(const T* from) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8, "one load");
+#ifdef POINTLOSS_EMULATED
+  return *from;
+#else
+  union {
+    T value;
+    unsigned half;
+    unsigned long long whole;
+  } word;
+  if (sizeof(T) == 4) {
+    word.half = __ldcg(reinterpret_cast<const unsigned*>(from));
+  } else {
+    word.whole = __ldcg(reinterpret_cast<const unsigned long long*>(from));
+  }
+  return word.value;
+#endif
+}
+
+struct Team {
+  int rank = 0, size = 1;
+
+  __device__ __forceinline__ static Team here() {
+    Team team;
+#if __CUDA_ARCH__ >= 900 && !defined(POINTLOSS_EMULATED)
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(team.rank));
+    asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(team.size));
+#endif
+    return team;
+  }
+
+  // Barrier of all threads of the team; global and shared writes before it are seen after it.
+  __device__ __forceinline__ void sync() const {
+#if __CUDA_ARCH__ >= 900 && !defined(POINTLOSS_EMULATED)
+    if (size > 1) {
+      __threadfence();
+      asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+      asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+      return;
+    }
+#endif
+    __syncthreads();
+  }
+
+  // Makes this thread's writes so far visible to whoever sees a later one.
+  __device__ __forceinline__ void publish() const {
+    if (size > 1) {
+      __threadfence();
+    } else {
+      __threadfence_block();
+    }
+  }
+
+  // Raises *own to `value` in every block, by the lanes of one warp. With more than one block all
+  // go by the same kind of instruction: local and remote atomics are not atomic to each other.
+  __device__ __forceinline__ void raise(int* own, int value) const {
+    const int lane = threadIdx.x % 32;
+#if __CUDA_ARCH__ >= 900 && !defined(POINTLOSS_EMULATED)
+    if (size > 1) {
+      if (lane < size) {
+        asm volatile(
+            "red.relaxed.cluster.shared::cluster.max.s32 [%0], %1;" ::"r"(remote(own, lane)),
+            "r"(value)
+            : "memory");
+      }
+      return;
+    }
+#endif
+    if (lane == 0) atomicMax(own, value);
+  }
+
+ private:
+#if __CUDA_ARCH__ >= 900 && !defined(POINTLOSS_EMULATED)
+  __device__ __forceinline__ static unsigned remote(int* own, int rank) {
+    unsigned address;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;"
+        : "=r"(address)
+        : "r"(static_cast<unsigned>(__cvta_generic_to_shared(own))), "r"(rank));
+    return address;
+  }
+#endif
+};
+
+}  // namespace pointloss
