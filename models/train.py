@@ -271,6 +271,8 @@ def train(config: Config, out: Path, device: str, resumed: dict | None = None) -
     if config.optim.max_minutes and distributed.world() > 1:
         raise ConfigError("optim.max_minutes: clocks of processes differ; only for one process")
     data = open_split(config, config.data.train_split)
+    if not len(data):
+        raise ConfigError(f"data.train_split: {data.split!r} of {data.root} holds no images")
     run = begin(config, data, device, resumed)
     loader, val_loader = make_loaders(config, data, device)
     model = distributed.parallel(run.network, device)

@@ -93,6 +93,12 @@ def test_without_validation_images_the_last_epoch_is_scored(root, tmp_path, caps
     assert "after epoch 2" in (out / "results.md").read_text()
 
 
+def test_without_training_images_there_is_no_run(root, tmp_path, capsys):
+    (root / "splits" / "train_models.json").write_text("{}")
+    assert train.main(["--out", str(tmp_path / "run"), *settings(root)]) == 2
+    assert "data.train_split: 'train' of" in capsys.readouterr().err
+
+
 def test_the_best_epoch_on_validation_is_kept_and_scored(root, tmp_path, monkeypatch):
     distances = iter([0.3, 0.1, 0.2])
     monkeypatch.setattr(train, "validate", lambda *_: {"val_cd": next(distances), "val_emd": 0.0})
