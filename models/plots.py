@@ -34,7 +34,7 @@ def loss_curves(metrics: Path, picture: Path) -> None:
             ax.plot(epochs, [row[key] for row in rows], "o-", ms=3, label=label)
         if f"val_{key}" in rows[0]:
             held_out = [row[f"val_{key}"] for row in rows]
-            ax.plot(epochs, held_out, "s--", ms=3, label="validation: first views, not squared")
+            ax.plot(epochs, held_out, "s--", ms=3, label="validation, not squared")
         ax.set(title=f"{titles[key]}, unweighted", xlabel="epoch", ylim=(0, None))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(alpha=0.3)

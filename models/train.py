@@ -149,7 +149,7 @@ def save(run: Run, config: Config, out: Path) -> None:
 def make_loaders(
     config: Config, data: ReconstructionDataset, device: str
 ) -> tuple[DataLoader, DataLoader]:
-    """Batches of this process: shuffled training samples, the first view of validation objects."""
+    """Batches of this process: shuffled training samples, and the validation images."""
     size, left = divmod(config.optim.batch_size, distributed.world())
     if left:
         raise ConfigError(
@@ -179,16 +179,17 @@ def make_loaders(
         generator=torch.Generator(),  # so that it never draws from the epoch's random numbers
     )
     val = open_split(config, config.data.val_split)
-    views = [i for i, (_, view) in enumerate(val.samples) if view == 0]
-    if not views and distributed.rank() == 0:
+    if not len(val) and distributed.rank() == 0:
         print(f"data.val_split: {config.data.val_split!r} holds no images, so no epoch is the best")
-    own = views[distributed.rank() :: distributed.world()]
-    return loader, DataLoader(Subset(val, own), config.evaluate.batch_size)
+    own = Subset(val, range(distributed.rank(), len(val), distributed.world()))
+    return loader, DataLoader(
+        own, config.evaluate.batch_size, num_workers=workers, persistent_workers=workers > 0
+    )
 
 
 @torch.no_grad()
 def validate(run: Run, config: Config, loader: DataLoader, device: str) -> dict[str, float]:
-    """Mean unsquared Chamfer and EMD over the validation clouds, z = mu; alike for all losses."""
+    """Mean unsquared Chamfer and EMD over the validation images, z = mu; alike for all losses."""
     run.network.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     for batch in loader:
