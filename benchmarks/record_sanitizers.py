@@ -4,25 +4,31 @@
     python -m benchmarks.record_sanitizers --commit $(git rev-parse HEAD) [--out FOLDER]
 
 Writes sanitizers-<gpu>.json: per tool the errors, what pytest said and the seconds. The tools run
-side by side. Left out are the tests that compile a model or compare many kinds of inputs without a
-kernel of ours: under the sanitizer they cost minutes and show nothing new.
+side by side, without torch's caching of memory, so that a read past the end of one tensor is not
+one inside a neighbour. Left out for their time are the tests that compile or check schemas, the
+property tests and those of every kind of clouds; and those that capture a graph, where memory
+cannot be allocated without the cache.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.machine import describe, slug
 
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 TESTS = ("tests/test_nearest.py", "tests/test_nearest_backward.py", "tests/test_assign.py")
-SELECT = "cuda and not opcheck and not compile and not devices_agree and not invariances"
+SELECT = "cuda and not " + " and not ".join(
+    ["opcheck", "compile", "graph", "devices_agree", "methods_agree", "every_launch", "invarian"]
+)
 
 
 def start(tool: str, tests: list[str], select: str, log: Path) -> subprocess.Popen[bytes]:
@@ -39,17 +45,20 @@ def start(tool: str, tests: list[str], select: str, log: Path) -> subprocess.Pop
         select,
         *tests,
     ]
-    return subprocess.Popen(command, stdout=log.open("wb"), stderr=subprocess.STDOUT)
+    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    return subprocess.Popen(
+        command, stdout=log.open("wb"), stderr=subprocess.STDOUT, env=environment
+    )
 
 
-def outcome(log: Path, returncode: int, seconds: float) -> dict[str, object]:
+def outcome(log: Path, returncode: int, seconds: float) -> dict[str, Any]:
     text = log.read_text(errors="replace")
     summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", text)
     pytest = [line for line in text.splitlines() if re.match(r"\d+ (passed|failed)", line)]
     return {
         "returncode": returncode,
-        "summary": summary[-1:] or ["none: the tool did not finish"],
-        "tests": pytest[-1:] or ["none"],
+        "summary": summary[-1] if summary else "none: the tool did not finish",
+        "tests": pytest[-1] if pytest else "none",
         "seconds": round(seconds, 1),
     }
 
@@ -83,7 +92,8 @@ def main() -> int:
         if all(tool["returncode"] == 0 for tool in found.values()):
             log.unlink()
     print(json.dumps(found, indent=1))
-    return max(abs(tool["returncode"]) for tool in found.values())  # type: ignore[type-var]
+    clean = all(t["returncode"] == 0 and "passed" in t["tests"] for t in found.values())
+    return 0 if clean else 1
 
 
 if __name__ == "__main__":

@@ -62,16 +62,21 @@ def against_ours(row: Row) -> str:
 def distance_table(rows: list[Row]) -> str:
     """One line a method and kind of cloud, one column a size; peers with their ratio to ours."""
     sizes = list(dict.fromkeys(size_of(r) for r in rows))
-    ours = {size_of(r): r["seconds"] for r in rows if r["method"] == "pointloss" and
-            r["kind"] == "surface"}  # fmt: skip
+    ours = {
+        (r["method"].removeprefix("pointloss"), size_of(r)): r["seconds"]
+        for r in rows
+        if r["method"].startswith("pointloss") and r["kind"] == "surface"
+    }
     lines: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for r in rows:
         if "scipy_seconds" in r:
             text = f"{duration(r['scipy_seconds'])} ({against_ours(r)})"
         else:
             text = duration(r["seconds"])
-            if r["method"] != "pointloss" and size_of(r) in ours:
-                text += f" ({r['seconds'] / ours[size_of(r)]:.1f}x)"
+            # A peer stands beside ours of its own kind: "kaolin, eager" beside "pointloss, eager".
+            mode = "".join(r["method"].partition(",")[1:])
+            if not r["method"].startswith("pointloss") and (mode, size_of(r)) in ours:
+                text += f" ({r['seconds'] / ours[mode, size_of(r)]:.1f}x)"
         lines[r["method"], r["kind"]][size_of(r)] = text
     body = [[m, k, *(cells.get(s, "-") for s in sizes)] for (m, k), cells in lines.items()]
     return markdown(["method", "clouds", *sizes], body)
@@ -84,7 +89,7 @@ def scaling_table(rows: list[Row]) -> str:
     body = []
     for points in sorted({r["points"] for r in rows}):
         found = [cells.get((points, m)) for m in methods]
-        peak = cells[points, "auto"].get("peak_bytes")
+        peak = cells.get((points, "auto"), {}).get("peak_bytes")
         body.append(
             [
                 str(points),

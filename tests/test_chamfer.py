@@ -211,8 +211,12 @@ def test_vmap_over_grad(device):
         torch.testing.assert_close(mapped[k], torch.func.grad(chamfer)(x[k], y[k]))
 
 
-def test_training_step_in_a_cuda_graph(cuda):
-    x, y = make(surface, 2, 200, 200, device="cuda")
+@pytest.mark.parametrize("strict", [False, True], ids=["any order", "deterministic"])
+@pytest.mark.parametrize("points", [200, 12000])  # the tree of small clouds and that of large ones
+def test_training_step_in_a_cuda_graph(points, strict, cuda, request):
+    if strict:
+        request.getfixturevalue("deterministic")
+    x, y = make(surface, 2, points, points, device="cuda")
     x.requires_grad_()
 
     def step():

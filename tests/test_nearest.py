@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 import pytest
 import torch
-from clouds import CROWDED, KINDS, make, uniform
+from clouds import CROWDED, KINDS, make, surface, uniform
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,7 +56,7 @@ def test_devices_agree_bit_for_bit(kind, norm, dtype, cuda):
 
 @pytest.mark.parametrize("kind", KINDS + CROWDED, ids=lambda k: k.__name__)
 def test_methods_agree_bit_for_bit(kind, device):
-    """Sizes on both sides of every crossover, also far apart from each other."""
+    """Sizes on both sides of the methods' crossovers, also far apart from each other."""
     sizes = [
         *SIZES,
         (2, 2048, 2048),
@@ -71,6 +71,23 @@ def test_methods_agree_bit_for_bit(kind, device):
         assert torch.equal(brute.dist, tree.dist), (n, m)
         assert torch.equal(brute.idx, tree.idx), (n, m)
         assert torch.equal(nearest(x, y).idx, brute.idx), (n, m)
+
+
+@pytest.mark.parametrize(
+    ("batch", "n", "m"), [(1, 3000, 4000), (70, 8192, 8192), (1, 70000, 66000), (1, 600000, 550000)]
+)
+@pytest.mark.parametrize("scale", [1, 4e19], ids=["usual", "squares overflow"])
+def test_every_launch_of_the_cuda_trees(batch, n, m, scale, cuda):
+    """Sizes that take the launches with other blocks, and fewer lanes a query."""
+    x, y = (scale * p for p in make(surface, batch, n, m, device="cuda"))
+    rows = slice(0, None, max(1, n // 5000))
+    there, back = nearest_both(x, y, method="tree")
+    brute = nearest(x[:, rows], y, method="brute")
+    assert torch.equal(there.dist[:, rows], brute.dist)
+    assert torch.equal(there.idx[:, rows], brute.idx)
+    brute = nearest(y[:, rows], x, method="brute")
+    assert torch.equal(back.dist[:, rows], brute.dist)
+    assert torch.equal(back.idx[:, rows], brute.idx)
 
 
 @pytest.mark.parametrize("norm", [1, 2])
@@ -268,6 +285,12 @@ def test_vmap_over_grad(device):
         expected = torch.func.grad(loss, argnums=(0, 1))(x[k], y)
         torch.testing.assert_close(mapped[0][k], expected[0])
         torch.testing.assert_close(mapped[1][k], expected[1])
+
+
+def test_vmap_over_nothing(device):
+    x, y = torch.rand(0, 2, 9, 3, device=device), torch.rand(2, 8, 3, device=device)
+    found = torch.func.vmap(lambda a: nearest(a, y).dist, in_dims=0)(x)
+    assert found.shape == (0, 2, 9)
 
 
 def test_forward_mode_raises(device):

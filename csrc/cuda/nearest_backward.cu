@@ -81,7 +81,7 @@ std::tuple<Tensor, Tensor> backward_typed(const BackwardInputs& in, int64_t norm
   const int32_t device = in.x.get_device_index();
   const cudaStream_t stream = current_stream(device);
   Tensor sums =
-      new_tensor(in.x, {deterministic ? B * (N + M) * (1 + D * kWords<T>) : 0}, ScalarType::Long);
+      new_tensor(in.x, {deterministic ? B * (N + M) * D * (1 + kWords<T>) : 0}, ScalarType::Long);
   if (deterministic && sums.numel() > 0) {
     auto* next = reinterpret_cast<unsigned long long*>(sums.mutable_data_ptr<int64_t>());
     const cudaError_t error = cudaMemsetAsync(next, 0, sums.numel() * sizeof(*next), stream);
@@ -89,7 +89,7 @@ std::tuple<Tensor, Tensor> backward_typed(const BackwardInputs& in, int64_t norm
                     cudaGetErrorString(error));
     for (auto& d : params.direction) {
       d.bound = next;
-      d.sum = next + B * d.M;
+      d.sum = next + B * d.M * D;
       next = d.sum + B * d.M * D * kWords<T>;
     }
   }

@@ -4,11 +4,11 @@
 // Map: one thread = one row of one direction; blockIdx.y = direction. The own term is a gather and
 // needs no atomics; the neighbours' terms meet, and are added in one of two ways:
 //   any order      kStore writes the own terms, kAdd adds the neighbours' by float atomics.
-//   deterministic  integers add to the same bits in every order. kBound finds each target's largest
-//                  term (atomic maximum), kAddFixed adds every term as an integer multiple of a
-//                  power of two that this maximum fixes (one word for float32, two for float64:
-//                  40 and 80 bits below the largest term for up to 2 million rows, so nothing
-//                  is lost against float sums), kFinishFixed stores own term + sum, rounded once.
+//   deterministic  integers add to the same bits in every order. kBound finds the largest term that
+//                  arrives at each coordinate of each target (atomic maximum), kAddFixed adds every
+//                  term as an integer multiple of a power of two that this maximum fixes (one word
+//                  for float32, two for float64: 40 and 80 bits below the largest term for up to 2
+//                  million rows, where float sums keep 24 and 53), kFinishFixed stores own + sum.
 // Cost: O(B (N + M) D) memory traffic, 2 or 3 launches.
 #pragma once
 
@@ -32,7 +32,7 @@ struct BackwardDirection {
   T* grad_b;
   int64_t N, M;
   // Deterministic only, zeroed: what arrives at each row of b.
-  unsigned long long* bound;  // [B, M] bits of the largest |term| as a double
+  unsigned long long* bound;  // [B, M, D] bits of the largest |term| as a double
   unsigned long long* sum;    // [B, M, D, kWords]
 };
 
@@ -123,7 +123,6 @@ __device__ void backward_row(const BackwardDirection<T>& d, const BackwardDirect
   if (!kOwn && j < 0) return;
   const T grad = j < 0 ? T(0) : d.grad_dist[b * d.grad_stride[0] + i * d.grad_stride[1]];
   const int64_t target = b * d.M + (j < 0 ? 0 : j);
-  unsigned long long largest = 0;
 #pragma unroll
   for (int64_t k = 0; k < dims; ++k) {
     const int64_t own = r * dims + k, other = target * dims + k;
@@ -134,15 +133,14 @@ __device__ void backward_row(const BackwardDirection<T>& d, const BackwardDirect
       wait_for_previous_kernel();
       atomicAdd(d.grad_b + other, -term);
     } else if (kPass == BackwardPass::kBound) {
-      largest = max(largest, magnitude_bits(term));
+      if (term != 0) atomicMax(d.bound + other, magnitude_bits(term));
     } else if (kPass == BackwardPass::kAddFixed) {
-      add_fixed(d.sum + other * kWords<T>, d.bound[target], -term, bits);
+      add_fixed(d.sum + other * kWords<T>, d.bound[other], -term, bits);
     } else {
-      const double sum = fixed_value<T>(back.sum + own * kWords<T>, back.bound[r], bits);
+      const double sum = fixed_value<T>(back.sum + own * kWords<T>, back.bound[own], bits);
       d.grad_a[own] = static_cast<T>(static_cast<double>(term) + sum);
     }
   }
-  if (kPass == BackwardPass::kBound && largest != 0) atomicMax(d.bound + target, largest);
 }
 
 template <int kNorm, BackwardPass kPass, int kDim, class T>

@@ -10,10 +10,12 @@
 // Rounding, u = 2^-24, v = query - centre: the component along the normal is off by less than 8 u
 // |v|, the one across by less than 20 u |v| (rsqrt and the length of the normal included), and the
 // distance that the bound is compared with by 4 u of itself: below 2e-6 |v| together. Twice that
-// is taken off both components. NaN, which only overflow makes, leaves the bound at 0.
+// is taken off both components. Where squares overflow the disc is infinite, and a NaN leaves the
+// bound at 0.
 #pragma once
 
 #include <cfloat>
+#include <cmath>
 
 #include "nearest_tree_warp.cuh"
 
@@ -45,6 +47,12 @@ struct alignas(32) Disc {
         sum_of_squares(fmaf(-t, normal.x, v.x), fmaf(-t, normal.y, v.y), fmaf(-t, normal.z, v.z));
     along = fabsf(t);
     across = square > 0 ? square * rsqrtf(square) : 0.f;
+  }
+  // The same for v to something inside: infinite where squares overflow, so that the disc is too
+  // large and never too small.
+  __device__ __forceinline__ void reach(float3 v, float& along, float& across) const {
+    components(v, along, across);
+    if (!(sum_of_squares(v.x, v.y, v.z) <= FLT_MAX)) along = across = INFINITY;
   }
 };
 
@@ -130,8 +138,8 @@ __device__ __forceinline__ Disc disc_of_points(const Box& box, float3 p, bool pr
   const float3 v = make_float3(p.x - c.x, p.y - c.y, p.z - c.z);
   Disc disc = place_disc<kLeafPoints>(box, v, present, [](float3) { return 0.f; });
   float along, across;
-  disc.components(make_float3(p.x - disc.centre.x, p.y - disc.centre.y, p.z - disc.centre.z), along,
-                  across);
+  disc.reach(make_float3(p.x - disc.centre.x, p.y - disc.centre.y, p.z - disc.centre.z), along,
+             across);
   const float pad = 2 * kDiscSlack * (along + across);
   disc.half_height = most_of<kLeafPoints>(present ? along + pad : 0.f);
   disc.radius = most_of<kLeafPoints>(present ? across + pad : 0.f);
@@ -150,8 +158,8 @@ __device__ __forceinline__ Disc disc_of_discs(const Box& box, const Disc& part, 
   const float3 v = make_float3(p.x - c.x, p.y - c.y, p.z - c.z);
   Disc disc = place_disc<32>(box, v, present, reach);
   float along, across;
-  disc.components(make_float3(p.x - disc.centre.x, p.y - disc.centre.y, p.z - disc.centre.z), along,
-                  across);
+  disc.reach(make_float3(p.x - disc.centre.x, p.y - disc.centre.y, p.z - disc.centre.z), along,
+             across);
   along += reach(disc.normal);
   across += part.half_height + part.radius;
   const float pad = 2 * kDiscSlack * (along + across);

@@ -136,7 +136,8 @@ __global__ void __launch_bounds__(kRefineThreads) tree_refine_kernel(const Fores
   __shared__ RefineScratch s;
   after_previous_kernel();
   volatile SegmentQueue* queue = f.queue;
-  if (queue->pending == 0) return;
+  // Agreed by the whole block: others may bring it to 0 between two threads' looks.
+  if (__syncthreads_or(queue->pending == 0)) return;
   copy_steps(s.steps);
   for (;;) {
     if (threadIdx.x == 0) {

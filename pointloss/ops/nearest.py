@@ -199,7 +199,11 @@ class _Nearest(torch.autograd.Function):
         tensors = (x, y, x_lengths, y_lengths)
         joined = [join(v, d) for v, d in zip(tensors, in_dims[:4], strict=True)]
         out = _Nearest.apply(*joined, norm, both, method)  # type: ignore[no-untyped-call]
-        return tuple(t.unflatten(0, (size, -1)) for t in out), (0,) * 4
+        shape = [*x.shape]
+        if in_dims[0] is not None:
+            del shape[in_dims[0]]
+        batch = shape[0]  # not -1 below: the mapped axis may be empty
+        return tuple(t.unflatten(0, (size, batch)) for t in out), (0,) * 4
 
 
 # Function.apply also asks for that signature on every call; kept, it costs a third as much.
