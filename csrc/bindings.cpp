@@ -17,6 +17,10 @@ STABLE_TORCH_LIBRARY(pointloss, m) {
   m.def(
       "nearest(Tensor x, Tensor y, Tensor? x_lengths, Tensor? y_lengths, int norm, bool both, "
       "str method) -> (Tensor dist_x, Tensor idx_x, Tensor dist_y, Tensor idx_y)");
+  m.def("nearest_index(Tensor y, Tensor? y_lengths) -> Tensor");
+  m.def(
+      "nearest_query(Tensor x, Tensor? x_lengths, Tensor y, Tensor? y_lengths, Tensor index, "
+      "int norm) -> (Tensor dist, Tensor idx)");
   m.def(
       "nearest_backward(Tensor? grad_x, Tensor? grad_y, Tensor x, Tensor y, Tensor idx_x, "
       "Tensor idx_y, int norm, bool deterministic) -> (Tensor, Tensor)");

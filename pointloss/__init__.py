@@ -19,6 +19,7 @@ from pointloss.metrics.hausdorff import hausdorff
 from pointloss.metrics.normal_consistency import normal_consistency
 from pointloss.ops.assign import Assignment, assign
 from pointloss.ops.nearest import Nearest, nearest, nearest_both
+from pointloss.ops.nearest_index import NearestIndex
 
 __all__ = [
     "Assignment",
@@ -27,6 +28,7 @@ __all__ = [
     "FScore",
     "GenerationMetrics",
     "Nearest",
+    "NearestIndex",
     "PointDistances",
     "__version__",
     "assign",

@@ -307,6 +307,7 @@ def test_compile_fullgraph(device):
     grad, x.grad = x.grad, None
     nearest(x, y).dist.sum().backward()
     torch.testing.assert_close(grad, x.grad)
+    torch.testing.assert_close(compiled(x.detach(), y), nearest(x, y).dist.sum().detach())
 
 
 def test_side_stream_and_graph(cuda):

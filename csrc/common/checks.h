@@ -78,6 +78,14 @@ inline std::optional<Tensor> check_price(const std::optional<Tensor>& price, con
   return dense(*price);
 }
 
+// An index of y as nearest_index returns it, of `bytes` bytes.
+inline void check_index(const Tensor& index, const Tensor& y, int64_t bytes) {
+  STD_TORCH_CHECK(index.scalar_type() == ScalarType::Byte && index.dim() == 1 &&
+                      index.is_contiguous() && index.device() == y.device(),
+                  "index must be what nearest_index returns");
+  STD_TORCH_CHECK(index.numel() == bytes, "index was built of a y of another size");
+}
+
 // How nearest searches; both give the same bits, so this is only a matter of speed.
 enum class Method { kAuto, kBrute, kTree };
 

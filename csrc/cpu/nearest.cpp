@@ -64,6 +64,18 @@ void search_brute(const T* x, const T* y_t, const Clouds& size, const int64_t* x
   });
 }
 
+// The points of a tree in another, for cloud b.
+template <int kNorm, int kDim, class T, class ParallelFor>
+void search_from(const NearestTree<kDim, T>& from, const TreeView<T>& in, int64_t b,
+                 const Answer<T>& answer, const ParallelFor& parallel_for) {
+  T* dist = answer.dist + b * answer.rows;
+  int64_t* idx = answer.idx + b * answer.rows;
+  parallel_for(0, from.packets(), kPacketsPerTask, [&](int64_t begin, int64_t end) {
+    nearest_packets<kNorm>(from, begin, end, in, dist, idx);
+  });
+  from.answer_rest(dist, idx);
+}
+
 // One pair of clouds by trees, both directions from one pair of them.
 template <int kNorm, int kDim, class T, class ParallelFor>
 void search_pair(NearestTree<kDim, T>& x, NearestTree<kDim, T>& y, const T* x_points,
@@ -78,38 +90,49 @@ void search_pair(NearestTree<kDim, T>& x, NearestTree<kDim, T>& y, const T* x_po
   x.set_points(x_points + b * p.size.N * kDim, n);
   y.set_points(y_points + b * p.size.M * kDim, m);
   build_trees<kDim, T>({&x, &y}, parallel_for);
-  const auto search = [&](const NearestTree<kDim, T>& from, const NearestTree<kDim, T>& in,
-                          const Answer<T>& answer) {
-    T* dist = answer.dist + b * answer.rows;
-    int64_t* idx = answer.idx + b * answer.rows;
-    parallel_for(0, from.packets(), kPacketsPerTask, [&](int64_t begin, int64_t end) {
-      nearest_packets<kNorm>(from, begin, end, in, dist, idx);
-    });
-    from.answer_rest(dist, idx);
-  };
-  search(x, y, to_y);
-  if (p.both) search(y, x, to_x);
+  search_from<kNorm>(x, y.view(), b, to_y, parallel_for);
+  if (p.both) search_from<kNorm>(y, x.view(), b, to_x, parallel_for);
 }
 
-template <int kNorm, int kDim, class T>
-void search_tree(const T* x, const T* y, const Problem& p, const Answer<T>& to_y,
-                 const Answer<T>& to_x) {
-  if (p.size.B >= torch::stable::get_num_threads()) {  // a pair of clouds is one thread's task
-    torch::stable::parallel_for(0, p.size.B, 1, [&](int64_t begin, int64_t end) {
-      NearestTree<kDim, T> x_tree, y_tree;
-      for (int64_t b = begin; b < end; ++b) {
-        search_pair<kNorm>(x_tree, y_tree, x, y, p, b, to_y, to_x, SerialFor());
-      }
+// body(b, parallel_for) for all clouds b: each a thread's task where there are enough, else shared.
+template <class Body>
+void each_cloud(int64_t B, const Body& body) {
+  if (B >= torch::stable::get_num_threads()) {
+    torch::stable::parallel_for(0, B, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t b = begin; b < end; ++b) body(b, SerialFor());
     });
     return;
   }
   const auto parallel_for = [](int64_t begin, int64_t end, int64_t grain, const auto& body) {
     torch::stable::parallel_for(begin, end, grain, body);
   };
-  NearestTree<kDim, T> x_tree, y_tree;
-  for (int64_t b = 0; b < p.size.B; ++b) {
+  for (int64_t b = 0; b < B; ++b) body(b, parallel_for);
+}
+
+template <int kNorm, int kDim, class T>
+void search_tree(const T* x, const T* y, const Problem& p, const Answer<T>& to_y,
+                 const Answer<T>& to_x) {
+  each_cloud(p.size.B, [&](int64_t b, const auto& parallel_for) {
+    NearestTree<kDim, T> x_tree, y_tree;
     search_pair<kNorm>(x_tree, y_tree, x, y, p, b, to_y, to_x, parallel_for);
-  }
+  });
+}
+
+// The same from x alone, with the images of the trees of y, `bytes` bytes each.
+template <int kNorm, int kDim, class T>
+void search_index(const T* x, const char* images, int64_t bytes, const Problem& p,
+                  const Answer<T>& to_y) {
+  each_cloud(p.size.B, [&](int64_t b, const auto& parallel_for) {
+    const int64_t n = valid_length(p.x_lengths, b, p.size.N);
+    const bool bad = n < 0 || valid_length(p.y_lengths, b, p.size.M) < 0;
+    to_y.fill(b, bad ? 0 : n, p.size.N, bad);
+    if (bad) return;
+    NearestTree<kDim, T> tree;
+    tree.set_points(x + b * p.size.N * kDim, n);
+    build_trees<kDim, T>({&tree}, parallel_for);
+    search_from<kNorm>(tree, NearestTree<kDim, T>::view_image(images + b * bytes), b, to_y,
+                       parallel_for);
+  });
 }
 
 template <class T>
@@ -183,9 +206,86 @@ Neighbours nearest_cpu(Tensor x, Tensor y, std::optional<Tensor> x_lengths,
                                               : nearest_typed<double>(a, b, problem, how);
 }
 
+// Below this many points brute force is as fast as an index.
+constexpr int64_t kIndexFrom = 128;
+
+// Bytes of the image of each tree of y; 0 where there are none.
+int64_t image_bytes(const Tensor& y) {
+  const int64_t M = y.size(1), D = y.size(2);
+  const auto bytes = [&](auto zero) -> int64_t {
+    using T = decltype(zero);
+    if (M < kIndexFrom || M > NearestTree<3, T>::kMaxPoints) return 0;
+    return D == 3   ? NearestTree<3, T>::image_bytes(M)
+           : D == 2 ? NearestTree<2, T>::image_bytes(M)
+                    : 0;
+  };
+  return y.scalar_type() == ScalarType::Float ? bytes(0.f) : bytes(0.);
+}
+
+template <int kDim, class T>
+void build_index(const Tensor& y, const int64_t* lengths, char* images, int64_t bytes) {
+  const T* points = y.const_data_ptr<T>();
+  const int64_t M = y.size(1);
+  each_cloud(y.size(0), [&](int64_t b, const auto& parallel_for) {
+    NearestTree<kDim, T> tree;
+    tree.set_points(points + b * M * kDim, std::max<int64_t>(0, valid_length(lengths, b, M)));
+    build_trees<kDim, T>({&tree}, parallel_for);
+    tree.save(images + b * bytes);
+  });
+}
+
+Tensor nearest_index_cpu(Tensor y, std::optional<Tensor> y_lengths) {
+  check_clouds(y, y);
+  const auto m = check_lengths(y_lengths, y);
+  const int64_t bytes = image_bytes(y);
+  Tensor index = torch::stable::new_empty(y, {y.size(0) * bytes}, ScalarType::Byte);
+  if (index.numel() == 0) return index;
+  auto* images = reinterpret_cast<char*>(index.mutable_data_ptr<uint8_t>());
+  const Tensor points = torch::stable::contiguous(y);
+  const bool three = y.size(2) == 3;
+  auto* build = y.scalar_type() == ScalarType::Float
+                    ? (three ? &build_index<3, float> : &build_index<2, float>)
+                    : (three ? &build_index<3, double> : &build_index<2, double>);
+  build(points, data_or_null<int64_t>(m), images, bytes);
+  return index;
+}
+
+template <class T>
+std::tuple<Tensor, Tensor> query_typed(const Tensor& x, const char* images, int64_t bytes,
+                                       const Problem& p) {
+  Tensor dist = torch::stable::new_empty(x, {p.size.B, p.size.N});
+  Tensor idx = torch::stable::new_empty(x, {p.size.B, p.size.N}, ScalarType::Long);
+  const Answer<T> to_y{dist.mutable_data_ptr<T>(), idx.mutable_data_ptr<int64_t>(), p.size.N};
+  auto* search = p.size.D == 3 ? (p.norm == 1 ? &search_index<1, 3, T> : &search_index<2, 3, T>)
+                               : (p.norm == 1 ? &search_index<1, 2, T> : &search_index<2, 2, T>);
+  search(x.const_data_ptr<T>(), images, bytes, p, to_y);
+  return {dist, idx};
+}
+
+std::tuple<Tensor, Tensor> nearest_query_cpu(Tensor x, std::optional<Tensor> x_lengths, Tensor y,
+                                             std::optional<Tensor> y_lengths, Tensor index,
+                                             int64_t norm) {
+  const Clouds size = check_clouds(x, y);
+  STD_TORCH_CHECK(norm == 1 || norm == 2, "norm must be 1 or 2");
+  const int64_t bytes = image_bytes(y);
+  check_index(index, y, size.B * bytes);
+  if (index.numel() == 0 || size.N > NearestTree<3, float>::kMaxPoints) {
+    const auto found = nearest_cpu(x, y, x_lengths, y_lengths, norm, false, "auto");
+    return {std::get<0>(found), std::get<1>(found)};
+  }
+  const auto n = check_lengths(x_lengths, x), m = check_lengths(y_lengths, x);
+  const Problem problem{size, data_or_null<int64_t>(n), data_or_null<int64_t>(m), norm, false};
+  const Tensor points = torch::stable::contiguous(x);
+  const auto* images = reinterpret_cast<const char*>(index.const_data_ptr<uint8_t>());
+  return x.scalar_type() == ScalarType::Float ? query_typed<float>(points, images, bytes, problem)
+                                              : query_typed<double>(points, images, bytes, problem);
+}
+
 }  // namespace
 }  // namespace pointloss
 
 STABLE_TORCH_LIBRARY_IMPL(pointloss, CPU, m) {
   m.impl("nearest", TORCH_BOX(&pointloss::nearest_cpu));
+  m.impl("nearest_index", TORCH_BOX(&pointloss::nearest_index_cpu));
+  m.impl("nearest_query", TORCH_BOX(&pointloss::nearest_query_cpu));
 }

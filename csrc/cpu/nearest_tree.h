@@ -15,7 +15,7 @@
 //   x.set_points(x_data, n), y.set_points(y_data, m);
 //   build_trees<3, float>({&x, &y}, parallel_for);
 //   parallel_for(0, x.packets(), grain, [&](int64_t begin, int64_t end) {
-//     nearest_packets<kNorm>(x, begin, end, y, dist, idx);
+//     nearest_packets<kNorm>(x, begin, end, y.view(), dist, idx);
 //   });
 //   x.answer_rest(dist, idx);
 #pragma once
@@ -75,8 +75,45 @@ class NearestTree {
   int64_t packets() const { return leaves_; }
 
   TreeView<T> view() const {
-    TreeView<T> view{points_.get(), ids_.get(), {}, levels_};
+    TreeView<T> view{points_.get(), ids_.get(), {}, levels_, leaves_};
     for (int64_t l = 0; l < levels_; ++l) view.nodes[l] = boxes_.get() + level_[l] * kNode;
+    return view;
+  }
+
+  // A tree as bytes, aligned to 64 as it must be again where it is viewed: the number of leaves and
+  // levels and the levels' first nodes, then boxes, points and ids.
+  static int64_t image_bytes(int64_t m) {
+    int64_t nodes = 0, levels = 0;
+    const int64_t leaves = (m + W - 1) / W;
+    for (int64_t count = leaves; levels == 0 || count > 1; ++levels) {
+      count = (count + W - 1) / W;
+      nodes += count;
+    }
+    return image_offset(nodes, leaves, 3);
+  }
+  void save(char* image) const {
+    auto* header = reinterpret_cast<int64_t*>(image);
+    header[0] = leaves_, header[1] = levels_;
+    std::copy(level_, level_ + kMaxLevels + 1, header + 2);
+    const int64_t nodes = level_[levels_];
+    std::copy_n(boxes_.get(), nodes * kNode,
+                reinterpret_cast<T*>(image + image_offset(nodes, leaves_, 0)));
+    std::copy_n(points_.get(), leaves_ * kDim * W,
+                reinterpret_cast<T*>(image + image_offset(nodes, leaves_, 1)));
+    std::copy_n(ids_.get(), leaves_ * W,
+                reinterpret_cast<TreeIndex<T>*>(image + image_offset(nodes, leaves_, 2)));
+  }
+  static TreeView<T> view_image(const char* image) {
+    const auto* header = reinterpret_cast<const int64_t*>(image);
+    const int64_t leaves = header[0], levels = header[1], nodes = header[2 + levels];
+    const auto at = [&](int part) { return image + image_offset(nodes, leaves, part); };
+    TreeView<T> view{reinterpret_cast<const T*>(at(1)),
+                     reinterpret_cast<const TreeIndex<T>*>(at(2)),
+                     {},
+                     levels,
+                     leaves};
+    const T* boxes = reinterpret_cast<const T*>(at(0));
+    for (int64_t l = 0; l < levels; ++l) view.nodes[l] = boxes + header[2 + l] * kNode;
     return view;
   }
 
@@ -89,6 +126,16 @@ class NearestTree {
  private:
   template <int kD, class U, class ParallelFor>
   friend class TreeBuilder;
+
+  // Where boxes (0), points (1) and ids (2) of an image begin, and where it ends (3).
+  static int64_t image_offset(int64_t nodes, int64_t leaves, int part) {
+    const auto whole = [](int64_t bytes) { return (bytes + 63) / 64 * 64; };
+    int64_t offset = whole((kMaxLevels + 3) * sizeof(int64_t));
+    if (part > 0) offset += whole(nodes * kNode * sizeof(T));
+    if (part > 1) offset += whole(leaves * kDim * W * sizeof(T));
+    if (part > 2) offset += whole(leaves * W * sizeof(TreeIndex<T>));
+    return offset;
+  }
 
   // Returns whether all of these points are finite.
   bool load(int64_t begin, int64_t end) {
@@ -264,15 +311,15 @@ void build_trees(std::initializer_list<NearestTree<kDim, T>*> trees,
   TreeBuilder<kDim, T, ParallelFor>(trees, parallel_for).run();
 }
 
-// The nearest in y of the points of x in packets [begin, end) of x.packets(). dist [n] and idx [n]
-// are in the order of x's cloud; dist is squared for kNorm 2. Calls on disjoint ranges may run at
-// once.
+// The nearest in the tree y of the points of x in packets [begin, end) of x.packets(). dist [n] and
+// idx [n] are in the order of x's cloud; dist is squared for kNorm 2. Calls on disjoint ranges may
+// run at once.
 template <int kNorm, int kDim, class T>
 void nearest_packets(const NearestTree<kDim, T>& x, int64_t begin, int64_t end,
-                     const NearestTree<kDim, T>& y, T* dist, int64_t* idx) {
+                     const TreeView<T>& y, T* dist, int64_t* idx) {
   const TreeView<T> queries = x.view();
-  if (y.packets() > 0) {
-    search_packets_dispatch<kNorm, kDim>(queries, begin, end, y.view(), dist, idx);
+  if (y.leaves > 0) {
+    search_packets_dispatch<kNorm, kDim>(queries, begin, end, y, dist, idx);
     return;
   }
   for (int64_t i = begin * kWidth<T>; i < end * kWidth<T> && queries.ids[i] >= 0; ++i) {

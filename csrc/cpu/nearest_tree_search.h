@@ -31,7 +31,7 @@ struct TreeView {
   const T* points;          // [leaves, kDim, kWidth]
   const TreeIndex<T>* ids;  // [leaves, kWidth], -1 behind the last point
   const T* nodes[kMaxLevels];
-  int64_t levels;
+  int64_t levels, leaves;
 };
 
 template <int kNorm, int kDim, class T>

@@ -64,6 +64,11 @@ Neighbours search_brute(const Tensor& x, const Tensor& y, const int64_t* x_lengt
   return {dist_x, idx_x, dist_y, idx_y};
 }
 
+void check_started(cudaError_t error) {
+  STD_TORCH_CHECK(error == cudaSuccess,
+                  "pointloss: launching nearest: ", cudaGetErrorString(error));
+}
+
 // Both directions share one launch (small clouds) or one build (large ones).
 Neighbours search_tree(const Tensor& x, const Tensor& y, const int64_t* x_lengths,
                        const int64_t* y_lengths, bool both, const Clouds& size) {
@@ -92,8 +97,7 @@ Neighbours search_tree(const Tensor& x, const Tensor& y, const int64_t* x_length
     const Tensor workspace = new_tensor(x, {bytes}, ScalarType::Byte);
     error = launch_nearest_tree(params, workspace.mutable_data_ptr(), stream);
   }
-  STD_TORCH_CHECK(error == cudaSuccess,
-                  "pointloss: launching nearest: ", cudaGetErrorString(error));
+  check_started(error);
   return {dist_x, idx_x, dist_y, idx_y};
 }
 
@@ -123,9 +127,64 @@ Neighbours nearest_cuda(Tensor x, Tensor y, std::optional<Tensor> x_lengths,
   return search_brute(a, b, n_data, m_data, norm, both, size);
 }
 
+// Bytes of the trees of all y, 0 where there are none.
+int64_t index_bytes(const Tensor& y) {
+  const int64_t B = y.size(0), M = y.size(1);
+  const bool possible = y.scalar_type() == ScalarType::Float && y.size(2) == 3;
+  if (!possible || M < kTreeFrom || !nearest_tree_supports(B, 0, M)) return 0;
+  return static_cast<int64_t>(nearest_tree_workspace(B, 0, M));
+}
+
+Tensor nearest_index_cuda(Tensor y, std::optional<Tensor> y_lengths) {
+  check_clouds(y, y);
+  const torch::stable::accelerator::DeviceGuard guard(y.get_device_index());
+  const auto m = check_lengths(y_lengths, y);
+  Tensor index = torch::stable::new_empty(y, {index_bytes(y)}, ScalarType::Byte);
+  if (index.numel() == 0) return index;
+  const Tensor points = torch::stable::contiguous(y);
+  NearestPairParams params{};
+  params.y = points.const_data_ptr<float>();
+  params.y_lengths = data_or_null<int64_t>(m);
+  params.B = y.size(0), params.M = y.size(1);
+  check_started(
+      launch_nearest_index(params, index.mutable_data_ptr(), current_stream(y.get_device_index())));
+  return index;
+}
+
+std::tuple<Tensor, Tensor> nearest_query_cuda(Tensor x, std::optional<Tensor> x_lengths, Tensor y,
+                                              std::optional<Tensor> y_lengths, Tensor index,
+                                              int64_t norm) {
+  const Clouds size = check_clouds(x, y);
+  check_index(index, y, index_bytes(y));
+  // Small clouds are sorted in shared memory faster than the index is walked.
+  if (index.numel() == 0 || norm != 2 || nearest_small_supports(size.N, size.M) ||
+      !nearest_tree_supports(size.B, size.N, size.M)) {
+    const auto found = nearest_cuda(x, y, x_lengths, y_lengths, norm, false, "auto");
+    return {std::get<0>(found), std::get<1>(found)};
+  }
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  const auto n = check_lengths(x_lengths, x), m = check_lengths(y_lengths, x);
+  const Tensor a = torch::stable::contiguous(x), b = torch::stable::contiguous(y);
+  Tensor dist = torch::stable::new_empty(x, {size.B, size.N});
+  Tensor idx = torch::stable::new_empty(x, {size.B, size.N}, ScalarType::Long);
+  const auto bytes = static_cast<int64_t>(nearest_tree_workspace(size.B, size.N, 0));
+  const Tensor workspace = torch::stable::new_empty(x, {bytes}, ScalarType::Byte);
+  NearestPairParams params{};
+  params.x = a.const_data_ptr<float>(), params.y = b.const_data_ptr<float>();
+  params.x_lengths = data_or_null<int64_t>(n), params.y_lengths = data_or_null<int64_t>(m);
+  params.dist_x = dist.mutable_data_ptr<float>();
+  params.idx_x = idx.mutable_data_ptr<int64_t>();
+  params.B = size.B, params.N = size.N, params.M = size.M;
+  check_started(launch_nearest_query(params, index.mutable_data_ptr(), workspace.mutable_data_ptr(),
+                                     current_stream(x.get_device_index())));
+  return {dist, idx};
+}
+
 }  // namespace
 }  // namespace pointloss
 
 STABLE_TORCH_LIBRARY_IMPL(pointloss, CUDA, m) {
   m.impl("nearest", TORCH_BOX(&pointloss::nearest_cuda));
+  m.impl("nearest_index", TORCH_BOX(&pointloss::nearest_index_cuda));
+  m.impl("nearest_query", TORCH_BOX(&pointloss::nearest_query_cuda));
 }

@@ -159,16 +159,17 @@ __device__ __forceinline__ int place_on_curve(const Forest& f, int64_t cloud,
                                               const CurveFrame& frame, float3 point) {
   const int rest = 3 * kGridBits - f.key_bits;
   const unsigned key = frame.key<kGridBits>(point, kGridBits), cell = key >> rest;
-  const unsigned* starts = f.starts + cloud * f.cells;
+  const unsigned* starts = f.cells_of(cloud);
   const unsigned start = starts[cell];
   const unsigned end = cell + 1 < f.cells ? starts[cell + 1] : f.count[cloud];
   const unsigned into = key & ((1u << rest) - 1);
   return start + static_cast<int>(static_cast<uint64_t>(end - start) * into >> rest);
 }
 
-// A block makes a node: leaves, their boxes, and for each point its place near the other cloud.
+// A block makes a node: leaves, their boxes, and for each point its place near the other cloud,
+// which is one of `others`.
 template <int kThreads>
-__global__ void __launch_bounds__(kThreads) tree_boxes_kernel(const Forest f) {
+__global__ void __launch_bounds__(kThreads) tree_boxes_kernel(const Forest f, const Forest others) {
   static_assert(kThreads == kNodePoints, "a block makes a node");
   __shared__ CurveFrame frame, other_frame;
   __shared__ NodeScratch scratch;
@@ -184,12 +185,12 @@ __global__ void __launch_bounds__(kThreads) tree_boxes_kernel(const Forest f) {
   const int64_t other = f.other(place.cloud), node = place.first / kNodePoints;
   const Crowding crowding = f.crowding[f.within(place.cloud, f.nodes) + node];
   copy_frame(f.frames[place.cloud], frame);
-  copy_frame(f.frames[other], other_frame);
+  copy_frame(others.frames[other], other_frame);
   p = order_points(scratch, frame, p, present, crowding);
   const float3 point = make_float3(p.x, p.y, p.z);
   f.leaves[at / kLeafPoints].set(lane % kLeafPoints, point, __float_as_int(p.w));
-  if (present) {
-    f.guess[at] = place_on_curve(f, other, other_frame, point) / kLeafPoints;
+  if (present && others.size(other) > 0) {
+    f.guess[at] = place_on_curve(others, other, other_frame, point) / kLeafPoints;
   }
   const Box box = box_of_points(p, present);
   const Disc disc = disc_of_points(box, point, present);

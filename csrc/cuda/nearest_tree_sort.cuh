@@ -63,7 +63,8 @@ struct Forest {
   int64_t capacity[2];  // points of a cloud, in whole nodes
   int64_t nodes[2], uppers[2];
   int key_bits, axis_bits;
-  int64_t cells, tiles;  // of a cloud
+  int64_t cells, tiles;                 // of a cloud
+  int64_t first_in_cells, cell_clouds;  // clouds that have cells: not a side without points
   CurveFrame* frames;
   int* count;        // points in the tree of a cloud
   unsigned* zeroed;  // what is cleared before a build: from the ticket to the starts
@@ -88,6 +89,9 @@ struct Forest {
     return cloud < B ? cloud * size[0] : B * size[0] + (cloud - B) * size[1];
   }
   __host__ __device__ int64_t size(int64_t cloud) const { return cloud < B ? N : M; }
+  __device__ unsigned* cells_of(int64_t cloud) const {
+    return starts + (cloud - first_in_cells) * cells;
+  }
   __host__ __device__ int64_t other(int64_t cloud) const {
     return cloud < B ? cloud + B : cloud - B;
   }
@@ -110,6 +114,8 @@ inline size_t lay_out(Forest& f, int64_t B, int64_t N, int64_t M, char* base) {
   f.axis_bits = (f.key_bits + 2) / 3;
   f.cells = int64_t{1} << f.key_bits;
   f.tiles = f.cells / kScanCells;
+  f.first_in_cells = N > 0 ? 0 : B;
+  f.cell_clouds = (N > 0 ? B : 0) + (M > 0 ? B : 0);
   const int64_t points = B * (f.capacity[0] + f.capacity[1]);
   const int64_t nodes = B * (f.nodes[0] + f.nodes[1]);
   size_t used = 0;
@@ -123,9 +129,9 @@ inline size_t lay_out(Forest& f, int64_t B, int64_t N, int64_t M, char* base) {
   take(f.queue, 1);
   take(f.segments, f.segment_most);
   take(f.crowding, nodes);
-  take(f.tile_state, 2 * B * f.tiles);
+  take(f.tile_state, f.cell_clouds * f.tiles);
   take(f.upper_nodes, B * (f.uppers[0] + f.uppers[1]));
-  take(f.starts, 2 * B * f.cells);
+  take(f.starts, f.cell_clouds * f.cells);
   f.zeroed_bytes = used;
   take(f.frames, 2 * B);
   take(f.count, 2 * B);
@@ -264,7 +270,7 @@ __global__ void __launch_bounds__(kThreads)
   } else if (i < rows.valid) {
     if (is_finite(point)) {
       key_rank.x = frame.key<kGridBits>(point, f.axis_bits) >> (3 * f.axis_bits - f.key_bits);
-      key_rank.y = count_together(&f.starts[place.cloud * f.cells], key_rank.x);
+      key_rank.y = count_together(f.cells_of(place.cloud), key_rank.x);
     }
     const bool nan = point.x != point.x || point.y != point.y || point.z != point.z;
     dist = nan ? NAN : kInfinity;
@@ -295,6 +301,7 @@ __global__ void __launch_bounds__(kThreads) tree_scan_kernel(const Forest f) {
   if (tid == 0) tile_ticket = atomicAdd(f.ticket, 1u);
   __syncthreads();
   const int64_t tile = tile_ticket, in_cloud = tile % f.tiles;
+  const int64_t cloud = f.first_in_cells + tile / f.tiles;
   uint4* cells = reinterpret_cast<uint4*>(f.starts + tile * kScanCells);
   const uint4 counts = cells[tid];
   const unsigned sum = counts.x + counts.y + counts.z + counts.w;
@@ -326,7 +333,7 @@ __global__ void __launch_bounds__(kThreads) tree_scan_kernel(const Forest f) {
     publish(2, prefix + own);
     if (lane == 0) {
       before = prefix;
-      if (in_cloud == f.tiles - 1) f.count[tile / f.tiles] = static_cast<int>(prefix + own);
+      if (in_cloud == f.tiles - 1) f.count[cloud] = static_cast<int>(prefix + own);
     }
   }
   __syncthreads();
@@ -335,7 +342,7 @@ __global__ void __launch_bounds__(kThreads) tree_scan_kernel(const Forest f) {
                                   run + counts.x + counts.y + counts.z);
   cells[tid] = starts;
   if (max(max(counts.x, counts.y), max(counts.z, counts.w)) <= kMostInCell) return;
-  const int64_t base = f.within(tile / f.tiles, f.capacity);
+  const int64_t base = f.within(cloud, f.capacity);
   if (counts.x > kMostInCell) push_segment(f, base + starts.x, counts.x);
   if (counts.y > kMostInCell) push_segment(f, base + starts.y, counts.y);
   if (counts.z > kMostInCell) push_segment(f, base + starts.z, counts.z);
@@ -355,7 +362,7 @@ __global__ void __launch_bounds__(kThreads)
       f.key_rank[(place.cloud < p.B ? 0 : p.B * (p.N - p.M)) + place.cloud * rows.size + i];
   if (key_rank.x == kNoKey32) return;
   const float3 point = load_point(rows.points, i);
-  const unsigned* starts = f.starts + place.cloud * f.cells;
+  const unsigned* starts = f.cells_of(place.cloud);
   const int64_t at = starts[key_rank.x] + key_rank.y;
   if (key_rank.y == kMostUnordered || (key_rank.y > kMostUnordered && at % kNodePoints == 0)) {
     const unsigned* next = starts + key_rank.x + 1;

@@ -105,7 +105,7 @@ struct Walk {
   }
 
   __device__ __forceinline__ void scan(int k) {
-    if (k == leaf) return;
+    if (Target::kHasDiscs && k == leaf) return;  // a leaf of a bad guess may come up again
     const float least = target.leaves[k].least_distance(q);
     if (least < best) {
       best = least, leaf = k, index = kUnknown;
@@ -207,12 +207,13 @@ struct Walk {
     if (static_cast<int>(threadIdx.x % 32) == middle) p = target.point(lookup());
     p = from_lane(p, middle);
     far_test.pivot = p;
+    far_test.low = make_float3(low.x - p.x, low.y - p.y, low.z - p.z);
+    far_test.high = make_float3(high.x - p.x, high.y - p.y, high.z - p.z);
+    if constexpr (!Target::kHasDiscs) return;  // the rest is for them
     far_test.middle = from_lane(q, middle);
     far_test.known = __shfl_sync(kWholeWarp, bound, middle);
     far_test.spread = sqrtf(warp_max_positive(
         sum_of_squares(q.x - far_test.middle.x, q.y - far_test.middle.y, q.z - far_test.middle.z)));
-    far_test.low = make_float3(low.x - p.x, low.y - p.y, low.z - p.z);
-    far_test.high = make_float3(high.x - p.x, high.y - p.y, high.z - p.z);
   }
 
   // Leaves [first, first + 32): those that some query wants, each query its nearest one first.

@@ -138,7 +138,12 @@ def nearest_batched(
     Returns (dist_x, idx_x, dist_y, idx_y), [B, N] and [B, M]; without `both` the latter are [B, 0].
     """
     args = (c.x, c.y, c.x_lengths, c.y_lengths, norm, both, method)
-    out = _Nearest.apply(*args)  # type: ignore[no-untyped-call]
+    # Without a gradient Dynamo traces forward itself, and would hand the variadic one a context.
+    plain = torch.compiler.is_compiling() and not (
+        torch.is_grad_enabled() and (c.x.requires_grad or c.y.requires_grad)
+    )
+    apply = torch.ops.pointloss.nearest.default if plain else _Nearest.apply
+    out = apply(*args)  # type: ignore[no-untyped-call]
     return cast("tuple[Tensor, Tensor, Tensor, Tensor]", out)
 
 
@@ -167,12 +172,7 @@ class _Nearest(torch.autograd.Function):
         x, y, idx_x, idx_y = ctx.saved_tensors
         if not ctx.both:  # torch.compile hands over zeros [B, 0] in place of None
             grad_y = None
-        args = (grad_x, grad_y, x, y, idx_x, idx_y, ctx.norm)
-        if torch.is_grad_enabled():  # create_graph: the kernel has no derivative of its own
-            grads = _backward_in_torch(*args)
-        else:
-            deterministic = torch.are_deterministic_algorithms_enabled()
-            grads = torch.ops.pointloss.nearest_backward.default(*args, deterministic)
+        grads = nearest_gradients(grad_x, grad_y, x, y, idx_x, idx_y, ctx.norm)
         return *grads, None, None, None, None, None
 
     @staticmethod
@@ -208,6 +208,24 @@ class _Nearest(torch.autograd.Function):
 
 # Function.apply also asks for that signature on every call; kept, it costs a third as much.
 _Nearest.forward.__signature__ = inspect.signature(_Nearest.forward)  # type: ignore[attr-defined]
+
+
+def nearest_gradients(
+    grad_x: Tensor | None,
+    grad_y: Tensor | None,
+    x: Tensor,
+    y: Tensor,
+    idx_x: Tensor,
+    idx_y: Tensor,
+    norm: int,
+) -> tuple[Tensor, Tensor]:
+    """Gradients to x and y from those of the distances [B, N] and [B, M], None for a direction."""
+    args = (grad_x, grad_y, x, y, idx_x, idx_y, norm)
+    if torch.is_grad_enabled():  # create_graph: the kernel has no derivative of its own
+        return _backward_in_torch(*args)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    grads = torch.ops.pointloss.nearest_backward.default(*args, deterministic)
+    return cast("tuple[Tensor, Tensor]", grads)
 
 
 def _backward_in_torch(

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: MIT
+import pytest
+import torch
+from clouds import CROWDED, KINDS, make, uniform
+
+from pointloss import NearestIndex, nearest
+
+# Below and above what is worth an index, and on CUDA what a block searches without one.
+SIZES = [(1, 1, 1), (2, 31, 300), (3, 700, 900), (2, 9000, 12000), (1, 12000, 500)]
+
+
+def assert_same(index, x, y, y_lengths=None, **options):
+    found = index.query(x, **options)
+    expected = nearest(x, y, y_lengths=y_lengths, **options)
+    torch.testing.assert_close(found.dist, expected.dist, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(found.idx, expected.idx)
+
+
+@pytest.mark.parametrize("kind", KINDS + CROWDED, ids=lambda k: k.__name__)
+def test_same_bits_as_nearest(kind, device, dtype):
+    for batch, n, m in SIZES:
+        x, y = make(kind, batch, n, m, device=device, dtype=dtype)
+        index = NearestIndex(y)
+        assert_same(index, x, y)
+        assert_same(index, y, y)  # queried again, with other points and another size
+        assert_same(index, x, y, norm=1)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 7])
+def test_any_dimension(dim, device, dtype):
+    x = torch.randn(2, 70, dim, device=device, dtype=dtype)
+    y = torch.randn(2, 400, dim, device=device, dtype=dtype)
+    assert_same(NearestIndex(y), x, y)
+
+
+def test_conventions(device):
+    """NaN, infinity, lengths in and out of range, and empty clouds, as in nearest."""
+    for n, m in ((700, 900), (9000, 12000)):
+        x, y = make(uniform, 5, n, m, device=device)
+        x[0, ::7, 1], y[0, ::3, 2], y[2] = torch.nan, torch.nan, torch.nan
+        x[1, 5], y[1, ::2] = torch.inf, -torch.inf
+        lengths = torch.tensor([n, 0, 33, n + 1, 257], device=device)
+        for y_lengths in (None, lengths, torch.full_like(lengths, -1)):
+            index = NearestIndex(y, y_lengths=y_lengths)
+            assert_same(index, x, y, y_lengths)
+            assert_same(index, x, y, y_lengths, x_lengths=lengths)
+            assert index.query(x[:, :0]).dist.shape == (5, 0)
+    index = NearestIndex(y[:, :0])
+    assert (index.query(x).dist[3:] == torch.inf).all()
+    assert NearestIndex(y[:0]).query(x[:0]).idx.shape == (0, 9000)
+
+
+def test_single_clouds_halves_and_strides(device):
+    x, y = make(uniform, 2, 400, 12000, device=device)
+    single, batched = NearestIndex(y[0]).query(x[0]), NearestIndex(y).query(x)
+    assert torch.equal(single.dist, batched.dist[0])
+    assert torch.equal(single.idx, batched.idx[0])
+    half = NearestIndex(y.half()).query(x.half())
+    assert torch.equal(half.dist, nearest(x.half(), y.half()).dist)
+    turned = y.transpose(1, 2).contiguous().transpose(1, 2)
+    assert torch.equal(NearestIndex(turned).query(x).idx, batched.idx)
+
+
+def test_gradients(device):
+    x = torch.rand(2, 6, 3, device=device, dtype=torch.float64, requires_grad=True)
+    y = torch.rand(2, 150, 3, device=device, dtype=torch.float64, requires_grad=True)
+
+    def dist(a, b):
+        return NearestIndex(b).query(a).dist
+
+    assert torch.autograd.gradcheck(dist, (x, y))
+    assert torch.autograd.gradgradcheck(dist, (x, y))
+    expected = torch.autograd.grad(nearest(x, y).dist.square().sum(), (x, y))
+    index = NearestIndex(y)
+    found = torch.autograd.grad(index.query(x).dist.square().sum(), (x, y))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_vmap_over_grad(device):
+    x, y = torch.rand(4, 2, 9, 3, device=device), torch.rand(2, 200, 3, device=device)
+    index = NearestIndex(y)
+
+    def loss(a):
+        return index.query(a).dist.sum()
+
+    mapped = torch.func.vmap(torch.func.grad(loss))(x)
+    for k in range(4):
+        torch.testing.assert_close(mapped[k], torch.func.grad(loss)(x[k]))
+
+
+def test_compile_fullgraph(device):
+    x, y = torch.rand(2, 20, 3, device=device), torch.rand(2, 300, 3, device=device)
+    index = NearestIndex(y)
+    compiled = torch.compile(lambda a: index.query(a).dist.sum(), fullgraph=True)
+    torch.testing.assert_close(compiled(x), nearest(x, y).dist.sum())
+
+
+def test_opcheck(device):
+    x, y = make(uniform, 2, 10, 300, device=device)
+    n, m = torch.tensor([3, 10], device=device), torch.tensor([300, 7], device=device)
+    build = torch.ops.pointloss.nearest_index.default
+    query = torch.ops.pointloss.nearest_query.default
+    # The bytes of an index are not fixed, only what is found with it: no check that compares them.
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    for args in ((y, None), (y, m), (y[:, :5], None)):
+        torch.library.opcheck(build, args, test_utils=checks)
+    torch.library.opcheck(query, (x, None, y, None, build(y, None), 2))
+    torch.library.opcheck(query, (x, n, y, m, build(y, m), 1))
+
+
+def test_graph_capture(cuda):
+    x, y = make(uniform, 2, 9000, 9000, device="cuda")
+    index = NearestIndex(y)
+    index.query(x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = index.query(x)
+    x.mul_(0.5)
+    graph.replay()
+    expected = nearest(x, y)
+    assert torch.equal(captured.dist, expected.dist)
+    assert torch.equal(captured.idx, expected.idx)
+
+
+def test_errors(device):
+    x, y = make(uniform, 2, 10, 300, device=device)
+    index = NearestIndex(y)
+    with pytest.raises(ValueError, match="y must have shape"):
+        index.query(x[:1])
+    with pytest.raises(TypeError, match="one dtype"):
+        index.query(x.double())
+    with pytest.raises(ValueError, match="one device"):
+        index.query(x.to("meta"))
+    with pytest.raises(ValueError, match="norm"):
+        index.query(x, norm=3)
+    with pytest.raises(ValueError, match="y_lengths"):
+        NearestIndex(y, y_lengths=torch.zeros(3, dtype=torch.int64, device=device))
+    other = NearestIndex(y[:, :299])._index
+    with pytest.raises(RuntimeError, match="another size"):
+        torch.ops.pointloss.nearest_query(x, None, y[:, :150].contiguous(), None, other, 2)
+    y.mul_(2)
+    with pytest.raises(RuntimeError, match="modified in place"):
+        index.query(x)
