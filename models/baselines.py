@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from models.protocols import bounding_box, subset
 from pointloss import assign, chamfer
 
+NAMES = ("mean shape", "cluster", "nearest image", "oracle")  # in the tables
 THUMBNAIL = 32  # pixels: retrieval compares small images, which forgives small shifts
 
 

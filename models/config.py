@@ -80,7 +80,7 @@ class Optim:
     batch_size: int = 16  # of all processes together
     epochs: int = 10
     max_minutes: float = 0.0  # of training, then it stops where it is; 0: no limit
-    grad_clip: float = 1.0
+    grad_clip: float = 1.0  # largest norm of the gradient; 0: no clipping
     precision: str = "float32"  # or "bf16": autocast of the network, never of the losses
     # A resumed run goes on bit for bit, also on a GPU, where the EMD's matching is faster without.
     deterministic: bool = True
@@ -120,6 +120,9 @@ class Config:
         for name in POSITIVE:
             if not (value := self.value(name)) > 0:
                 raise ConfigError(f"{name}: expected a number above 0, got {value!r}")
+        for name in NOT_NEGATIVE:
+            if not (value := self.value(name)) >= 0:
+                raise ConfigError(f"{name}: expected 0 or more, got {value!r}")
         for name, known in CHOICES.items():
             if (value := self.value(name)) not in known:
                 words = " or ".join(map(repr, known))
@@ -136,6 +139,7 @@ POSITIVE = (
     *("optim.lr", "optim.batch_size", "optim.epochs", "optim.step_epochs"),
     *("evaluate.batch_size", "log.every"),
 )
+NOT_NEGATIVE = ("data.workers", "optim.max_minutes", "optim.grad_clip", "evaluate.views")
 CHOICES = {
     "augment.mirror": ("x", "z", "none"),
     "network.out_act": ("tanh", "none"),

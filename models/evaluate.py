@@ -24,7 +24,14 @@ from torch.utils.data import DataLoader, Subset
 
 from models import checkpoint, plots
 from models import config as configs
-from models.baselines import cluster_shapes, mean_shape, nearest_images, nearest_shapes, thumbnails
+from models.baselines import (
+    NAMES,
+    cluster_shapes,
+    mean_shape,
+    nearest_images,
+    nearest_shapes,
+    thumbnails,
+)
 from models.build import build_network, cloud_sizes, open_split, pick_device
 from models.config import Config, ConfigError
 from models.cost import measure
@@ -32,6 +39,7 @@ from models.data.dataset import ReconstructionDataset, Sample
 from models.protocols import PROTOCOLS, Protocol
 from models.report import Pictures, Results, as_markdown, tabulate, write
 
+FLOOR = "floor"  # the method's name in the tables
 Predictor = Callable[[Sample], Tensor]  # a batch of images -> clouds [B, N, 3]
 
 
@@ -126,6 +134,7 @@ def network_predictor(network: nn.Module, config: Config, device: str) -> Predic
 
 def folder_predictor(folder: Path, data: ReconstructionDataset) -> Predictor:
     """Clouds from files; all of one number of points."""
+    sizes = set()  # of what was read so far
 
     def read(index: int, view: int) -> np.ndarray:
         key = data.objects[index]
@@ -137,16 +146,17 @@ def folder_predictor(folder: Path, data: ReconstructionDataset) -> Predictor:
             cloud = np.load(path, allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise ConfigError(f"{path}: not a readable array ({error})") from None
-        if cloud.ndim != 2 or cloud.shape[1] != 3 or not np.isfinite(cloud).all():
-            raise ConfigError(f"{path}: expected [N, 3], all finite; got shape {list(cloud.shape)}")
+        shape = list(cloud.shape)
+        if len(shape) != 2 or shape[0] == 0 or shape[1] != 3 or not np.isfinite(cloud).all():
+            raise ConfigError(f"{path}: expected [N, 3], N > 0, all finite; got shape {shape}")
+        sizes.add(len(cloud))
+        if len(sizes) > 1:
+            raise ConfigError(f"{path}: clouds of --pred-dir differ in their number of points")
         return cloud.astype(np.float32)
 
     def predict(batch: Sample) -> Tensor:
         pairs = zip(batch.object.tolist(), batch.view.tolist(), strict=True)
-        clouds = [read(index, view) for index, view in pairs]
-        if len({cloud.shape for cloud in clouds}) > 1:
-            raise ConfigError(f"--pred-dir: clouds of {folder} differ in their number of points")
-        return torch.from_numpy(np.stack(clouds))
+        return torch.from_numpy(np.stack([read(index, view) for index, view in pairs]))
 
     return predict
 
@@ -180,18 +190,24 @@ def score_baselines(
 ) -> dict[str, Tensor]:
     """Scores [S, columns] of what learns little or nothing; `objects` [S] of each image."""
     train = open_split(config, config.data.train_split)
+    if not train.samples:
+        raise ConfigError(
+            f"data.train_split: {train.split!r} of {train.root} holds no images for the "
+            f"baselines; --set evaluate.baselines=false scores without them"
+        )
     mean = mean_shape(train.points, device) if mean is None else mean.cpu()
     loader = DataLoader(train, 256, num_workers=config.data.workers)
     retrieved = nearest_images(thumbs, loader, device)
     member, shapes = cluster_shapes(train.points, device)
     oracle = nearest_shapes(judge.truth.clouds, train.points, device)
     nothing = torch.zeros_like(objects)
-    return {
-        "mean shape": judge.score_chosen(mean[None], nothing, objects),
-        "cluster": judge.score_chosen(shapes, member[retrieved], objects),
-        "nearest image": judge.score_chosen(train.points, retrieved, objects),
-        "oracle": judge.score_chosen(train.points, oracle[objects], objects),
-    }
+    scores = (
+        judge.score_chosen(mean[None], nothing, objects),
+        judge.score_chosen(shapes, member[retrieved], objects),
+        judge.score_chosen(train.points, retrieved, objects),
+        judge.score_chosen(train.points, oracle[objects], objects),
+    )
+    return dict(zip(NAMES, scores, strict=True))
 
 
 def evaluate(
@@ -211,14 +227,19 @@ def evaluate(
         raise ConfigError(f"evaluate.split: {options.split!r} of {data.root} holds no images")
     mean, cost, notes = None, {}, []
     if pred_dir:
-        name, predictor = pred_dir.name, folder_predictor(pred_dir, data)
+        name, predictor = pred_dir.resolve().name, folder_predictor(pred_dir, data)
+        if name in (*NAMES, FLOOR):  # beside which it stands in the tables
+            name = f"{name} (--pred-dir)"
     else:
         network = build_network(config).to(device)
         checkpoint.restore(network, state, "network")
         name, predictor = config.network.name, network_predictor(network, config, device)
         mean, cost = state["mean_shape"], measure(network, config)
-        epochs = len(state["history"])
-        notes = [f"Weights after epoch {epochs} of the run, {options.checkpoint!r} asked for."]
+        chosen, epochs = state.get("chosen_on"), len(state["history"])
+        why = f"the best on split {chosen!r}" if chosen else "its last"
+        notes = [f"Weights after epoch {epochs} of the run, {why}."]
+        if chosen == options.split:
+            notes.append("WARNING: the best epoch was chosen on this very split.")
         if getattr(network, "reads_points", False):
             notes.append(
                 "It reads the true cloud, not the image: a bound for what decodes with it."
@@ -229,7 +250,7 @@ def evaluate(
     if options.baselines:
         methods |= score_baselines(config, judge, objects, thumbs, mean, device)
     if judge.truth.other is not None:
-        methods["floor"] = judge.score_floor(objects)
+        methods[FLOOR] = judge.score_floor(objects)
     categories = [data.categories[data.object_categories[o]] for o in objects.tolist()]
     rows = tabulate(methods, protocol.columns(), categories)
     header = [protocol.describe(), *describe(config, judge, rows, len(data.objects)), *notes]
@@ -251,14 +272,14 @@ def describe(config: Config, judge: Judge, rows: list[dict], objects: int) -> li
     ]
     if judge.protocol.emd:
         gap = max(row["gap"] for row in rows)
-        lines.append(f"EMD certified: at most {gap:.2%} above the optimum in every cloud.")
+        lines.append(
+            f"EMD certified: (cost - lower bound) / cost is at most {gap:.2%} in every cloud."
+        )
     if truth.dense.shape[1] < judge.protocol.f_points:
         lines.append(
             f"The set has no cloud of {judge.protocol.f_points} points: F at small radii is far "
             f"below 1 even for a perfect answer, see the floor."
         )
-    if options.split == config.data.val_split and options.checkpoint == "best":
-        lines.append("WARNING: the best epoch was chosen on this very split.")
     return lines
 
 
@@ -280,12 +301,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         device, config, state = pick_device(args.device), Config(), None
         if args.run:
-            # The choice of the file can be set, but the file holds the other settings.
-            which = configs.override(config, [s for s in args.set if "checkpoint" in s])
-            path = checkpoint.choose(args.run, which.evaluate.checkpoint)
+            path = checkpoint.choose(args.run, "last")  # it says which file is wanted
             state = checkpoint.load(path, device, checkpoint.SCORED)
             config = configs.update(config, state["config"])
         config = configs.override(config, args.set)
+        if args.run and (wanted := checkpoint.choose(args.run, config.evaluate.checkpoint)) != path:
+            path, state = wanted, checkpoint.load(wanted, device, checkpoint.SCORED)
         given = {"split": args.split, "views": args.views, "protocol": args.protocol}
         given = {key: value for key, value in given.items() if value is not None}
         config = configs.update(config, {"evaluate": given})

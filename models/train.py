@@ -46,6 +46,7 @@ from pointloss import chamfer, emd
 
 RUNS = Path("runs")
 DEFAULT = Path(__file__).parent / "configs" / "default.toml"
+VAL_RTOL = 1e-2  # of the EMD that chooses the best epoch, whatever the training's is
 INTERRUPTED = 130  # what a shell reports for a program stopped by Ctrl-C
 
 
@@ -134,7 +135,7 @@ def save(run: Run, config: Config, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     values = [row["val_cd"] + row["val_emd"] for row in run.history if "val_cd" in row]
     if values and values[-1] == min(values):  # the latest of equals
-        checkpoint.save(out / checkpoint.BEST, scored)
+        checkpoint.save(out / checkpoint.BEST, scored | {"chosen_on": config.data.val_split})
     parts = {
         "optimiser": run.optimiser.state_dict(),
         "objective": run.objective.state_dict(),
@@ -188,7 +189,7 @@ def make_loaders(
 
 
 @torch.no_grad()
-def validate(run: Run, config: Config, loader: DataLoader, device: str) -> dict[str, float]:
+def validate(run: Run, loader: DataLoader, device: str) -> dict[str, float]:
     """Mean unsquared Chamfer and EMD over the validation images, z = mu; alike for all losses."""
     run.network.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=device)
@@ -196,7 +197,7 @@ def validate(run: Run, config: Config, loader: DataLoader, device: str) -> dict[
         points = batch.points.to(device)
         predicted = run.network(batch.image.to(device), points).points
         cd = chamfer(predicted, points, squared=False, batch_reduction="sum")
-        matched = emd(predicted, points, rtol=config.loss.emd_rtol, batch_reduction="sum")
+        matched = emd(predicted, points, rtol=VAL_RTOL, batch_reduction="sum")
         sums += torch.stack([cd, matched, cd.new_tensor(len(points))]).double()
     cd, matched, count = distributed.total(sums).tolist()
     return {"val_cd": cd / count, "val_emd": matched / count} if count else {}
@@ -225,7 +226,8 @@ def train_step(
     clock.watch(out.points)
     run.optimiser.zero_grad(set_to_none=True)
     terms["loss"].backward()
-    nn.utils.clip_grad_norm_(run.network.parameters(), config.optim.grad_clip)
+    if config.optim.grad_clip:
+        nn.utils.clip_grad_norm_(run.network.parameters(), config.optim.grad_clip)
     run.optimiser.step()
     clock.mark("end")
     return {name: term.detach() for name, term in terms.items()}
@@ -293,7 +295,7 @@ def train(config: Config, out: Path, device: str, resumed: dict | None = None) -
             bar.set_description(f"epoch {epoch + 1}/{epochs}")
             row = {"epoch": epoch + 1}
             row |= train_epoch(run, model, config, loader, epoch, device, bar)
-            row |= validate(run, config, val_loader, device)
+            row |= validate(run, val_loader, device)
             run = run._replace(seconds=run.seconds + time.monotonic() - began)
             run.history.append(row | {"minutes": round(run.seconds / 60, 3)})
             if chief:

@@ -6,6 +6,7 @@ names say what this project must not do.
 """
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -149,6 +150,41 @@ def test_the_split_that_is_reported_did_not_choose_the_epoch(world, tmp_path):
     assert "WARNING: the best epoch was chosen on this very split" in shown
     config = checkpoint.load(checkpoint.choose(world[1]))["config"]
     assert config["data"]["val_split"] != config["evaluate"]["split"]
+    # The warning belongs to the weights, whatever was asked for and however they are called.
+    words = ["--split", "val", "--set", "evaluate.checkpoint=last"]
+    shown = (score(world[1], *words, out=tmp_path / "3") / "results.md").read_text()
+    assert "WARNING" not in shown
+    best = shutil.copy(world[1] / checkpoint.BEST, tmp_path / "copy.pt")
+    shown = (score(best, *words, out=tmp_path / "four") / "results.md").read_text()
+    assert "WARNING: the best epoch was chosen on this very split" in shown
+
+
+def test_a_run_says_itself_which_epoch_it_wants_scored(world, tmp_path):
+    run = shutil.copytree(world[1], tmp_path / "run")
+    state = checkpoint.load(run / checkpoint.NAME)
+    state["config"]["evaluate"]["checkpoint"] = "last"
+    checkpoint.save(run / checkpoint.NAME, state)
+    shown = (score(run, out=tmp_path / "out") / "results.md").read_text()
+    assert "its last" in shown
+    words = ["--set", "evaluate.checkpoint=best"]
+    shown = (score(run, *words, out=tmp_path / "out") / "results.md").read_text()
+    assert "the best on split 'val'" in shown
+
+
+@pytest.mark.parametrize("name", ["oracle", "floor", "mean shape"])
+def test_clouds_never_give_way_to_a_baseline_of_their_name(world, tmp_path, name):
+    folder = save_clouds(world[0], tmp_path / name, 1024)
+    score_clouds(world[0], folder)
+    (own,) = rows_of(folder, method=f"{name} (--pred-dir)", category="mean")
+    (beside,) = rows_of(folder, method=name, category="mean")
+    assert own["CD"] == 0 < beside["CD"]
+
+
+def test_clouds_of_the_folder_one_stands_in_have_its_name(world, tmp_path, monkeypatch):
+    folder = save_clouds(world[0], tmp_path / "mine", 1024)
+    monkeypatch.chdir(folder)
+    score_clouds(world[0], ".", "--set", "evaluate.baselines=false")
+    assert rows_of(folder, method="mine")
 
 
 def test_one_file_a_view_or_one_an_object(world, tmp_path):
@@ -161,6 +197,7 @@ def test_one_file_a_view_or_one_an_object(world, tmp_path):
     ("make", "message"),
     [
         (lambda path: None, "is there"),
+        (lambda path: np.save(path, np.zeros((0, 3))), "N > 0"),
         (lambda path: np.save(path, np.zeros((5, 2))), "expected \\[N, 3\\]"),
         (lambda path: np.save(path, np.full((5, 3), np.nan)), "all finite"),
         (lambda path: np.save(path, np.array([{}])), "not a readable array"),
@@ -173,6 +210,7 @@ def test_bad_clouds_are_named(world, tmp_path, make, message, capsys):
     path.unlink()
     make(path)
     words = ["--pred-dir", str(folder), "--set", f"data.root={json.dumps(str(world[0]))}"]
+    words += ["--set", "evaluate.batch_size=1"]  # files are compared across batches too
     assert evaluate.main([*words, "--set", "evaluate.baselines=false"]) == 2
     assert pytest.importorskip("re").search(message, capsys.readouterr().err)
 
@@ -242,6 +280,7 @@ def test_baselines_order_as_they_must(world, tmp_path):
         (["{run}", "--protocol", "lmnett"], "evaluate.protocol: expected one of lmnet"),
         (["{run}", "--split", "dev"], "split must be one of"),
         (["{run}", "--set", "evaluate.sampling=all"], "expected 'fixed' or 'random'"),
+        (["{run}", "--views", "-1"], "evaluate.views: expected 0 or more, got -1"),
     ],
 )
 def test_evaluate_errors_are_one_line(world, words, message, capsys):
@@ -293,9 +332,15 @@ def test_grid_takes_categories_in_turn():
     assert plots.choose_rows(categories, [0, 0, 1, 2, 2, 3], rows=4) == [0, 3, 5, 2]
 
 
-def test_an_empty_split_is_an_error(world, tmp_path):
+def test_an_empty_split_is_an_error(tmp_path, capsys):
     root = make_set(tmp_path / "set", points=(64,))
     (root / "splits" / "test_models.json").write_text("{}")
     config = configs.update(Config(), {"data": {"root": str(root)}, "network": {"points": 64}})
-    with pytest.raises(ConfigError, match="holds no"):
+    with pytest.raises(ConfigError, match="evaluate.split: 'test' of .* holds no"):
         evaluate.evaluate(config, "cpu", pred_dir=tmp_path)
+    folder = save_clouds(make_set(tmp_path / "other"), tmp_path / "clouds", 1024)
+    (tmp_path / "other" / "splits" / "train_models.json").write_text("{}")
+    words = ["--pred-dir", str(folder), "--set", f"data.root={tmp_path / 'other'}"]
+    assert evaluate.main(words) == 2
+    assert "data.train_split: 'train' of" in capsys.readouterr().err
+    assert evaluate.main([*words, "--set", "evaluate.baselines=false"]) == 0

@@ -41,6 +41,7 @@ def test_shipped_configs_load(path):
         ("optim.epochs=1.5", "optim.epochs: expected int, got 1.5"),
         ("optim.epochs=true", "optim.epochs: expected int, got True"),
         ("optim.lr=0", "optim.lr: expected a number above 0"),
+        ("optim.grad_clip=-1", "optim.grad_clip: expected 0 or more"),
         ("epochs=3", "expected section.key=value"),
     ],
 )

@@ -160,6 +160,13 @@ def test_coordinates_are_never_rounded_to_bfloat16():
             assert out.points.dtype == torch.float32, name
 
 
+def test_the_latent_to_match_is_the_same_under_bf16():
+    network, image, points = tiny("lmnet").eval(), torch.rand(2, 3, 64, 64), torch.rand(2, 256, 3)
+    expected = network(image, points).target
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(network(image, points).target, expected)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_name_what_they_know(name):
     with pytest.raises(ValueError, match="network.preset: expected one of"):

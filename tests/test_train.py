@@ -16,6 +16,7 @@ from objects import make_set, settings
 
 from models import checkpoint, evaluate, losses, train
 from models import config as configs
+from models.build import open_split
 from models.clock import StepClock
 from models.config import Config
 
@@ -110,6 +111,27 @@ def test_the_best_epoch_on_validation_is_kept_and_scored(root, tmp_path, monkeyp
     assert "after epoch 2" in (out / "results.md").read_text()
     assert evaluate.main([str(out), "--set", "evaluate.checkpoint=last"]) == 0
     assert "after epoch 3" in (out / "results.md").read_text()
+
+
+def test_validation_does_not_depend_on_the_training_losses(root):
+    found = []
+    for rtol in (0.5, 1e-3):
+        config = configs.override(Config(), settings(root, loss_emd_rtol=rtol)[1::2])
+        data = open_split(config, "train")
+        _, loader = train.make_loaders(config, data, "cpu")
+        found.append(train.validate(train.begin(config, data, "cpu"), loader, "cpu"))
+    assert found[0] == found[1]
+
+
+def test_a_clip_of_0_does_not_clip(root, tmp_path):
+    heads = []
+    for clip in (0, 1e9, 1e-9):
+        out = tmp_path / str(clip)
+        words = settings(root, optim_grad_clip=clip, optim_epochs=1, evaluate_baselines="false")
+        assert train.main(["--out", str(out), *words]) == 0
+        heads.append(checkpoint.load(out / checkpoint.NAME)["network"])
+    assert all(torch.equal(value, heads[1][key]) for key, value in heads[0].items())
+    assert any(not torch.equal(value, heads[2][key]) for key, value in heads[0].items())
 
 
 def same_state(one, two):

@@ -97,7 +97,7 @@ class PointAutoencoder(nn.Module):
         """Reconstruct points [B, N, 3]; `image` and `noise` are not used."""
         if points is None:
             raise ValueError("PointAutoencoder: it reads clouds, so `points` is needed")
-        return Reconstruction(self.decoder(self.point_encoder(points)))
+        return Reconstruction(self.decoder(float32_apply(self.point_encoder, points)))
 
 
 class LMNet(nn.Module):
@@ -160,7 +160,7 @@ class LMNet(nn.Module):
         logvar = None if self.logvar is None else self.logvar(feature).float()
         latent = mu if logvar is None else draw_latent(mu, logvar, noise)
         with torch.no_grad():
-            target = None if points is None else self.point_encoder(points).float()
+            target = None if points is None else float32_apply(self.point_encoder, points)
         return Reconstruction(
             self.decoder(latent), None if logvar is None else mu, logvar, latent, target
         )

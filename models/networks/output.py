@@ -32,7 +32,7 @@ def float32_apply(layer: nn.Module, x: Tensor) -> Tensor:
     """Apply `layer` in float32, also under autocast.
 
     bfloat16 near 0.5 has steps of 0.004, as wide as the gaps between 2048 points of a unit box,
-    so the layer that writes coordinates never runs in it.
+    so what reads or writes coordinates never runs in it.
     """
     with torch.autocast(x.device.type, enabled=False):
         return layer(x.float())
