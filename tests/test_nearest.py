@@ -248,6 +248,20 @@ def test_mixed_dtypes_under_autocast(device):
     assert torch.equal(found.dist, nearest(x.bfloat16().float(), y).dist)
 
 
+@pytest.mark.parametrize(("batch", "n", "m"), [(1, 2**30, 16), (2**18, 4096, 300)])
+def test_past_2_to_the_31_elements(batch, n, m, cuda):
+    """The last rows of more numbers than 32 bits count, by brute force and by a tree."""
+    if torch.cuda.mem_get_info()[0] < 48 * 2**30:
+        pytest.skip("needs 48 GiB of free GPU memory")
+    x = torch.rand(batch, n, 3, device=cuda)
+    y = torch.rand(1, m, 3, device=cuda).expand(batch, m, 3)
+    found = nearest(x, y)
+    for b, rows in ((0, slice(0, 100)), (batch - 1, slice(n - 100, n))):
+        expected = nearest(x[b, rows].clone(), y[b], method="brute")
+        assert torch.equal(found.dist[b, rows], expected.dist)
+        assert torch.equal(found.idx[b, rows], expected.idx)
+
+
 def test_many_clouds(device):
     x, y = torch.rand(70_000, 2, 3, device=device), torch.rand(70_000, 3, 3, device=device)
     found = nearest(x, y)

@@ -5,6 +5,11 @@
 // memory in tiles of kTile points, transposed, so that a warp reads one word for all its lanes.
 // Cost: N * M distances, O(1) extra memory. Ties take the lowest index because columns are visited
 // in order and only a strictly smaller distance replaces the best.
+//
+// Roofline (float, D = 3, norm 2): the SASS for sm_90 has 64 instructions for 4 pairs, so 16 issue
+// slots a pair: 6 of arithmetic, 1.75 of loads, 2 to compare and choose, the rest 64-bit indices.
+// An H200 issues 132 * 4 * 32 * 1.98e9 lane slots a second: at best 2.1e12 pairs. Not tuned
+// further, since for clouds of more than some hundred points the trees are faster.
 #pragma once
 
 #include "../common/distance.h"

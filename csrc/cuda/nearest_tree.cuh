@@ -19,17 +19,18 @@
 //
 // Roofline (H200, both directions of two samples of a surface). Leaves that a query scans: 3.0 with
 // one lane a query and 3.6 with two at 131072 points, 3.5 and 4.0 at a million, so 48 to 64 pairs;
-// boxes that it tests itself: 17 and 10. A pair costs 7.9 issue slots in the scan of a leaf (6 of
-// arithmetic, 0.5 of minimum, 0.75 of loads): for a million points 3.5 * 16 * 7.9 slots a query and
-// lane, 29 million for the 65536 warps, which 132 multiprocessors with 4 schedulers issue in 28 us
-// at 1.98 GHz; the query kernel takes 385 us, so pairs are 7 % of it. The walk around them and the
-// leaves' lines, which differ from lane to lane, are the rest. Building moves about 120 bytes a
-// point, 56 us at 4.3 TB/s for two clouds of a million, of 230 us taken: random access in counting
-// (48) and scattering (73) and the instructions of the boxes kernel (110) cost more.
+// boxes that it tests itself: 17 and 10. A pair costs 7.3 issue slots in the scan of a leaf (in the
+// SASS for sm_90, 16 pairs: 96 of arithmetic, 8 of minimum, 12 of loads). For a million points that
+// is 3.5 * 16 * 7.3 slots a query, 27 million for the 65536 warps of 32, which 132 multiprocessors
+// with 4 schedulers issue in 26 us at 1.98 GHz; the query kernel takes 385 us, so pairs are 7 % of
+// it. The walk around them and the leaves' lines, which differ from lane to lane, are the rest.
+// Building moves about 120 bytes a point, 56 us at 4.3 TB/s for two clouds of a million, of 230 us
+// taken: random access in counting (48) and scattering (73) and the instructions of the boxes
+// kernel (110) cost more.
 //
 // With an index of y (launch_nearest_index, launch_nearest_query) one direction at a million points
-// takes 329 us instead of 451 (the index 126, once); 16384 points in a million 59
-// instead of 183; 131072 in as many 70 instead of 79.
+// takes 329 us instead of 451 (the index 126, once); 16384 points in a million 59 instead of 183;
+// 131072 in as many 70 instead of 79.
 //
 // Did not pay: leaves of 8 (4 to 10 % slower on surfaces); two lanes a query for a million points
 // (15 % slower; below 2^19 queries they hide latency instead); ordering every node in its own box
