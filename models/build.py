@@ -21,22 +21,23 @@ def pick_device(name: str) -> str:
     return name
 
 
-def open_split(
-    config: Config, split: str, points: int | None = None, *, images: bool = True
-) -> ReconstructionDataset:
-    """The data set of a split; `points` a cloud, by default as many as the network gives.
+def open_split(config: Config, split: str, *, images: bool = True) -> ReconstructionDataset:
+    """The data set of a split, with clouds of as many points as the network gives.
 
     Without `images` none is decoded before it is asked for.
     """
     root, size = config.data.root or FURNITURE, config.data.image_size
     memory = {} if images else {"in_memory": 0}
-    return ReconstructionDataset(root, split, size, points or config.network.points, **memory)
+    return ReconstructionDataset(root, split, size, config.network.points, **memory)
 
 
 def cloud_sizes(data: ReconstructionDataset) -> list[int]:
-    """The numbers of points that the set has clouds of, ascending."""
-    files = (data.root / "ShapeNet_pointclouds" / data.objects[0]).glob("pointcloud_*.npy")
-    return sorted(int(path.stem.removeprefix("pointcloud_")) for path in files)
+    """The numbers of points that every object of the split has a cloud of, ascending."""
+    names = [
+        {path.stem for path in (data.root / "ShapeNet_pointclouds" / key).glob("pointcloud_*.npy")}
+        for key in data.objects
+    ]
+    return sorted(int(name.removeprefix("pointcloud_")) for name in set.intersection(*names))
 
 
 def build_network(config: Config) -> nn.Module:

@@ -52,7 +52,19 @@ class Truth(NamedTuple):
     other_is_dense: bool
 
 
-def open_truth(config: Config, protocol: Protocol, data: ReconstructionDataset) -> Truth:
+def open_asked(config: Config, *, images: bool = True) -> tuple[Protocol, ReconstructionDataset]:
+    """The protocol and the split that the config asks for, or an error; see open_split."""
+    options = config.evaluate
+    if options.protocol not in PROTOCOLS:
+        known = ", ".join(PROTOCOLS)
+        raise ConfigError(f"evaluate.protocol: expected one of {known}, got {options.protocol!r}")
+    data = open_split(config, options.split, images=images)
+    if not data.samples:
+        raise ConfigError(f"evaluate.split: {options.split!r} of {data.root} holds no images")
+    return PROTOCOLS[options.protocol], data
+
+
+def open_truth(protocol: Protocol, data: ReconstructionDataset) -> Truth:
     """Choose among the samplings in the set: the smallest that has enough points, else the largest.
 
     The floor takes another that has enough points, and that is not the F-score's if it can be
@@ -63,10 +75,7 @@ def open_truth(config: Config, protocol: Protocol, data: ReconstructionDataset) 
     dense = min((s for s in sizes if s >= protocol.f_points), default=max(sizes))
     beside = [s for s in sizes if s != main and s >= min(protocol.points, main)]
     other = max([s for s in beside if s != dense] or beside, default=None)
-    clouds = {
-        size: open_split(config, data.split, size, images=False).points
-        for size in {main, dense, other} - {None}
-    }
+    clouds = {size: data.clouds(size) for size in {main, dense, other} - {None}}
     return Truth(clouds[main], clouds[dense], clouds.get(other), other == dense)
 
 
@@ -77,7 +86,7 @@ class Judge:
         self, config: Config, protocol: Protocol, data: ReconstructionDataset, device: str
     ):
         self.options, self.protocol, self.device = config.evaluate, protocol, device
-        self.truth = open_truth(config, protocol, data)
+        self.truth = open_truth(protocol, data)
 
     def score(self, prediction: Tensor, objects: Tensor, ids: Tensor) -> Tensor:
         """prediction [B, N, 3] of the true clouds `objects` [B] -> [B, columns] on the CPU.
@@ -218,13 +227,7 @@ def evaluate(
 ) -> Results:
     """Score the network of a checkpoint's `state`, or the clouds of `pred_dir`."""
     options = config.evaluate
-    if options.protocol not in PROTOCOLS:
-        known = ", ".join(PROTOCOLS)
-        raise ConfigError(f"evaluate.protocol: expected one of {known}, got {options.protocol!r}")
-    protocol = PROTOCOLS[options.protocol]
-    data = open_split(config, options.split)
-    if not data.samples:
-        raise ConfigError(f"evaluate.split: {options.split!r} of {data.root} holds no images")
+    protocol, data = open_asked(config)
     mean, cost, notes = None, {}, []
     if pred_dir:
         name, predictor = pred_dir.resolve().name, folder_predictor(pred_dir, data)

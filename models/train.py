@@ -39,7 +39,7 @@ from models.clock import StepClock
 from models.config import Config, ConfigError
 from models.cost import count_macs
 from models.data.dataset import ReconstructionDataset, Sample
-from models.evaluate import evaluate
+from models.evaluate import evaluate, open_asked
 from models.losses import Objective
 from models.report import as_markdown, write
 from pointloss import chamfer, emd
@@ -332,6 +332,7 @@ def prepare(args: argparse.Namespace, device: str) -> tuple[Config, Path, dict |
     config = configs.override(config, args.set)
     if args.epochs is not None:
         config = configs.update(config, {"optim": {"epochs": args.epochs}})
+    open_asked(config, images=False)  # not only after hours of training
     macs = count_macs(build_network(config), config)  # also checks the names
     if distributed.rank() == 0:
         print(

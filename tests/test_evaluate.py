@@ -44,8 +44,8 @@ def score(run, *words, out):
 
 def save_clouds(root, folder, points, views=None, change=lambda cloud: cloud):
     """The true test clouds as predictions, one file an object or one a view."""
-    data = open_split(configs.update(Config(), {"data": {"root": str(root)}}), "test", points)
-    for key, cloud in zip(data.objects, data.points, strict=True):
+    data = open_split(configs.update(Config(), {"data": {"root": str(root)}}), "test")
+    for key, cloud in zip(data.objects, data.clouds(points), strict=True):
         names = [f"{key}.npy"] if views is None else [f"{key}/{v:02d}.npy" for v in range(views)]
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -250,10 +250,18 @@ def test_the_samplings_of_a_set_are_put_to_use(tmp_path, sizes, protocol, expect
     values = {"data": {"root": str(root)}, "network": {"points": sizes[0]}}
     config = configs.update(Config(), values)
     convention = evaluate.PROTOCOLS[protocol]
-    truth = evaluate.open_truth(config, convention, open_split(config, "test"))
+    truth = evaluate.open_truth(convention, open_split(config, "test"))
     found = [None if c is None else c.shape[1] for c in (truth.clouds, truth.dense, truth.other)]
     assert tuple(found) == expected
     assert truth.other_is_dense == (expected[1] == expected[2])
+
+
+def test_a_size_that_one_object_lacks_is_not_used(world, tmp_path):
+    root = shutil.copytree(world[0], tmp_path / "set")
+    data = open_split(configs.update(Config(), {"data": {"root": str(root)}}), "test")
+    (root / "ShapeNet_pointclouds" / data.objects[-1] / "pointcloud_1024.npy").unlink()
+    truth = evaluate.open_truth(evaluate.PROTOCOLS["lmnet"], data)
+    assert truth.clouds.shape[1] == 2048
 
 
 @pytest.mark.parametrize("name", evaluate.PROTOCOLS)

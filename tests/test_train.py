@@ -327,6 +327,8 @@ def test_tensorboard_gets_every_epoch(root, tmp_path, monkeypatch, capsys):
         (["--set", "optim.schedule=linear"], "expected 'cosine' or 'step'"),
         (["--set", "data.root=nowhere"], "nowhere"),
         (["--set", "data.train_split=dev"], "split must be one of"),
+        (["--set", "evaluate.split=dev"], "split must be one of"),
+        (["--set", "evaluate.protocol=lmnett"], "evaluate.protocol: expected one of lmnet"),
         (["--set", "network.pretrained=x.pth"], "network.pretrained: efficient has no use"),
         (["--set", "loss.w_cd=0", "--set", "loss.w_emd=0", "--set", "loss.w_kl=0"], "every weight"),
         (["--resume", "nowhere"], "no such checkpoint"),
@@ -338,3 +340,4 @@ def test_train_errors_are_one_line(words, message, tmp_path, monkeypatch, capsys
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert message in error
+    assert not (tmp_path / "runs").exists()
