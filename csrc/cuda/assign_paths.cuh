@@ -11,7 +11,7 @@
 // parallel on bipartite graphs via tree-grafting", IEEE TPDS 28 (2017)). So all roots are served in
 // one sweep of growing labels, 2 to 4 times fewer rounds than one search a root.
 // Distances are rounded down to multiples of a quantum of about eps, at the price of as much slack
-// on the edges of the served paths: rows are then expanded 3 instead of 30 times each.
+// on the edges of the served paths: rows are then expanded 4 instead of 30 times each.
 // Map: a round shares the rows of the frontier, and where they are few the groups of objects, out
 // among the warps, which lower labels by 64-bit minima; then a thread per object selects the next
 // frontier. One barrier after each.
@@ -25,8 +25,11 @@ namespace pointloss {
 
 // A bucket whose first frontier is below the one doubles the width of the next, one above the other
 // halves it. Later frontiers say nothing: a bucket ends with a tail of few rows.
-constexpr int kNarrowFrontier = 16;
-constexpr int kWideFrontier = 64;
+constexpr int kNarrowFrontier = 8;
+constexpr int kWideFrontier = 32;
+// Labels further than this many quanta beyond the nearest free object are left out: they are needed
+// only after a root is served, when all rows offer theirs again.
+constexpr int kAhead = 4;
 constexpr int kUnreached = INT_MAX;
 constexpr unsigned long long kNoLabel = static_cast<unsigned long long>(kUnreached) << 32;
 // Below the distance, a label holds the round and the bidder that it is from.
@@ -54,13 +57,14 @@ struct PathSearch {
 
   struct Row {
     float4 at;  // w: what a value lacks to a label
-    int reach;
+    int reach, cutoff;
     unsigned tag;
     bool refresh;
   };
 
-  // Offers the rows of the queue to the objects that they may give a lesser label than they have.
-  __device__ __forceinline__ void offer(int count, int floor, int64_t round) {
+  // Offers the rows of the queue to the objects that they may give a lesser label than they have,
+  // of at most `cutoff`.
+  __device__ __forceinline__ void offer(int count, int floor, int cutoff, int64_t round) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int split = 1;  // warps to a row
     while (2 * split * count <= kSolverWarps) split *= 2;
@@ -70,6 +74,7 @@ struct PathSearch {
       Row row;
       row.at = s.bidder[i];
       row.reach = max(s.reach[i], floor);
+      row.cutoff = cutoff;
       row.tag =
           static_cast<unsigned>(min(round, kLastTag)) << kBidderBits | static_cast<unsigned>(i);
       row.refresh = !deterministic && count > kSolverWarps;
@@ -78,7 +83,8 @@ struct PathSearch {
         bool in = false;
         if (g < s.G) {
           const int least = rounded(Scan::group_bound(s, g, row.at) + price_of(row.at));
-          in = max(least, row.reach) < *const_cast<volatile int*>(s.box_label + g);
+          const int worst = *const_cast<volatile int*>(s.box_label + g);
+          in = max(least, row.reach) < worst && least <= cutoff;
         }
         for (unsigned groups = __ballot_sync(kWholeWarp, in); groups != 0;) {
           const int a = g0 + (__ffs(groups) - 1) * split + part;
@@ -101,15 +107,37 @@ struct PathSearch {
     const int dk = max(rounded(Scan::value(s.object[k], row.at) + base), row.reach);
     const auto mine_j = static_cast<unsigned long long>(dj) << 32 | row.tag;
     const auto mine_k = static_cast<unsigned long long>(dk) << 32 | row.tag;
-    if (mine_j < before_j) atomicMin(s.word + j, mine_j);
-    if (mine_k < before_k && b != a) atomicMin(s.word + k, mine_k);
+    if (mine_j < before_j && dj <= row.cutoff) atomicMin(s.word + j, mine_j);
+    if (mine_k < before_k && dk <= row.cutoff && b != a) atomicMin(s.word + k, mine_k);
     if (!row.refresh) return;
-    if (__ballot_sync(kWholeWarp, mine_j < before_j) != 0) {
-      worst_label(a, min(dj, distance_of(before_j)));
+    refresh_label(a, dj, distance_of(before_j), row.cutoff);
+    refresh_label(b, dk, distance_of(before_k), row.cutoff);
+  }
+
+  __device__ __forceinline__ void refresh_label(int g, int offered, int before, int cutoff) const {
+    const bool lower = offered < before && offered <= cutoff;
+    if (__ballot_sync(kWholeWarp, lower) != 0) worst_label(g, lower ? offered : before);
+  }
+
+  // Lowers h.nearest to the least label that the rows of the queue offer to a free object.
+  __device__ __forceinline__ void scout(int count, int floor) {
+    const int lane = threadIdx.x % 32;
+    int nearest = kUnreached;
+    for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) {
+      const int own = g * 32 + lane;
+      unsigned frees = __ballot_sync(kWholeWarp, own < s.N && s.owner[own] == kNone);
+      for (; frees != 0; frees &= frees - 1) {
+        const float4 o = s.object[g * 32 + __ffs(frees) - 1];
+        for (int q = lane; q < count; q += 32) {
+          const int i = s.queue[q];
+          const float4 at = s.bidder[i];
+          const int distance = rounded(Scan::value(o, at) + price_of(at));
+          nearest = min(nearest, max(max(distance, s.reach[i]), floor));
+        }
+      }
     }
-    if (__ballot_sync(kWholeWarp, mine_k < before_k) != 0) {
-      worst_label(b, min(dk, distance_of(before_k)));
-    }
+    nearest = warp_min(nearest);
+    if (lane == 0 && nearest < kUnreached) atomicMin(&h.nearest, nearest);
   }
 
   __device__ __forceinline__ int rounded(int distance) const { return distance & -quantum; }
@@ -169,7 +197,7 @@ struct PathSearch {
       s.word[j] = j < s.N ? kNoLabel : 0;  // nothing improves what pads the last group
       worst_label(g, distance_of(s.word[j]));
     }
-    if (threadIdx.x == 0) h.served = h.settled = 0;
+    if (threadIdx.x == 0) h.served = h.settled = 0, h.nearest = kPriceLimit;
     __syncthreads();
     for (int q = threadIdx.x / 32; q < count; q += kSolverWarps) {
       const int i = s.queue[q];
@@ -212,6 +240,7 @@ struct PathSearch {
     }
     __syncthreads();
     for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) mark_served(g);
+    if (threadIdx.x == 0) h.nearest = kPriceLimit;
     __syncthreads();
     if (threadIdx.x < count) {
       const auto found = h.found[threadIdx.x];
@@ -262,17 +291,19 @@ struct PathSearch {
   // Serves the first `count` bidders of the queue, none of which has an object. Returns the rounds
   // that it took; fewer are served if that reaches `round_limit`.
   __device__ __forceinline__ int64_t run(int count, int64_t round_limit) {
-    int limit = 0, floor = 0, width = quantum;
+    int limit = 0, floor = 0, width = quantum, rows = count;
     int64_t rounds = 0;
     plant(count);
     reset_counters(0);
     __syncthreads();
-    int rows = count;
+    scout(rows, floor);
+    __syncthreads();
+    int cutoff = h.nearest + kAhead * quantum;
     bool opened = false;  // the bucket in this round
     for (int r = 0; rounds < round_limit && h.overflow == 0; ++r) {
       if (rows > 0) {
         ++rounds;
-        offer(rows, floor, rounds);
+        offer(rows, floor, cutoff, rounds);
         __syncthreads();
       }
       select(r, limit);
@@ -280,6 +311,7 @@ struct PathSearch {
       __syncthreads();
       rows = h.count[r % 3];
       const int next = h.next_label[r % 3], free = h.free_label[r % 3];
+      if (free < kPriceLimit) cutoff = min(cutoff, free + kAhead * quantum);
       if (rows > 0) {
         if (opened && rows < kNarrowFrontier) width = min(2 * width, kRaiseLimit);
         if (opened && rows > kWideFrontier) width = max(width / 2, quantum);
@@ -292,9 +324,12 @@ struct PathSearch {
         rows = h.count[r % 3];
         floor = h.settled;
         if (h.served == count) break;
+        scout(rows, floor);
+        __syncthreads();
+        cutoff = h.nearest + kAhead * quantum;
       } else {
         if (min(next, free) >= kPriceLimit) break;
-        limit = min(next, free) + width;
+        limit = min(min(next, free) + width, cutoff);
         opened = true;
       }
     }

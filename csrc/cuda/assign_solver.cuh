@@ -17,7 +17,7 @@ namespace pointloss {
 constexpr float kLeftPart = 0x1p-8f;
 constexpr int kLeastLeft = 4;
 // A cold start begins at this many times the mean nearest cost.
-constexpr double kOpeningEps = 6.0;
+constexpr double kOpeningEps = 4.0;
 // The last eps is this many times the gap wanted: the mean slack is well below eps.
 constexpr double kLastEps = 1.6;
 // An auction gives up after this many bids of a warp for each turn of all bidders.

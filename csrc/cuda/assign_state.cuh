@@ -54,8 +54,8 @@ struct SolverShared {
   int base[kSolverWarps];
   int stop, overflow, least;                   // stop: few enough bidders are without an object
   int count[3], next_label[3], free_label[3];  // of a round of the path search
-  int served, settled;                         // roots; label up to which that was
-  unsigned long long found[kMaxSources];       // label and free object to serve a root with
+  int served, settled, nearest;  // roots; label up to which; least label offered to a free object
+  unsigned long long found[kMaxSources];  // label and free object to serve a root with
 };
 
 // Arrays of the block, as long as their comment says, G = groups of 32 objects.
