@@ -36,7 +36,12 @@ def timer() -> Any:
 
 
 def measure(
-    benchmark: Any, call: Callable[[], Any], *, rounds: int = 30, eager: bool = False
+    benchmark: Any,
+    call: Callable[[], Any],
+    *,
+    rounds: int = 30,
+    warmup: int = 3,
+    eager: bool = False,
 ) -> float:
     """Time `call` through pytest-benchmark; returns the median in seconds."""
 
@@ -46,7 +51,7 @@ def measure(
             if not eager:
                 torch.cuda._sleep(_QUEUE_AHEAD)
 
-    benchmark.pedantic(call, setup=prepare, rounds=rounds, warmup_rounds=3, iterations=1)
+    benchmark.pedantic(call, setup=prepare, rounds=rounds, warmup_rounds=warmup, iterations=1)
     return float(benchmark.stats.stats.median)
 
 
