@@ -43,6 +43,31 @@ def test_a_thousand_points(kind, device):
     assert torch.equal(found.idx.sort(1).values.cpu(), torch.arange(1024).expand(2, -1))
 
 
+@pytest.mark.parametrize("points", [31, 33, 129, 3000, 4096, 5000])
+@pytest.mark.parametrize("kind", [noisy, blob])
+def test_every_layout(kind, points, device):
+    """Whole and broken groups of objects; in shared memory, and beyond it; one warp and many."""
+    x, y = make(kind, 1, points, points, device=device)
+    for _ in range(2 if device.type == "cuda" else 1):  # bidders race: runs differ
+        found = assign(x, y)
+        cost = reference.matching_cost(x, y, found.idx)  # raises unless it is one-to-one
+        torch.testing.assert_close(found.cost.cpu(), cost, rtol=1e-9, atol=0)
+        matrix = torch.cdist(
+            x[0].double(), y[0].double(), compute_mode="donot_use_mm_for_euclid_dist"
+        )
+        bound = ((matrix + found.price[0]).amin(1).sum() - found.price[0].sum()) / points
+        assert (cost[0] - bound.cpu()) / cost[0] <= found.gap[0].cpu() + 1e-12
+        assert found.converged.all()
+
+
+@pytest.mark.parametrize("kind", [surface, noisy, blob, duplicates, lattice])
+def test_same_bits_of_many_points(kind, cuda, deterministic):
+    """Enough points for several blocks a cloud and for frontiers wider than the warps."""
+    x, y = make(kind, 3, 1100, 1100, device=cuda)
+    together = assign(x, y)
+    assert all(torch.equal(a, b) for a, b in zip(together, assign(x, y), strict=True))
+
+
 @pytest.mark.parametrize("kind", [surface, uniform, lattice])
 def test_as_exact_as_float64_allows(kind, device):
     x, y = make(kind, 1, 200, 200, dtype=torch.float64, device=device)
@@ -253,6 +278,19 @@ def test_certificate_property(seed, n, m, kind):
         found = assign(x, y)
         assert_valid(x, y, found, 1e-2)
         assert found.converged.all()
+
+
+@given(st.integers(0, 2**31), st.integers(1, 60), st.integers(1, 60), st.sampled_from(KINDS))
+def test_a_warm_start_is_never_worse_certified(seed, n, m, kind):
+    generator = torch.Generator().manual_seed(seed)
+    for device in ["cpu", "cuda"][: 1 + torch.cuda.is_available()]:
+        x, y = make(kind, 1, n, m, seed=seed, device=device)
+        cold = assign(x, y)
+        noise = torch.rand(cold.price.shape, generator=generator, dtype=torch.float64).to(device)
+        for price in (cold.price, cold.price + 0.1 * noise):
+            warm = assign(x, y, price=price)
+            assert_valid(x, y, warm, 1e-2)
+            assert (warm.gap <= cold.gap.clamp_min(1e-2)).all()
 
 
 @given(st.integers(0, 2**31), st.integers(2, 40), st.sampled_from([surface, uniform, blob]))

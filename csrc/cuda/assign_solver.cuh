@@ -1,14 +1,36 @@
 // SPDX-License-Identifier: MIT
-// Assignment of one pair of equally large clouds by one thread block, in integers.
+// Assignment of one pair of equally large clouds by the thread blocks of a team, in integers.
 //
-// Problem and dual: common/assign.h. Method: phases of falling eps. In each, the bidders without an
-// object within eps of their best bid (assign_bids.cuh) until few are left; the last phase serves
-// those by shortest augmenting paths (assign_paths.cuh). It ends when the gap in integers is below
-// the target; the certificate is computed afterwards, in float64.
+// Problem and dual: common/assign.h, for as many objects as bidders.
+// Method: phases of falling eps. Bidders whose object is not within eps of their best lose it, then
+// all without an object bid until few are left (assign_bids.cuh). Those stay for the next phase; in
+// the last, shortest augmenting paths serve them (assign_paths.cuh). The gap is summed in integers;
+// below the target the solver ends, else eps is halved. Nothing of it is trusted: the certificate
+// is computed from coordinates and prices afterwards, in float64, and what misses it goes on in the
+// general solver (assign_auction.cuh), as do unequal sizes, more than three dimensions, and costs
+// that differ by more than the 2^26 steps of the integers.
+// Source: eps-scaling and bids after D. P. Bertsekas, "The auction algorithm", Annals of Operations
+// Research 14 (1988); the sources of bids and paths stand in their files.
+//
+// Parameters, by simulation and on an H200 at 32 x 2048, 1 %, before searches left out far labels:
+// theta 5 is flat from 4 to 8, the first eps from 3 to 6 mean nearest costs. N / 256 are left over:
+// N / 512 takes 1.6 ms off a surface's paths and adds 1.9 ms of bids, N / 128 adds 3.3 ms of paths
+// and takes off 1.1 ms of bids. The last eps is 1.6 times what the gap allows if it were the mean
+// slack: at 2, blobs fail by a hair and pay for another phase.
+//
+// Cost: 8 to 17 bids a bidder, each of 64 cached values or of the near groups; 600 to 1200 bids in
+// a row by one warp, then 13 (blob) to 450 (surface) rounds of paths. Memory O(N).
+//
+// What did not help: coarse phases that leave N / 64 or more take 2 to 3 times the bids; paths in
+// every phase, twice the rounds; a team of 4 is slower than one of 3 where 4 do not all fit at
+// once. The deterministic mode's bids cost 2.4 times as much, which makes 1.3 to 2 times in all.
+//
+// Guaranteed: partners and owners are one another's, so an injection whenever all are assigned;
+// every loop is bounded by the round limit, the number of objects or phases, or rising labels.
 #pragma once
 
 #include "../common/assign.h"
-#include "../common/hilbert.h"
+#include "assign_load.cuh"
 #include "assign_paths.cuh"
 
 namespace pointloss {
@@ -32,18 +54,6 @@ __host__ __device__ constexpr bool solver_serves(int64_t N, int64_t dim) {
   return dim <= 3 && N < (int64_t{1} << kBidderBits);
 }
 
-static __device__ const HilbertSteps kObjectCurve = kHilbertSteps;
-
-struct SolverInput {
-  const float *bidder, *object;  // [dim, N], sizes below 1
-  const double* price_in;        // [N] or null
-  double price_scale;            // takes price_in to units of the costs
-  int N, dim;
-  double rtol;
-  int64_t round_limit;
-  bool deterministic;
-};
-
 // What the solver leaves: prices (units of 2^-kCostBits) and owners by object, partners by bidder.
 struct SolverOutput {
   double* price;
@@ -65,93 +75,6 @@ struct Solver {
   int* order;  // [N] object at position j of the curve
   int64_t rounds = 0;
   int eps = 1;
-
-  __device__ static float at(const float* a, const SolverInput& in, int i, int d) {
-    return d < in.dim ? a[static_cast<int64_t>(d) * in.N + i] : 0.0f;
-  }
-
-  // Orders the objects along the curve, in the low halves of the words.
-  __device__ __forceinline__ void sort_objects() {
-    const auto ordered = [](float v) {
-      const int bits = __float_as_int(v);
-      return bits ^ ((bits >> 31) & 0x7fffffff);
-    };
-    const auto plain = [](int v) { return __int_as_float(v ^ ((v >> 31) & 0x7fffffff)); };
-    if (threadIdx.x < 3) h.low[threadIdx.x] = INT_MAX, h.high[threadIdx.x] = INT_MIN;
-    __syncthreads();
-    for (int d = 0; d < 3; ++d) {
-      int low = INT_MAX, high = INT_MIN;
-      for (int j = threadIdx.x; j < in.N; j += kSolverThreads) {
-        const int v = ordered(at(in.object, in, j, d));
-        low = min(low, v), high = max(high, v);
-      }
-      low = warp_min(low), high = warp_max(high);
-      if (threadIdx.x % 32 == 0) atomicMin(h.low + d, low), atomicMax(h.high + d, high);
-    }
-    __syncthreads();
-    const float x0 = plain(h.low[0]), y0 = plain(h.low[1]), z0 = plain(h.low[2]);
-    const float extent =
-        fmaxf(fmaxf(plain(h.high[0]) - x0, plain(h.high[1]) - y0), plain(h.high[2]) - z0);
-    const float scale = extent > 0.0f ? 1023.0f / extent : 0.0f;
-    const auto cell = [&](float v, float low) {
-      return min(static_cast<unsigned>((v - low) * scale), 1023u);
-    };
-    int words = 1;
-    while (words < 32 * s.G) words *= 2;
-    for (int j = threadIdx.x; j < words; j += kSolverThreads) {
-      unsigned long long key = ~0u;
-      if (j < in.N) {
-        key = hilbert_key(kObjectCurve, cell(at(in.object, in, j, 0), x0),
-                          cell(at(in.object, in, j, 1), y0), cell(at(in.object, in, j, 2), z0), 10,
-                          10);
-      }
-      s.word[j] = (key << 32) | static_cast<unsigned>(j);
-    }
-    for (int k = 2; k <= words; k *= 2) {
-      for (int step = k / 2; step > 0; step /= 2) {
-        __syncthreads();
-        for (int q = threadIdx.x; q < words / 2; q += kSolverThreads) {
-          const int a = 2 * q - (q & (step - 1));
-          const auto u = s.word[a], v = s.word[a + step];
-          if ((u > v) == ((a & k) == 0)) s.word[a] = v, s.word[a + step] = u;
-        }
-      }
-    }
-    __syncthreads();
-  }
-
-  __device__ __forceinline__ void load() {
-    const float scale = static_cast<float>(1 << (kSquared ? kCostBits / 2 : kCostBits));
-    sort_objects();
-    for (int j = threadIdx.x; j < 32 * s.G; j += kSolverThreads) {
-      const int k = static_cast<int>(s.word[min(j, in.N - 1)] & 0xffffffffu);
-      if (j < in.N) order[j] = k;
-      s.object[j] =
-          make_float4(at(in.object, in, k, 0) * scale, at(in.object, in, k, 1) * scale,
-                      at(in.object, in, k, 2) * scale, __int_as_float(j < in.N ? 0 : kFar));
-      s.owner[j] = static_cast<Id>(kNone);
-    }
-    for (int i = threadIdx.x; i < in.N; i += kSolverThreads) {
-      s.bidder[i] = make_float4(at(in.bidder, in, i, 0) * scale, at(in.bidder, in, i, 1) * scale,
-                                at(in.bidder, in, i, 2) * scale, 0.0f);
-    }
-    __syncthreads();
-    for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) {
-      const float4 o = s.object[g * 32 + threadIdx.x % 32];
-      float low[3] = {o.x, o.y, o.z}, high[3] = {o.x, o.y, o.z};
-      for (int d = 0; d < 3; ++d) {
-        for (int offset = 16; offset > 0; offset /= 2) {
-          low[d] = fminf(low[d], __shfl_xor_sync(kWholeWarp, low[d], offset));
-          high[d] = fmaxf(high[d], __shfl_xor_sync(kWholeWarp, high[d], offset));
-        }
-        if (threadIdx.x % 32 == 0) {
-          s.box[d * s.G + g] = low[d];
-          s.box[(3 + d) * s.G + g] = high[d];
-        }
-      }
-    }
-    __syncthreads();
-  }
 
   // Prices to start from: price_in less its least value, or 0; forgets caches and assignment.
   __device__ __forceinline__ void set_prices(bool warm) {
@@ -373,7 +296,7 @@ __device__ __forceinline__ void solve_integers(const SolverInput& in, SolverShar
   state.team = Team::here();
   if (state.team.size == 1) state.bids = state.word, state.slack = state.reach;
   Solver<Id, kSquared> solver{state, shared, in, order};
-  solver.load();
+  Loader<Id, kSquared>{state, shared, in, order}.run();
   const double target = fmax(in.rtol * (1.0 - 0x1p-10) - 1e-7, 1e-7);
   bool done = in.price_in != nullptr && solver.phases(true, target);
   if (!done && solver.rounds < in.round_limit) done = solver.phases(false, target);
