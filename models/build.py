@@ -6,7 +6,7 @@ import pickle
 import torch
 from torch import Tensor, nn
 
-from models import checkpoint
+from models import checkpoint, distributed
 from models.config import Config, ConfigError, Network
 from models.data.dataset import FURNITURE, ReconstructionDataset
 from models.networks import NETWORKS
@@ -51,6 +51,29 @@ def build_network(config: Config) -> nn.Module:
     return network(options.preset, options.points, config.data.image_size, options.out_act)
 
 
+BACK = {"+x": 180.0, "+z": 270.0, "-x": 0.0, "-z": 90.0}  # azimuth of the view from behind
+
+
+def check_orientation(config: Config, front: str | None) -> None:
+    """Settings that depend on which way the objects face must agree with the set."""
+    mirror, loss = config.augment.mirror, config.loss
+    if front is None:
+        if mirror != "none" and distributed.rank() == 0:
+            print(f"augment.mirror: the set does not tell whether {mirror!r} is left to right")
+        return
+    sides = "x" if front[1] == "z" else "z"
+    if mirror not in (sides, "none"):
+        raise ConfigError(
+            f"augment.mirror: objects of this set face {front}, so {mirror!r} would swap front and "
+            f"back; set it to {sides!r} or 'none'"
+        )
+    if loss.w_view and loss.view_centre % 360 != BACK[front]:
+        raise ConfigError(
+            f"loss.view_centre: objects of this set face {front}, so the view from behind has "
+            f"azimuth {BACK[front]:g}, not {loss.view_centre:g}"
+        )
+
+
 SOURCES = {  # of weights that come from elsewhere: the setting and the network's method for it
     "start_from_mean": "start_from",
     "autoencoder": "take_autoencoder",
@@ -81,7 +104,7 @@ def initialise(network: nn.Module, options: Network, mean: Tensor) -> None:
             elif path:
                 state = checkpoint.load(checkpoint.choose(path), parts={"network"})
                 network.take_autoencoder(state["network"])
-        except (RuntimeError, pickle.UnpicklingError) as error:
+        except (RuntimeError, TypeError, AttributeError, pickle.UnpicklingError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(
                 f"network.{key}: {path} does not fit this network: {reason}"

@@ -46,7 +46,7 @@ class Data:
 class Augment:
     # Flip the image and mirror the object in half of the samples: in "x" where objects face along z
     # (models.data's own), in "z" where they face along x (ShapeNet, by 3D-LMNet's azimuths), or
-    # "none".
+    # "none". What would swap front and back of a set that tells its front is an error.
     mirror: str = "x"
     brightness: float = 0.2  # factor in [1 - b, 1 + b] per image
     contrast: float = 0.2
@@ -68,7 +68,7 @@ class Loss:
     latent_norm: int = 1  # 1: mean absolute difference, 2: mean squared difference
     view_eta: float = 0.2  # sigma that the view from view_centre should have
     view_delta: float = 20.0  # degrees over which that falls off
-    view_centre: float = 180.0  # azimuth in degrees of the view that hides most
+    view_centre: float = 180.0  # azimuth of the view that hides most; 270 in models.data's own
 
 
 @dataclass(frozen=True)

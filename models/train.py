@@ -34,7 +34,14 @@ from models import checkpoint, distributed, log, plots
 from models import config as configs
 from models.augment import DRAWS, augment
 from models.baselines import mean_shape
-from models.build import build_network, check_sources, initialise, open_split, pick_device
+from models.build import (
+    build_network,
+    check_orientation,
+    check_sources,
+    initialise,
+    open_split,
+    pick_device,
+)
 from models.clock import StepClock
 from models.config import Config, ConfigError
 from models.cost import count_macs
@@ -108,6 +115,7 @@ def begin(
     objective = Objective(config.loss, len(data), config.network.points).to(device)
     objective.check(network, has_azimuth=bool(data[0].camera.azimuth.isfinite()))
     check_sources(network, config.network)
+    check_orientation(config, data.front)
     if resumed:
         checkpoint.restore(network, resumed, "network")
         checkpoint.restore(objective, resumed, "objective")

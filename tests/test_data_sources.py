@@ -63,6 +63,7 @@ def test_shapenet_is_checked_split_and_read(shapenet, tmp_path, capsys):
     assert test[4].points.dtype == torch.float32
     assert test[4].camera.extrinsics[2, 3] == pytest.approx(0.8 * 1.75)
     assert test.width == 137
+    assert test.front == "+x"
     # The same command again is no error, and finds what was put right.
     np.save(shapenet / "ShapeNet_pointclouds" / TABLE / "9a0b" / "pointcloud_2048.npy",
             np.zeros((2048, 3)))  # fmt: skip
@@ -190,7 +191,7 @@ def test_trained_and_scored_on_what_was_prepared(source, request, tmp_path, monk
     settings = {"data.root": json.dumps(str(out)), "data.image_size": 32, "optim.epochs": 1,
                 "optim.batch_size": 4, "evaluate.views": 1}  # fmt: skip
     if source == "shapenet":
-        settings["network.points"] = 64
+        settings |= {"network.points": 64, "augment.mirror": "z"}
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     assert train.main(["--out", str(run), *words]) == 0
     assert evaluate.main([str(run)]) == 0

@@ -4,6 +4,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -274,12 +275,37 @@ def test_weights_that_do_not_fit_are_an_error_of_one_line(root, tmp_path, capsys
     file = tmp_path / "weights.pt"
     words = settings(root, network_name=name, loss_w_kl=0, network_start_from_mean="false")
     words += ["--set", f"network.{key}={file}", "--out", str(tmp_path / "run")]
-    for content in ({"format": checkpoint.FORMAT, "network": {"x": torch.zeros(1)}}, object):
+    weights = {"format": checkpoint.FORMAT, "network": {"x": torch.zeros(1)}}
+    for content in (weights, object, torch.zeros(3)):
         torch.save(content, file)
         assert train.main(words) == 2
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("error: ")
         assert str(file) in error
+
+
+@pytest.mark.parametrize(
+    ("front", "values", "message"),
+    [
+        ("+x", {}, "augment.mirror: objects of this set face +x"),
+        ("+x", {"augment_mirror": "z"}, ""),
+        ("+z", {"augment_mirror": "z"}, "set it to 'x' or 'none'"),
+        ("+z", {"loss_w_view": 1}, "view from behind has azimuth 270, not 180"),
+        ("+z", {"loss_w_view": 1, "loss_view_centre": -90}, ""),
+        (None, {"loss_w_view": 1}, ""),
+    ],
+)
+def test_mirror_and_view_angle_agree_with_the_sets_front(root, capsys, front, values, message):
+    if front:
+        (root / "manifest.json").write_text(json.dumps({"frame": {"front": front}}))
+    config = configs.override(Config(), settings(root, **values)[1::2])
+    data = open_split(config, "train")
+    if message:
+        with pytest.raises(configs.ConfigError, match=re.escape(message)):
+            train.begin(config, data, "cpu")
+    else:
+        train.begin(config, data, "cpu")
+    assert ("does not tell" in capsys.readouterr().out) == (front is None)
 
 
 def test_training_leaves_torchs_settings_alone(root, tmp_path):

@@ -67,7 +67,8 @@ class ReconstructionDataset(Dataset):
         in_memory: bytes. A split whose images need no more is decoded at once and kept (uint8, 48
             KB a view at 128 x 128); of a larger one every image is decoded when it is asked for.
 
-    `categories` and `synsets` run over all splits: train and test share the indices.
+    `categories` and `synsets` run over all splits: train and test share the indices. `front` is the
+    axis that the objects face ("+z", "-x" ...) by the set's manifest, None where it does not tell.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class ReconstructionDataset(Dataset):
             self.samples += [(index, view) for view in range(len(cameras))]
             self._cameras += cameras
         self.points = self.clouds(points)
+        self.front = self._read_front()
         self.width = self._first_width()  # pixels of the files, before image_size
         self.images = self._read_images(in_memory)  # [S, 3, H, W] uint8, or None: read on demand
 
@@ -181,6 +183,14 @@ class ReconstructionDataset(Dataset):
         grid = np.ix_(pick, pick)
         normal = np.ascontiguousarray(normal[grid].transpose(2, 0, 1))
         return torch.from_numpy(depth[grid]), torch.from_numpy(normal)
+
+    def _read_front(self) -> str | None:
+        path = self.root / "manifest.json"
+        try:
+            front = json.loads(path.read_text(encoding="utf-8"))["frame"]["front"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None  # ShapeNet as it was downloaded, or somebody else's manifest
+        return front if front in ("+x", "-x", "+z", "-z") else None
 
     def _split_file(self, split: str) -> Path:
         return self.root / "splits" / f"{split}_models.json"

@@ -15,6 +15,8 @@ from models.data.camera import read_metadata
 from models.data.categories import NAMES
 from models.data.manifest import CAMERAS, FORMAT, write_json
 
+# 3D-LMNet takes azimuth 180, the camera on -x, for the view from behind.
+FRONT = "+x"
 _TOPS = {
     "ShapeNetRendering": "3D-R2N2's renderings, https://cvgl.stanford.edu/data2/ShapeNetRendering.tgz",
     "ShapeNet_pointclouds": "3D-LMNet's point clouds, https://github.com/val-iisc/3d-lmnet",
@@ -64,7 +66,7 @@ def index(source: Path, out: Path, quiet: bool) -> list[dict[str, Any]]:
             "source": "ShapeNetCore.v1, rendered by 3D-R2N2, sampled by 3D-LMNet",
             "licence": "ShapeNet's terms of use, https://shapenet.org/terms",
             "image": {"metadata": CAMERAS},
-            "frame": {"name": "object", "up": "+y", "unit": "as ShapeNet has it"},
+            "frame": {"name": "object", "up": "+y", "front": FRONT, "unit": "as ShapeNet has it"},
             "objects": records,
         },
     )
