@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from models.data import build, contact_sheet, debian, flightgear, prepare
+from models.data import build, contact_sheet, debian, flightgear, meshes, prepare
 from models.data.archives import FolderFiles, PrepareError, unpack_deb
 from models.data.camera import read_metadata
 from models.data.categories import category_of
@@ -192,6 +192,33 @@ def test_packages_are_prepared_and_a_broken_mesh_skipped(debs, tmp_path, capsys)
     assert names == {"airplane", "table", "vessel"}
 
 
+def in_order(task, items, jobs, *arguments):
+    """build.in_processes without processes, so that a test sees and stops what happens."""
+    yield from ((item, task(item, *arguments)) for item in items)
+
+
+@needs_renderer
+def test_a_mesh_that_has_changed_is_done_again(tmp_path):
+    path, written = tmp_path / "in" / "box" / "a.obj", []
+    path.parent.mkdir(parents=True)
+    options = build.Options(tmp_path / "out", size=16, views=2, points=(64,))
+
+    def make(sides):
+        path.write_text(obj(box(*sides)))
+        (item,) = meshes.collect(tmp_path / "in", "y", "", "unknown")
+        built = build.build_one(item, writing, options, tmp_path / "work")
+        return built.record["source"]["sha256"]
+
+    def writing(item, mesh, options):
+        written.append(item.key)
+        return build.write_object(item, mesh, options)
+
+    assert make((1, 2, 3)) == make((1, 2, 3))
+    assert len(written) == 1
+    assert make((1, 2, 3)) != make((3, 2, 1))
+    assert len(written) == 2
+
+
 @needs_renderer
 def test_a_stopped_run_goes_on_where_it_stopped(debs, tmp_path, monkeypatch, capsys):
     words = [
@@ -208,6 +235,7 @@ def test_a_stopped_run_goes_on_where_it_stopped(debs, tmp_path, monkeypatch, cap
     ]
     assert prepare.main([*words, str(tmp_path / "straight"), "--packages", *PACKAGES]) == 0
     write, written = prepare.write_object, []
+    monkeypatch.setattr(build, "in_processes", in_order)
 
     def stopping(item, mesh, options):
         if len(written) == 2:
@@ -238,8 +266,9 @@ def dying(item):
     return item.upper()
 
 
-def test_a_dying_process_costs_its_item_only():
-    results = dict(build.in_processes(dying, ["a", "bad", "b", "c"], 2))
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_dying_process_costs_its_item_only(jobs):
+    results = dict(build.in_processes(dying, ["a", "bad", "b", "c"], jobs))
     assert "process died" in results.pop("bad")
     assert results == {"a": "A", "b": "B", "c": "C"}
 

@@ -49,6 +49,8 @@ def shapenet(tmp_path):
 def test_shapenet_is_checked_split_and_read(shapenet, tmp_path, capsys):
     (shapenet / "ShapeNetRendering" / CHAIR / "3a0b" / "rendering" / "01.png").unlink()
     (shapenet / "ShapeNet_pointclouds" / TABLE / "9a0b" / "pointcloud_2048.npy").unlink()
+    for home in (shapenet / "ShapeNetRendering", shapenet / "ShapeNetRendering" / CHAIR):
+        (home / ".DS_Store").write_text("stray")
     before = sorted(shapenet.rglob("*"))
     out = tmp_path / "out"
     assert prepare.main(["shapenet", str(shapenet), str(out), "--quiet"]) == 0

@@ -140,7 +140,7 @@ def _note(work: Path, key: str) -> Path:
     return work / "records" / f"{key.replace('/', '-')}.json"
 
 
-def kept(item: Item, options: Options, work: Path) -> dict[str, Any] | None:
+def kept(item: Item, mesh: Mesh, options: Options, work: Path) -> dict[str, Any] | None:
     """The record of an earlier, interrupted run, if it fits and its files are still whole."""
     try:
         note = json.loads(_note(work, item.key).read_text(encoding="utf-8"))
@@ -150,6 +150,7 @@ def kept(item: Item, options: Options, work: Path) -> dict[str, Any] | None:
     record = note.get("record", {})
     whole = (
         note.get("settings") == options.settings()
+        and record.get("source", {}).get("sha256") == mesh.sha256
         and len(list((views / "rendering").glob("*.png"))) == record.get("views")
         and all((clouds / n).exists() and sha256(clouds / n) == h
                 for n, h in record.get("sha256", {}).items())
@@ -161,7 +162,7 @@ def build_one(item: Item, write: Write, options: Options, work: Path) -> Built |
     """Write one object, or take over what an earlier run wrote; the reason where that fails."""
     try:
         mesh = load_mesh(item)
-        record = kept(item, options, work)
+        record = kept(item, mesh, options, work)
         if record is None:
             record = write(item, mesh, options)
             note = {"settings": options.settings(), "record": record}
@@ -184,9 +185,6 @@ def in_processes(
     was still under way is done again, one process an item: the item that kills its process again
     gets a reason (str) for a result.
     """
-    if jobs == 1:
-        yield from ((item, task(item, *arguments)) for item in items)
-        return
     left = []
     pool = ProcessPoolExecutor(jobs)
     try:

@@ -79,8 +79,8 @@ def read_split(source: Path) -> dict[str, str]:
         train, test = (read_list(source / "splits" / f"{n}_models.json") for n in ("train", "val"))
     else:
         train, test = {}, {}
-        for home in sorted((source / "ShapeNetRendering").iterdir()):
-            keys = sorted(f"{home.name}/{path.name}" for path in home.iterdir())
+        for home in folders(source / "ShapeNetRendering"):
+            keys = [f"{home.name}/{path.name}" for path in folders(home)]
             cut = int(_TRAIN_SHARE * len(keys))
             train[home.name], test[home.name] = keys[:cut], keys[cut:]
     parts = {}
@@ -93,6 +93,11 @@ def read_split(source: Path) -> dict[str, str]:
     if twice := tested & set(parts):
         raise PrepareError(f"{source / 'splits'}: {min(twice)} is in train and in val")
     return parts | dict.fromkeys(sorted(tested), "test")
+
+
+def folders(path: Path) -> list[Path]:
+    """Sorted; stray files (.DS_Store) do not count."""
+    return sorted(child for child in path.iterdir() if child.is_dir())
 
 
 def read_list(path: Path) -> dict[str, list[str]]:
