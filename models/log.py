@@ -2,6 +2,7 @@
 """The numbers of the epochs: a line on the screen, a CSV file, TensorBoard."""
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -9,8 +10,10 @@ from tqdm import tqdm
 from models.config import ConfigError
 
 
-def write_csv(path: Path, rows: list[dict]) -> None:
+def write_csv(path: Path, rows: list[dict], notes: Iterable[str] = ()) -> None:
+    """The keys of the first row are the columns; `notes` stand above them, after a "#"."""
     with open(path, "w", newline="", encoding="utf-8") as file:
+        file.writelines(f"# {note}\n" for note in notes)
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -78,7 +78,28 @@ def tabulate(methods: dict[str, Tensor], columns: list[str], categories: list[st
     return rows
 
 
-def _number(column: str, value: float) -> str:
+# Columns of what the network costs: how they are called in Markdown, key of `cost`, unit of it.
+COSTS = {
+    "M parameters": ("parameters", 1e6),
+    "GMAC": ("macs", 1e9),
+    "GFLOP": ("flops", 1e9),
+    "ms an image": ("milliseconds", 1),
+    "peak MiB": ("peak_mib", 1),
+}
+
+
+def cost_columns(results: Results, row: dict) -> dict[str, float | None]:
+    """The columns of COSTS for a row: None beside what has no network, none without any network."""
+    if not results.cost:
+        return {}
+    own = row["method"] == results.method
+    found = {name: results.cost[key] if own else None for name, (key, _) in COSTS.items()}
+    return {name: value and value / COSTS[name][1] for name, value in found.items()}
+
+
+def _number(column: str, value: float | None) -> str:
+    if value is None:
+        return "-"
     if column == "gap":
         return f"{value:.2%}"
     return f"{value:.3f}" if column.startswith("F@") or abs(value) < 1 else f"{value:.2f}"
@@ -119,8 +140,9 @@ def describe_cost(results: Results) -> list[str]:
 def as_markdown(results: Results) -> str:
     """The tables as people read them, with every convention in the lines above."""
     columns = list(results.rows[0])[3:]
+    costs = list(cost_columns(results, results.rows[0]))
     own = [row for row in results.rows if row["method"] == results.method]
-    means = [row for row in results.rows if row["category"] == "mean"]
+    means = [row | cost_columns(results, row) for row in results.rows if row["category"] == "mean"]
     sides = [c for c in ("CD", "EMD") if c in columns]
     by_category = {row["category"]: {"category": row["category"]} for row in own}
     for row in results.rows:
@@ -135,7 +157,7 @@ def as_markdown(results: Results) -> str:
         "the shapes like the one retrieved. nearest image: the training object whose image is "
         "nearest. oracle: the training object whose shape is nearest. floor: the truth against "
         "another sampling of itself.",
-        _table("method", means, columns),
+        _table("method", means, [*columns, *costs]),
     ]
     if wide:
         parts.append(_table("category", list(by_category.values()), wide))
@@ -146,7 +168,8 @@ def write(results: Results, folder: Path) -> None:
     """results.md, results.csv, results.json and the picture grid."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.md").write_text(as_markdown(results), encoding="utf-8")
-    log.write_csv(folder / "results.csv", results.rows)
+    rows = [row | cost_columns(results, row) for row in results.rows]
+    log.write_csv(folder / "results.csv", rows, [*results.header, *describe_cost(results)])
     record = {
         "method": results.method,
         "header": results.header,

@@ -5,6 +5,7 @@ Several tests stand for a mistake in the public evaluation code of 3D-LMNet or 3
 names say what this project must not do.
 """
 
+import csv
 import json
 import shutil
 
@@ -227,7 +228,15 @@ def test_the_tables_say_their_convention_and_their_cost(world, tmp_path):
     record = json.loads((out / "results.json").read_text())
     assert record["cost"]["flops"] == 2 * record["cost"]["macs"]
     assert record["config"]["network"]["preset"] == "tiny-64"
-    assert len((out / "results.csv").read_text().splitlines()) == 1 + 6 * 4
+    lines = (out / "results.csv").read_text().splitlines()
+    notes = [line for line in lines if line.startswith("# ")]
+    assert notes[: len(record["header"])] == [f"# {line}" for line in record["header"]]
+    table = list(csv.DictReader(lines[len(notes) :]))
+    assert len(table) == 6 * 4
+    for row in table:
+        own = row["method"] == "efficient"
+        assert (float(row["GMAC"]) == record["cost"]["macs"] / 1e9) if own else row["GMAC"] == ""
+    assert "F@5% | M parameters |  GMAC | GFLOP | ms an image | peak MiB |" in shown
     columns = set(record["rows"][0])
     assert {"CD", "CD to truth", "CD to pred", "EMD", "gap", "F@1%", "F@2%", "F@5%"} < columns
     for row in record["rows"]:

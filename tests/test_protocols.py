@@ -38,6 +38,14 @@ def test_lmnet_ignores_scale_and_position():
     )
 
 
+def test_emd_has_no_limit_of_4096_points():
+    x = torch.rand(1, 4500, 3)
+    big = protocols.Protocol("big", "by hand", points=5000, own_box=False)
+    scores = big.score(x, (x + torch.tensor([1e-3, 0, 0]))[:, torch.randperm(4500)])
+    assert scores["EMD"].item() == pytest.approx(1e-3, rel=0.01)
+    assert scores["gap"] <= 0.01
+
+
 LINE = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [3, 0, 0]]])
 
 
