@@ -1,76 +1,47 @@
 // SPDX-License-Identifier: MIT
 // pointloss::assign on the CPU: check, allocate, solve the clouds in parallel.
-#include <torch/csrc/stable/library.h>
-
-#include <algorithm>
-#include <tuple>
-
-#include "../common/checks.h"
+#include "../common/assign_call.h"
 #include "assign_kernel.h"
 
 namespace pointloss {
 namespace {
 
-using AssignTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-
 template <class T>
-AssignTensors assign_typed(const Tensor& x, const Tensor& y, const std::optional<Tensor>& x_lengths,
-                           const std::optional<Tensor>& y_lengths, bool squared, double rtol,
-                           const std::optional<Tensor>& price, int64_t max_rounds, Clouds size) {
-  const int64_t objects = std::max(size.N, size.M);
-  Tensor idx = torch::stable::new_empty(x, {size.B, size.N}, ScalarType::Long);
-  Tensor cost = torch::stable::new_empty(x, {size.B}, ScalarType::Double);
-  Tensor gap = torch::stable::new_empty(x, {size.B}, ScalarType::Double);
-  Tensor new_price = torch::stable::new_empty(x, {size.B, objects}, ScalarType::Double);
-  Tensor rounds = torch::stable::new_empty(x, {size.B}, ScalarType::Long);
-  Tensor converged = torch::stable::new_empty(x, {size.B}, ScalarType::Bool);
-  const T* x_data = x.const_data_ptr<T>();
-  const T* y_data = y.const_data_ptr<T>();
-  const int64_t* n = data_or_null<int64_t>(x_lengths);
-  const int64_t* m = data_or_null<int64_t>(y_lengths);
-  const double* price_data = data_or_null<double>(price);
-  auto* idx_data = idx.mutable_data_ptr<int64_t>();
-  auto* new_price_data = new_price.mutable_data_ptr<double>();
-  auto* cost_data = cost.mutable_data_ptr<double>();
-  auto* gap_data = gap.mutable_data_ptr<double>();
-  auto* rounds_data = rounds.mutable_data_ptr<int64_t>();
-  auto* converged_data = converged.mutable_data_ptr<bool>();
-  torch::stable::parallel_for(0, size.B, 1, [&](int64_t begin, int64_t end) {
+void assign_typed(AssignCall& call) {
+  const AssignBatch<T> batch = call.batch<T>();
+  const int64_t N = batch.N, M = batch.M, objects = std::max(N, M);
+  torch::stable::parallel_for(0, batch.B, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
-      const AssignProblem<T> problem{x_data + b * size.N * size.D,
-                                     y_data + b * size.M * size.D,
-                                     size.N,
-                                     size.M,
-                                     size.D,
-                                     n == nullptr ? size.N : n[b],
-                                     m == nullptr ? size.M : m[b],
-                                     squared,
-                                     rtol,
-                                     max_rounds,
-                                     price_data == nullptr ? nullptr : price_data + b * objects};
+      const AssignProblem<T> problem{batch.x + b * N * batch.D,
+                                     batch.y + b * M * batch.D,
+                                     N,
+                                     M,
+                                     batch.D,
+                                     batch.x_lengths == nullptr ? N : batch.x_lengths[b],
+                                     batch.y_lengths == nullptr ? M : batch.y_lengths[b],
+                                     batch.squared,
+                                     batch.rtol,
+                                     batch.max_rounds,
+                                     batch.price_in ? batch.price_in + b * objects : nullptr};
       AssignResult result{};
-      result.idx = idx_data + b * size.N;
-      result.price = new_price_data + b * objects;
+      result.idx = batch.idx + b * N;
+      result.price = batch.price + b * objects;
       solve_assignment(problem, result);
-      cost_data[b] = result.cost;
-      gap_data[b] = result.gap;
-      rounds_data[b] = result.rounds;
-      converged_data[b] = result.converged;
+      batch.cost[b] = result.cost;
+      batch.gap[b] = result.gap;
+      batch.rounds[b] = result.rounds;
+      batch.converged[b] = result.converged;
     }
   });
-  return {idx, cost, gap, new_price, rounds, converged};
 }
 
 AssignTensors assign_cpu(Tensor x, Tensor y, std::optional<Tensor> x_lengths,
                          std::optional<Tensor> y_lengths, bool squared, double rtol,
-                         std::optional<Tensor> price, int64_t max_rounds,
-                         bool /*deterministic: always is*/) {
-  const Clouds size = check_clouds(x, y);
-  const auto n = check_lengths(x_lengths, x), m = check_lengths(y_lengths, x);
-  const auto start = check_price(price, x, size);
-  const Tensor bidders = torch::stable::contiguous(x), objects = torch::stable::contiguous(y);
-  auto* run = x.scalar_type() == ScalarType::Float ? &assign_typed<float> : &assign_typed<double>;
-  return run(bidders, objects, n, m, squared, rtol, start, max_rounds, size);
+                         std::optional<Tensor> price, int64_t max_rounds, bool deterministic) {
+  AssignCall call =
+      check_assign(x, y, x_lengths, y_lengths, squared, rtol, price, max_rounds, deterministic);
+  x.scalar_type() == ScalarType::Float ? assign_typed<float>(call) : assign_typed<double>(call);
+  return call.results();
 }
 
 }  // namespace

@@ -12,30 +12,11 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../common/assign_batch.h"
 #include "assign_finish.cuh"
 #include "assign_solver.cuh"
 
 namespace pointloss {
-
-// A batch of pairs of clouds; every pointer is a contiguous device array. N and M stay below 2^31.
-template <typename T>
-struct AssignBatch {
-  const T* x;                // [B, N, D]
-  const T* y;                // [B, M, D]
-  const int64_t* x_lengths;  // [B] or null (all N); any value is safe
-  const int64_t* y_lengths;  // [B] or null (all M)
-  int64_t B, N, M, D;
-  bool squared, deterministic;
-  double rtol;
-  int64_t max_rounds;      // <= 0: default bound
-  const double* price_in;  // [B, max(N, M)] warm start, any values; or null
-  int64_t* idx;            // [B, N]
-  double* price;           // [B, max(N, M)]
-  double* cost;            // [B]
-  double* gap;             // [B]
-  int64_t* rounds;         // [B]
-  bool* converged;         // [B]
-};
 
 // Lays the arrays of one cloud out from `base`, which may be null; returns the bytes they take.
 __host__ __device__ inline size_t lay_out(AuctionCloud& c, char* base) {
