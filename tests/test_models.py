@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: MIT
 """Configs, checkpoints, losses and augmentation."""
 
+import json
+
 import pytest
 import torch
 from objects import box_cloud
 
 from models import augment, checkpoint, losses, train
 from models import config as configs
+from models.baselines import NAMES
 from models.build import build_network
 from models.config import Config, ConfigError
+from models.evaluate import FLOOR
 from models.networks.efficient import EfficientPointNet
 from models.networks.output import Reconstruction
+from models.protocols import PROTOCOLS
+from models.report import Results, as_markdown
 from pointloss import chamfer, emd
 
 pytestmark = pytest.mark.usefixtures("one_cpu_thread")
@@ -30,6 +36,24 @@ def test_config_round_trip(tmp_path):
 @pytest.mark.parametrize("path", sorted(train.DEFAULT.parent.glob("*.toml")), ids=lambda p: p.stem)
 def test_shipped_configs_load(path):
     build_network(configs.load(path))
+
+
+def test_the_committed_results_are_what_the_code_writes():
+    """The run that README shows: its config loads, its columns and its note are today's."""
+    folder = train.DEFAULT.parents[1] / "results" / "default"
+    config = configs.load(folder / "config.toml")
+    assert config == configs.load(train.DEFAULT)
+    record = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert record["config"] == configs.to_dict(config)
+    assert list(record["rows"][0])[3:] == PROTOCOLS[config.evaluate.protocol].columns()
+    assert {row["method"] for row in record["rows"]} == {config.network.name, *NAMES, FLOOR}
+    assert record["header"][0] == PROTOCOLS[config.evaluate.protocol].describe()
+    # Pictures aside, results.md and results.csv come from results.json.
+    results = Results(pictures=None, **record)
+    assert (folder / "results.md").read_text(encoding="utf-8") == as_markdown(results)
+    lines = (folder / "results.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == f"# {record['header'][0]}"
+    assert len(lines) > len(record["rows"])
 
 
 @pytest.mark.parametrize(

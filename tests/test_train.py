@@ -228,10 +228,11 @@ def test_kill_and_resume_give_the_straight_run(root, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_like_one(root, tmp_path):
+@pytest.mark.parametrize("system", ["efficient", "reconstnet"])
+def test_two_processes_train_like_one(root, tmp_path, system):
     # A matching certified to 1e-6 has one cost, however the sums before it were rounded.
     # At a high rate Adam turns the rounding of a gradient near 0 into a step of full length.
-    words = settings(root, loss_emd_rtol=1e-6, optim_lr=2e-4)
+    words = settings(root, loss_emd_rtol=1e-6, optim_lr=2e-4, network_name=system)
     one, two = tmp_path / "one", tmp_path / "two"
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     module = ["-m", "models.train", "--device", "cpu", "--out", str(two)]
