@@ -55,10 +55,12 @@ def outcome(log: Path, returncode: int, seconds: float) -> dict[str, Any]:
     text = log.read_text(errors="replace")
     summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", text)
     pytest = [line for line in text.splitlines() if re.match(r"\d+ (passed|failed)", line)]
+    dots = "".join(re.findall(r"^[.FEsx]+", text, re.M))  # what pytest shows while it runs
+    so_far = f"{dots.count('.')} good, {len(dots) - dots.count('.')} not, when it was stopped"
     return {
         "returncode": returncode,
         "summary": summary[-1] if summary else "none: the tool did not finish",
-        "tests": pytest[-1] if pytest else "none",
+        "tests": pytest[-1] if pytest else so_far,
         "seconds": round(seconds, 1),
     }
 
@@ -68,7 +70,7 @@ def main() -> int:
     parser.add_argument("--commit", required=True, help="the commit that is being tested")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--select", default=SELECT, help="pytest -k")
-    parser.add_argument("--limit", type=float, default=240, help="seconds for all tools together")
+    parser.add_argument("--limit", type=float, default=900, help="seconds for all tools together")
     parser.add_argument("tests", nargs="*", default=TESTS)
     args = parser.parse_args()
 
