@@ -124,13 +124,9 @@ struct Top {
 __device__ __forceinline__ int price_of(const float4& o) { return __float_as_int(o.w); }
 
 __device__ __forceinline__ float fast_root(float a) {
-#ifdef POINTLOSS_EMULATED
-  return sqrtf(a);
-#else
   float r;
   asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(a));
   return r;
-#endif
 }
 
 template <bool kSquared>

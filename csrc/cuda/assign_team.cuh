@@ -24,9 +24,6 @@ struct TeamBoard {
 template <class T>
 __device__ __forceinline__ T load_fresh(const T* from) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8, "one load");
-#ifdef POINTLOSS_EMULATED
-  return *from;
-#else
   union {
     T value;
     unsigned half;
@@ -38,7 +35,6 @@ __device__ __forceinline__ T load_fresh(const T* from) {
     word.whole = __ldcg(reinterpret_cast<const unsigned long long*>(from));
   }
   return word.value;
-#endif
 }
 
 struct Team {
@@ -46,7 +42,7 @@ struct Team {
 
   __device__ __forceinline__ static Team here() {
     Team team;
-#if __CUDA_ARCH__ >= 900 && !defined(POINTLOSS_EMULATED)
+#if __CUDA_ARCH__ >= 900
     asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(team.rank));
     asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(team.size));
 #endif
@@ -55,7 +51,7 @@ struct Team {
 
   // Barrier of all threads of the team; global and shared writes before it are seen after it.
   __device__ __forceinline__ void sync() const {
-#if __CUDA_ARCH__ >= 900 && !defined(POINTLOSS_EMULATED)
+#if __CUDA_ARCH__ >= 900
     if (size > 1) {
       __threadfence();
       asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
@@ -79,7 +75,7 @@ struct Team {
   // go by the same kind of instruction: local and remote atomics are not atomic to each other.
   __device__ __forceinline__ void raise(int* own, int value) const {
     const int lane = threadIdx.x % 32;
-#if __CUDA_ARCH__ >= 900 && !defined(POINTLOSS_EMULATED)
+#if __CUDA_ARCH__ >= 900
     if (size > 1) {
       if (lane < size) {
         asm volatile(
@@ -94,7 +90,7 @@ struct Team {
   }
 
  private:
-#if __CUDA_ARCH__ >= 900 && !defined(POINTLOSS_EMULATED)
+#if __CUDA_ARCH__ >= 900
   __device__ __forceinline__ static unsigned remote(int* own, int rank) {
     unsigned address;
     asm("mapa.shared::cluster.u32 %0, %1, %2;"
