@@ -130,7 +130,7 @@ def test_the_ops_guard_memory_themselves(device):
         with pytest.raises(RuntimeError):
             ops.nearest(x, y, None, None, 2, True, "auto")
         with pytest.raises(RuntimeError):
-            ops.assign(x, y, None, None, False, 0.1, None, 0)
+            ops.assign(x, y, None, None, False, 0.1, None, 0, False)
     with pytest.raises(RuntimeError, match="lengths must be int64"):
         ops.nearest(x, x, torch.zeros(2, device=device), None, 2, True, "auto")
     with pytest.raises(RuntimeError, match="lengths must be"):
@@ -140,7 +140,14 @@ def test_the_ops_guard_memory_themselves(device):
     with pytest.raises(RuntimeError, match="norm must be 1 or 2"):
         ops.nearest(x, x, None, None, 0, True, "auto")
     with pytest.raises(RuntimeError, match="price must be"):
-        ops.assign(x, x, None, None, False, 0.1, torch.zeros(2, 4, device=device), 0)
+        ops.assign(x, x, None, None, False, 0.1, torch.zeros(2, 4, device=device), 0, False)
+    y = cloud(2, 12000, 3, device=device)  # large enough for an index on either device
+    index = ops.nearest_index(y, None)
+    for wrong in (index[:-1], index.int(), index.reshape(-1, 1), torch.cat([index, index])):
+        with pytest.raises(RuntimeError, match="index"):
+            ops.nearest_query(x, None, y, None, wrong, 2)
+    with pytest.raises(RuntimeError):
+        ops.nearest_query(x, None, y.double(), None, index, 2)
     idx = torch.zeros(2, 5, dtype=torch.long, device=device)
     grad = torch.zeros(2, 5, device=device)
     for wrong in ((grad[:1], idx), (grad, idx[:, :4]), (grad.double(), idx), (grad, idx.int())):
