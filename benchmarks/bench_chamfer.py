@@ -4,7 +4,7 @@
     pytest benchmarks/bench_chamfer.py --benchmark-only --benchmark-json=FILE
     python -m benchmarks.report FILE
 
-What is timed has been run once before and its value and gradients verified in float64. "eager" is
+Each step is run once and its value and gradients verified in float64, then it is timed. "eager" is
 what a user's step takes on an idle GPU, Python included; "graph" replays one captured CUDA graph:
 the kernels alone; "deterministic" is under torch.use_deterministic_algorithms(True). "floor" is
 (x.mean() + y.mean()).backward(): what the host needs for a step that computes next to nothing.
@@ -52,44 +52,23 @@ def verify(x, y, gradients):
         assert (a.double() - b).norm() <= 1e-5 * b.norm()
 
 
-def training_step(loss, x, y):
-    def step():
-        x.grad = y.grad = None
-        loss(x, y).backward()
-
-    return step
-
-
-def captured(step):
-    """The step as a CUDA graph."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", [surface, blob], ids=lambda k: k.__name__)
 @pytest.mark.parametrize(("batch", "points"), SIZES)
 def test_pointloss(benchmark, kind, batch, points, mode):
     if not ON_GPU and batch * points > 2**17:
+        # Seconds a round there, and cKDTree's ratio to the CPU is test_scipy's to tell.
         pytest.skip("kept short on a CPU")
     x, y = clouds(kind, batch, points)
     if mode == "forward":
         call = lambda: chamfer(x.detach(), y.detach())  # noqa: E731
     elif mode == "floor":
-        call = training_step(lambda a, b: a.mean() + b.mean(), x, y)
+        call = harness.training_step(lambda a, b: a.mean() + b.mean(), x, y)
     else:
-        call = training_step(chamfer, x, y)
+        call = harness.training_step(chamfer, x, y)
     torch.use_deterministic_algorithms("deterministic" in mode)
     try:
-        call = captured(call) if "graph" in mode else call
+        call = harness.captured(call) if "graph" in mode else call
         call()
         if mode not in ("forward", "floor"):
             verify(x, y, (x.grad, y.grad))
@@ -109,6 +88,7 @@ def test_pointloss(benchmark, kind, batch, points, mode):
 @pytest.mark.parametrize(("batch", "points"), SIZES)
 def test_baseline(benchmark, name, batch, points):
     """Forward and backward of plain torch and of each importable peer, as a user calls it."""
+    # torch.cdist keeps B N M floats for the backward, and the backward takes as much again.
     if batch * points**2 > (2**30 if ON_GPU else 2**27):
         pytest.skip("the full distance matrices do not fit")
     nearest = baselines.torch_nearest if name == "torch" else PEERS[name]
@@ -118,7 +98,9 @@ def test_baseline(benchmark, name, batch, points):
         to_y, to_x = nearest(a, b)
         return to_y.mean() + to_x.mean()
 
-    harness.measure(benchmark, training_step(loss, x, y), rounds=10 if ON_GPU else 3, eager=True)
+    harness.measure(
+        benchmark, harness.training_step(loss, x, y), rounds=10 if ON_GPU else 3, eager=True
+    )
     benchmark.extra_info.update(
         op="chamfer", method=f"{name}, eager", kind="surface", batch=batch, points=points
     )

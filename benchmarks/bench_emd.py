@@ -39,26 +39,6 @@ def verify(x, y):
     assert assign(a.detach(), b.detach(), rtol=RTOL).converged.all()
 
 
-def training_step(loss, x, y):
-    def step():
-        x.grad = y.grad = None
-        loss(x, y).backward()
-
-    return step
-
-
-def captured(step):
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step()
-    stream.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", [surface, noisy, blob], ids=lambda k: k.__name__)
 @pytest.mark.parametrize(("batch", "points"), SIZES, ids=lambda v: str(v))
@@ -75,11 +55,11 @@ def test_emd(benchmark, kind, batch, points, mode):
     elif mode == "warm":
         ids = torch.arange(batch, device=x.device)
         loss = EMDLoss(rtol=RTOL, price_cache=(batch, points)).to(x.device)
-        call = training_step(lambda a, b: loss(a, b, ids), x, y)
+        call = harness.training_step(lambda a, b: loss(a, b, ids), x, y)
     else:
-        call = training_step(cold, x, y)
+        call = harness.training_step(cold, x, y)
     if mode == "graph":
-        call = captured(call)
+        call = harness.captured(call)
     harness.measure(benchmark, call, rounds=5 if ON_GPU else 2, eager=mode != "graph")
     method = "pointloss" if mode == "eager" else f"pointloss, {mode}"
     benchmark.extra_info.update(

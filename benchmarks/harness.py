@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 # Long enough to cover the launches of one call (about 20 launches of 5 us), in clock ticks.
 _QUEUE_AHEAD = 400_000
@@ -53,6 +54,32 @@ def measure(
 
     benchmark.pedantic(call, setup=prepare, rounds=rounds, warmup_rounds=warmup, iterations=1)
     return float(benchmark.stats.stats.median)
+
+
+def training_step(
+    loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
+) -> Callable[[], None]:
+    """Forward and backward of a loss to both inputs, which need gradients."""
+
+    def step() -> None:
+        x.grad = y.grad = None
+        loss(x, y).backward()
+
+    return step
+
+
+def captured(step: Callable[[], None]) -> Callable[[], None]:
+    """The step as one CUDA graph; what is returned replays it."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
 
 
 def device() -> torch.device:

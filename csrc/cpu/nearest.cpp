@@ -238,7 +238,7 @@ Tensor nearest_index_cpu(Tensor y, std::optional<Tensor> y_lengths) {
   check_clouds(y, y);
   const auto m = check_lengths(y_lengths, y);
   const int64_t bytes = image_bytes(y);
-  Tensor index = torch::stable::new_empty(y, {y.size(0) * bytes}, ScalarType::Byte);
+  Tensor index = new_tensor(y, {y.size(0) * bytes}, ScalarType::Byte);
   if (index.numel() == 0) return index;
   auto* images = reinterpret_cast<char*>(index.mutable_data_ptr<uint8_t>());
   const Tensor points = torch::stable::contiguous(y);
@@ -253,8 +253,8 @@ Tensor nearest_index_cpu(Tensor y, std::optional<Tensor> y_lengths) {
 template <class T>
 std::tuple<Tensor, Tensor> query_typed(const Tensor& x, const char* images, int64_t bytes,
                                        const Problem& p) {
-  Tensor dist = torch::stable::new_empty(x, {p.size.B, p.size.N});
-  Tensor idx = torch::stable::new_empty(x, {p.size.B, p.size.N}, ScalarType::Long);
+  Tensor dist = new_tensor(x, {p.size.B, p.size.N}, x.scalar_type());
+  Tensor idx = new_tensor(x, {p.size.B, p.size.N}, ScalarType::Long);
   const Answer<T> to_y{dist.mutable_data_ptr<T>(), idx.mutable_data_ptr<int64_t>(), p.size.N};
   auto* search = p.size.D == 3 ? (p.norm == 1 ? &search_index<1, 3, T> : &search_index<2, 3, T>)
                                : (p.norm == 1 ? &search_index<1, 2, T> : &search_index<2, 2, T>);

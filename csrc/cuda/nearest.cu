@@ -139,7 +139,7 @@ Tensor nearest_index_cuda(Tensor y, std::optional<Tensor> y_lengths) {
   check_clouds(y, y);
   const torch::stable::accelerator::DeviceGuard guard(y.get_device_index());
   const auto m = check_lengths(y_lengths, y);
-  Tensor index = torch::stable::new_empty(y, {index_bytes(y)}, ScalarType::Byte);
+  Tensor index = new_tensor(y, {index_bytes(y)}, ScalarType::Byte);
   if (index.numel() == 0) return index;
   const Tensor points = torch::stable::contiguous(y);
   NearestPairParams params{};
@@ -165,10 +165,10 @@ std::tuple<Tensor, Tensor> nearest_query_cuda(Tensor x, std::optional<Tensor> x_
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const auto n = check_lengths(x_lengths, x), m = check_lengths(y_lengths, x);
   const Tensor a = torch::stable::contiguous(x), b = torch::stable::contiguous(y);
-  Tensor dist = torch::stable::new_empty(x, {size.B, size.N});
-  Tensor idx = torch::stable::new_empty(x, {size.B, size.N}, ScalarType::Long);
+  Tensor dist = new_tensor(x, {size.B, size.N}, x.scalar_type());
+  Tensor idx = new_tensor(x, {size.B, size.N}, ScalarType::Long);
   const auto bytes = static_cast<int64_t>(nearest_tree_workspace(size.B, size.N, 0));
-  const Tensor workspace = torch::stable::new_empty(x, {bytes}, ScalarType::Byte);
+  const Tensor workspace = new_tensor(x, {bytes}, ScalarType::Byte);
   NearestPairParams params{};
   params.x = a.const_data_ptr<float>(), params.y = b.const_data_ptr<float>();
   params.x_lengths = data_or_null<int64_t>(n), params.y_lengths = data_or_null<int64_t>(m);
