@@ -3,11 +3,11 @@
 
     python -m benchmarks.record_sanitizers --commit $(git rev-parse HEAD) [--out FOLDER]
 
-Writes sanitizers-<gpu>.json: per tool the errors, what pytest said and the seconds. The tools run
-side by side, without torch's caching of memory, so that a read past the end of one tensor is not
-one inside a neighbour. Left out for their time are the tests that compile or check schemas, the
-property tests and those of every kind of clouds; and those that capture a graph, where memory
-cannot be allocated without the cache.
+Writes sanitizers-<gpu>.json: per tool the errors, the tests and the seconds. The tools run side by
+side, each over several equal parts of the tests, without torch's caching of memory, so that a read
+past the end of one tensor is not one inside a neighbour. Left out for their time are the tests that
+compile or check schemas, the property tests and those of every kind of clouds; and those that
+capture a graph, where memory cannot be allocated without the cache.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -25,42 +26,58 @@ from typing import Any
 from benchmarks.machine import describe, slug
 
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
-TESTS = ("tests/test_nearest.py", "tests/test_nearest_backward.py", "tests/test_assign.py")
+TESTS = ("tests/test_nearest.py", "tests/test_nearest_backward.py", "tests/test_nearest_index.py")
+TESTS += ("tests/test_chamfer.py", "tests/test_assign.py", "tests/test_emd.py")
 SELECT = "cuda and not " + " and not ".join(
     ["opcheck", "compile", "graph", "devices_agree", "methods_agree", "every_launch", "invarian"]
 )
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 
-def start(tool: str, tests: list[str], select: str, log: Path) -> subprocess.Popen[bytes]:
+def collect(tests: list[str], select: str) -> list[str]:
+    """The selected tests by name."""
+    command = [*PYTEST, "--collect-only", "-k", select, *tests]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [line for line in shown.splitlines() if "::" in line]
+
+
+def start(tool: str, tests: list[str], log: Path) -> subprocess.Popen[bytes]:
     command = ["compute-sanitizer", "--tool", tool, "--target-processes", "all"]
-    command += ["--error-exitcode", "99"]
-    command += [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-k",
-        select,
-        *tests,
-    ]
+    command += ["--error-exitcode", "99", *PYTEST, *tests]
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     return subprocess.Popen(
-        command, stdout=log.open("wb"), stderr=subprocess.STDOUT, env=environment
+        command,
+        stdout=log.open("wb"),
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,  # so that what the tool starts can be stopped with it
     )
 
 
-def outcome(log: Path, returncode: int, seconds: float) -> dict[str, Any]:
+def outcome(log: Path, returncode: int, tests: int) -> dict[str, Any]:
+    """What one part of the tests came to."""
     text = log.read_text(errors="replace")
     summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", text)
-    pytest = [line for line in text.splitlines() if re.match(r"\d+ (passed|failed)", line)]
     dots = "".join(re.findall(r"^[.FEsx]+", text, re.M))  # what pytest shows while it runs
-    so_far = f"{dots.count('.')} good, {len(dots) - dots.count('.')} not, when it was stopped"
+    clean = returncode == 0 and bool(summary) and dots == "." * tests
     return {
-        "returncode": returncode,
+        "clean": clean,
+        "good": dots.count("."),
+        "not_good": len(dots) - dots.count("."),
+        "not_reached": tests - len(dots),
         "summary": summary[-1] if summary else "none: the tool did not finish",
-        "tests": pytest[-1] if pytest else so_far,
+        "returncode": returncode,
+    }
+
+
+def together(parts: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """What the parts of one tool's tests came to."""
+    counts = {key: sum(part[key] for part in parts) for key in ("good", "not_good", "not_reached")}
+    return {
+        "clean": all(part["clean"] for part in parts),
+        **counts,
+        "summaries": sorted({part["summary"] for part in parts}),
+        "returncodes": sorted({part["returncode"] for part in parts}),
         "seconds": round(seconds, 1),
     }
 
@@ -71,31 +88,44 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--select", default=SELECT, help="pytest -k")
     parser.add_argument("--limit", type=float, default=900, help="seconds for all tools together")
+    parser.add_argument("--parts", type=int, default=4, help="processes a tool")
     parser.add_argument("tests", nargs="*", default=TESTS)
     args = parser.parse_args()
 
     args.out.mkdir(parents=True, exist_ok=True)
+    tests = collect([*args.tests], args.select)
+    shares = [tests[part :: args.parts] for part in range(min(args.parts, len(tests)))]
     begin = time.perf_counter()
-    logs = {tool: args.out / f"{tool}.log" for tool in TOOLS}
-    running = {tool: start(tool, [*args.tests], args.select, logs[tool]) for tool in TOOLS}
+    running = {}
+    for tool in TOOLS:
+        for part, share in enumerate(shares):
+            log = args.out / f"{tool}-{part}.log"
+            running[tool, part] = start(tool, share, log), log
+    ended: dict[tuple[str, int], float] = {}
+    while len(ended) < len(running):
+        late = time.perf_counter() - begin > args.limit
+        for key, (process, _) in running.items():
+            if late and process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            if process.poll() is not None:
+                ended.setdefault(key, time.perf_counter() - begin)
+        time.sleep(0.5)
     found = {}
-    for tool, process in running.items():
-        try:
-            process.wait(max(1.0, args.limit - (time.perf_counter() - begin)))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        found[tool] = outcome(logs[tool], process.returncode, time.perf_counter() - begin)
+    for tool in TOOLS:
+        parts = []
+        for part, share in enumerate(shares):
+            process, log = running[tool, part]
+            parts.append(outcome(log, process.returncode, len(share)))
+            if parts[-1]["clean"]:
+                log.unlink()
+        found[tool] = together(parts, max(ended[tool, part] for part in range(len(shares))))
     machine = describe(args.commit)
     path = args.out / f"sanitizers-{slug(machine)}.json"
     record = {**machine, "selected": args.select, "tests": [*args.tests], "tools": found}
     path.write_text(json.dumps(record, indent=1) + "\n")
-    for log in logs.values():
-        if all(tool["returncode"] == 0 for tool in found.values()):
-            log.unlink()
     print(json.dumps(found, indent=1))
-    clean = all(t["returncode"] == 0 and "passed" in t["tests"] for t in found.values())
-    return 0 if clean else 1
+    return 0 if all(tool["clean"] for tool in found.values()) else 1
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def main() -> int:
     print(doctor.stdout, doctor.stderr)
     start = time.perf_counter()
     tests = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rf", *args.pytest], capture_output=True, text=True
+        [sys.executable, "-m", "pytest", "-q", "-rfs", *args.pytest], capture_output=True, text=True
     )
     seconds = time.perf_counter() - start
     print(tests.stdout[-6000:], tests.stderr[-2000:])
@@ -52,6 +52,7 @@ def main() -> int:
             "counts": counts,
             "seconds": round(seconds, 1),
             "failures": [line for line in tests.stdout.splitlines() if line.startswith("FAILED")],
+            "skips": [line for line in tests.stdout.splitlines() if line.startswith("SKIPPED")],
         },
     }
     args.out.mkdir(parents=True, exist_ok=True)
