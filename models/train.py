@@ -15,12 +15,8 @@ short has the clock a say.
 
 import argparse
 import math
-import os
 import sys
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -46,6 +42,7 @@ from models.clock import StepClock
 from models.config import Config, ConfigError
 from models.cost import count_macs
 from models.data.dataset import ReconstructionDataset, Sample
+from models.determinism import deterministic
 from models.evaluate import evaluate, open_asked
 from models.losses import Objective
 from models.report import as_markdown, write
@@ -81,29 +78,6 @@ def learning_rate(config: Config, epoch: float, seconds: float) -> float:
     limit = 60 * options.max_minutes
     over = max(epoch / options.epochs, seconds / limit if limit else 0.0)
     return options.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(over, 1.0))))
-
-
-@contextmanager
-def deterministic(wanted: bool) -> Iterator[None]:
-    """Ask torch for the same bits every time, if `wanted`.
-
-    The one operation without such a form (the backward pass of the skip's max-pool, where its
-    windows do not divide the image) warns and goes on.
-    """
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-    torch.use_deterministic_algorithms(wanted, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it
-    torch.backends.cudnn.benchmark = not wanted
-    warnings.filterwarnings("once", message=".*does not have a deterministic implementation.*")
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 def begin(

@@ -2,6 +2,7 @@
 """ShapeNet and Pix3D as people have them on disk: prepared, loaded, trained on, scored."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -86,7 +87,8 @@ def test_3d_lmnets_lists_are_followed(shapenet, tmp_path):
     assert ReconstructionDataset(out, "val").objects == [f"{CHAIR}/9a0b"]
 
 
-def test_shapenet_errors_get_one_line(shapenet, tmp_path, capsys):
+def test_shapenet_errors_get_one_line(shapenet, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "trimesh", None)  # not needed, and not the first to be missed
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("mine")
@@ -105,6 +107,8 @@ def test_shapenet_errors_get_one_line(shapenet, tmp_path, capsys):
     # A set that is rendered into an index would land in the user's own ShapeNet.
     assert prepare.main(["meshes", str(shapenet), str(out), "--quiet"]) == 1
     assert "links to a data set of yours" in capsys.readouterr().err
+    assert prepare.main(["meshes", str(shapenet), str(tmp_path / "new"), "--quiet"]) == 1
+    assert "pip install trimesh" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -119,8 +119,7 @@ def check_needs(*packages: str) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Everything that can be known to fail before the work starts."""
-    check_needs("trimesh", "embreex", "scipy", "tqdm")
+    """Everything that can be known to fail before the work starts: arguments, then packages."""
     if args.views > 99:
         raise PrepareError(f"--views {args.views}: the layout has two digits, at most 99")
     if args.contact_sheet and args.contact_sheet.suffix.lower() != ".png":
@@ -128,6 +127,7 @@ def check(args: argparse.Namespace) -> None:
     check_out(args.out)
     if any((args.out / top).is_symlink() for top in ("ShapeNetRendering", "ShapeNet_pointclouds")):
         raise PrepareError(f"{args.out} links to a data set of yours; choose another folder")
+    check_needs("trimesh", "embreex", "scipy", "tqdm")
 
 
 def make_set(
@@ -195,10 +195,10 @@ def prepare_pix3d(args: argparse.Namespace) -> None:
 
 
 def prepare_shapenet(args: argparse.Namespace) -> None:
-    check_needs("tqdm")
     if args.out.resolve() == args.folder.resolve():
         raise PrepareError("DIR and OUT are one folder; nothing is written into DIR")
     check_out(args.out)
+    check_needs("tqdm")
     args.out.mkdir(parents=True, exist_ok=True)
     records = shapenet.index(args.folder, args.out, args.quiet)
     write_splits(args.out, records)

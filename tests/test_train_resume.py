@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: MIT
+"""A run that was stopped, or shared among processes, is the run that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from objects import make_set, settings
+
+from models import checkpoint, losses, train
+
+ROOT = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.usefixtures("one_cpu_thread")
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_set(tmp_path / "set")
+
+
+def rows_of(run):
+    """The scores, without the time that an image took."""
+    return json.loads((run / "results.json").read_text())["rows"]
+
+
+def same_state(one, two):
+    """Every tensor of two loaded checkpoints is equal bit for bit."""
+    for part in ("network", "objective"):
+        for key, value in one[part].items():
+            assert torch.equal(value, two[part][key]), key
+    for number, state in one["optimiser"]["state"].items():
+        for key, value in state.items():
+            assert torch.equal(value, two["optimiser"]["state"][number][key]), key
+
+
+def test_resume_of_a_finished_run_changes_nothing(root, tmp_path):
+    run = tmp_path / "run"
+    assert train.main(["--out", str(run), *settings(root)]) == 0
+    straight = checkpoint.load(run / checkpoint.NAME)
+    rows = rows_of(run)
+    assert train.main(["--resume", str(run)]) == 0
+    same_state(straight, checkpoint.load(run / checkpoint.NAME))
+    assert rows_of(run) == rows
+
+
+@pytest.mark.parametrize(
+    ("system", "precision"),
+    [
+        *(("efficient", "float32"), ("efficient", "bf16")),
+        *(("psgn", "float32"), ("reconstnet", "float32"), ("lmnet-autoencoder", "float32")),
+    ],
+)
+def test_interrupt_and_resume_give_the_straight_run(
+    root, tmp_path, monkeypatch, capsys, device, system, precision
+):
+    monkeypatch.setattr(train, "pick_device", lambda name: str(device))
+    words = settings(root, data_workers=2, optim_precision=precision, evaluate_baselines="false")
+    words += ["--set", f"network.name={system}", "--set", "network.points=256"]
+    if system in ("psgn", "lmnet-autoencoder"):
+        words += ["--set", "loss.w_kl=0", "--set", "network.start_from_mean=false"]
+    straight, parts = tmp_path / "straight", tmp_path / "parts"
+    assert train.main(["--out", str(straight), *words]) == 0
+    calls, term = 0, losses.Objective.forward
+
+    def interrupting(*args):
+        nonlocal calls
+        calls += 1
+        if calls == 6:  # 16 images are 4 steps an epoch: in the middle of the second
+            raise KeyboardInterrupt
+        return term(*args)
+
+    monkeypatch.setattr(losses.Objective, "forward", interrupting)
+    assert train.main(["--out", str(parts), *words]) == train.INTERRUPTED
+    assert f"--resume {parts}" in capsys.readouterr().err
+    assert len(checkpoint.load(parts / checkpoint.NAME)["history"]) == 1
+    monkeypatch.setattr(losses.Objective, "forward", term)
+    assert train.main(["--resume", str(parts)]) == 0
+    same_state(*(checkpoint.load(run / checkpoint.NAME) for run in (straight, parts)))
+    assert rows_of(straight) == rows_of(parts)
+
+
+KILLED = """
+import os, signal, sys, torch
+from models import losses, train
+torch.set_num_threads(1)
+calls, term = [], losses.Objective.forward
+def killing(*args):
+    calls.append(1)
+    if len(calls) == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return term(*args)
+losses.Objective.forward = killing
+train.main(sys.argv[1:])
+"""
+
+
+def run(words, **more):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, **more)
+
+
+@pytest.mark.slow
+def test_kill_and_resume_give_the_straight_run(root, tmp_path):
+    straight, parts, words = tmp_path / "straight", tmp_path / "parts", settings(root)
+    done = run(["-c", KILLED, "--out", str(parts), "--device", "cpu", *words])
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert train.main(["--out", str(straight), *words]) == 0
+    assert train.main(["--resume", str(parts)]) == 0
+    same_state(*(checkpoint.load(run / checkpoint.NAME) for run in (straight, parts)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["efficient", "reconstnet"])
+def test_two_processes_train_like_one(root, tmp_path, system):
+    # A matching certified to 1e-6 has one cost, however the sums before it were rounded.
+    # At a high rate Adam turns the rounding of a gradient near 0 into a step of full length.
+    words = settings(root, loss_emd_rtol=1e-6, optim_lr=2e-4, network_name=system)
+    one, two = tmp_path / "one", tmp_path / "two"
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    module = ["-m", "models.train", "--device", "cpu", "--out", str(two)]
+    done = run([*torchrun, *module, *words])
+    assert done.returncode == 0, done.stderr.decode()
+    assert train.main(["--out", str(one), *words]) == 0
+    states = [checkpoint.load(folder / checkpoint.NAME) for folder in (one, two)]
+    for row, other in zip(*(state["history"] for state in states), strict=True):
+        for key in ("lr", "loss", "cd", "emd", "kl", "val_cd", "val_emd"):
+            assert other[key] == pytest.approx(row[key], rel=1e-3), (row["epoch"], key)
+    assert states[1]["history"][0]["loss"] == pytest.approx(
+        states[0]["history"][0]["loss"], rel=1e-4
+    )
+    # Every process has the prices of all samples.
+    prices = [state["objective"]["emd_loss.price_cache"] for state in states]
+    assert ((prices[0] > 0).any(1) == (prices[1] > 0).any(1)).all()
