@@ -4,8 +4,9 @@
     pytest benchmarks/bench_assign.py --benchmark-only --benchmark-json=FILE
     python -m benchmarks.report FILE --plots FOLDER
 
-Every matching is verified before it is timed. On a GPU the run takes about a minute;
-POINTLOSS_LARGE=1 adds one cloud of 65536 points, which takes minutes more.
+Every matching is verified before it is timed. On a GPU the run takes about two
+minutes, most of it for the optima of scipy; POINTLOSS_LARGE=1 adds one cloud of 65536
+points, which takes minutes more.
 """
 
 import functools
