@@ -93,7 +93,7 @@ class Evaluate:
     protocol: str = "lmnet"
     sampling: str = "fixed"  # the same points of every cloud, or "random": each cloud its own
     checkpoint: str = "best"  # on data.val_split; or "last"
-    views: int = 0  # first k views of each object; 0: all
+    views: int = 0  # so many of each object, spread evenly over its own; 0: all
     batch_size: int = 16
     baselines: bool = True  # mean shape, clusters, retrieval, oracle beside the network
     draw: bool = False  # draw the latent instead of taking its mean

@@ -8,7 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import pointloss
 from models.config import Config
+
+
+def describe_machine(device: str, commit: str | None = None) -> str:
+    """A sentence for a table's head: where its numbers, the milliseconds above all, come from."""
+    where = (
+        torch.cuda.get_device_name(device)
+        if device.startswith("cuda")
+        else f"{torch.get_num_threads()} threads of a CPU"
+    )
+    versions = f"torch {torch.__version__}, pointloss {pointloss.__version__}"
+    return f"Computed on {where}, {versions}{f', commit {commit}' if commit else ''}."
 
 
 def example(network: nn.Module, config: Config, batch: int) -> tuple[Tensor, Tensor | None]:

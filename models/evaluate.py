@@ -13,6 +13,7 @@ sampling of itself, below which no number means anything.
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +35,7 @@ from models.baselines import (
 )
 from models.build import build_network, cloud_sizes, open_split, pick_device
 from models.config import Config, ConfigError
-from models.cost import measure
+from models.cost import describe_machine, measure
 from models.data.dataset import ReconstructionDataset, Sample
 from models.determinism import deterministic
 from models.protocols import PROTOCOLS, Protocol
@@ -171,14 +172,26 @@ def folder_predictor(folder: Path, data: ReconstructionDataset) -> Predictor:
     return predict
 
 
+def spread_views(samples: list[tuple[int, int]], wanted: int) -> list[int]:
+    """Which of the (object, view) pairs are scored: `wanted` views of each object, or all for 0.
+
+    They are spread evenly over the object's views: the sets of models.data go around it in order,
+    so that the first few would show one side only.
+    """
+    count = Counter(owner for owner, _ in samples)
+    return [
+        index
+        for index, (owner, view) in enumerate(samples)
+        if not wanted or view * wanted % count[owner] < wanted
+    ]
+
+
 def score_images(
     predictor: Predictor, data: ReconstructionDataset, judge: Judge, workers: int
 ) -> tuple[Tensor, Tensor, Tensor, Pictures]:
     """Every image of the split once -> scores [S, columns], objects [S], thumbnails, pictures."""
     options = judge.options
-    keep = [
-        i for i, (_, view) in enumerate(data.samples) if not options.views or view < options.views
-    ]
+    keep = spread_views(data.samples, options.views)
     objects = torch.tensor([data.samples[i][0] for i in keep])
     categories = [data.categories[data.object_categories[o]] for o in objects.tolist()]
     shown = {keep[row]: row for row in plots.choose_rows(categories, objects.tolist())}
@@ -226,9 +239,11 @@ def evaluate(
     device: str,
     state: dict | None = None,
     pred_dir: Path | None = None,
+    commit: str | None = None,
 ) -> Results:
     """Score the network of a checkpoint's `state`, or the clouds of `pred_dir`.
 
+    `commit`, of this project, is named in the header if it is given.
     The same weights or clouds give the same table on the same device, however they were trained:
     the matching of the EMD is deterministic here, not only within its certificate.
     """
@@ -263,6 +278,7 @@ def evaluate(
     categories = [data.categories[data.object_categories[o]] for o in objects.tolist()]
     rows = tabulate(methods, protocol.columns(), categories)
     header = [protocol.describe(), *describe(config, judge, rows, len(data.objects)), *notes]
+    header.append(describe_machine(device, commit))
     return Results(name, header, rows, cost, configs.to_dict(config), pictures)
 
 
@@ -300,10 +316,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pred-dir", type=Path, help="score these clouds instead of a network's")
     parser.add_argument("--split", help="default: the config's evaluate.split")
     parser.add_argument("--protocol", help=f"one of {', '.join(PROTOCOLS)}")
-    parser.add_argument("--views", type=int, help="first K views of each object; 0: all")
+    parser.add_argument("--views", type=int, help="K views of each object; 0: all")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--out", type=Path, help="folder for the results (default: RUN, PRED_DIR)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--commit", help="of this project, to be named in the results")
     args = parser.parse_args(argv)
     if (args.run is None) == (args.pred_dir is None):
         parser.error("give a run, or --pred-dir")
@@ -320,7 +337,7 @@ def main(argv: list[str] | None = None) -> int:
         given = {key: value for key, value in given.items() if value is not None}
         config = configs.update(config, {"evaluate": given})
         out = args.out or args.pred_dir or path.parent
-        results = evaluate(config, device, state, args.pred_dir)
+        results = evaluate(config, device, state, args.pred_dir, args.commit)
         write(results, out)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

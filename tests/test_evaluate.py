@@ -14,6 +14,7 @@ import pytest
 import torch
 from objects import box_cloud, make_set, settings
 
+import pointloss
 from models import baselines, checkpoint, evaluate, plots, report, train
 from models import config as configs
 from models.build import open_split
@@ -103,6 +104,21 @@ def test_every_image_counts_whatever_the_batch(world, tmp_path):
             assert other["n"] == row[0]["n"]
             assert other["CD"] == pytest.approx(row[0]["CD"], rel=1e-4)
             assert other["EMD"] == pytest.approx(row[0]["EMD"], rel=1e-2)  # its certificate
+
+
+def test_the_views_that_are_scored_go_around_the_object():
+    """Not: the first few, where the views lie in order around the object."""
+    samples = [(0, view) for view in range(24)] + [(1, view) for view in range(3)]
+
+    def views(wanted, owner):
+        chosen = [samples[i] for i in evaluate.spread_views(samples, wanted)]
+        return [view for of, view in chosen if of == owner]
+
+    assert views(4, 0) == [0, 6, 12, 18]
+    assert len(views(5, 0)) == 5
+    assert views(2, 1) == [0, 2]
+    assert views(3, 1) == views(24, 1) == views(0, 1) == [0, 1, 2]
+    assert views(0, 0) == views(24, 0) == list(range(24))
 
 
 def test_the_mean_is_over_categories_and_images_are_beside_it():
@@ -225,6 +241,9 @@ def test_the_tables_say_their_convention_and_their_cost(world, tmp_path):
         *("| mean shape", "| cluster", "| nearest image", "| oracle", "| floor"),
     ):
         assert text in shown, text
+    assert f"a CPU, torch {torch.__version__}, pointloss {pointloss.__version__}." in shown
+    shown = (score(world[1], "--commit", "0a1b2c", out=out) / "results.md").read_text()
+    assert f"pointloss {pointloss.__version__}, commit 0a1b2c." in shown
     record = json.loads((out / "results.json").read_text())
     assert record["cost"]["flops"] == 2 * record["cost"]["macs"]
     assert record["config"]["network"]["preset"] == "tiny-64"

@@ -38,11 +38,20 @@ def test_shipped_configs_load(path):
     build_network(configs.load(path))
 
 
-def test_the_committed_results_are_what_the_code_writes():
-    """The run that README shows: its config loads, its columns and its note are today's."""
-    folder = train.DEFAULT.parents[1] / "results" / "default"
-    config = configs.load(folder / "config.toml")
+RESULTS = train.DEFAULT.parents[1] / "results"
+COMMITTED = sorted(path.parent.relative_to(RESULTS) for path in RESULTS.rglob("results.json"))
+
+
+def test_the_run_that_readme_shows_is_the_default():
+    config = configs.load(RESULTS / "default" / "config.toml")
     assert config == configs.load(train.DEFAULT)
+
+
+@pytest.mark.parametrize("name", COMMITTED, ids=str)
+def test_the_committed_results_are_what_the_code_writes(name):
+    """The config loads, the columns and the note are today's."""
+    folder = RESULTS / name
+    config = configs.load(folder / "config.toml")
     record = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert record["config"] == configs.to_dict(config)
     assert list(record["rows"][0])[3:] == PROTOCOLS[config.evaluate.protocol].columns()
