@@ -14,7 +14,8 @@ from torch import Tensor
 from pointloss._extension import HAS_CUDA, cuda_cure
 
 MAX_DIM = 64
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+HALVES = (torch.float16, torch.bfloat16)  # computed in float32
+FLOATS = (*HALVES, torch.float32, torch.float64)
 
 
 class Clouds(NamedTuple):
@@ -38,7 +39,7 @@ def clouds(
     _check_types(op, x, y)
     _check_shapes(op, x, y)
     single = x.dim() == 2
-    if x.dtype != torch.float64:  # half types are computed in float32
+    if x.dtype in HALVES or y.dtype in HALVES:
         x, y = x.float(), y.float()
     if single:
         x, y = x.unsqueeze(0), y.unsqueeze(0)
@@ -83,17 +84,18 @@ def _check_types(op: str, x: Tensor, y: Tensor) -> None:
                 f"{op}: {name} must be float16, bfloat16, float32 or float64, "
                 f"got {_name(value.dtype)}"
             )
-    if x.device != y.device:
-        raise ValueError(f"{op}: x and y must be on one device, got {x.device} and {y.device}")
-    if x.device.type not in {"cpu", "cuda", "meta"}:
-        raise RuntimeError(f"{op}: only CPU and CUDA tensors are supported, got {x.device}")
-    if x.device.type == "cuda" and not HAS_CUDA:
+    device = x.device
+    if device != y.device:
+        raise ValueError(f"{op}: x and y must be on one device, got {device} and {y.device}")
+    kind = device.type
+    if kind not in ("cpu", "cuda", "meta"):
+        raise RuntimeError(f"{op}: only CPU and CUDA tensors are supported, got {device}")
+    if kind == "cuda" and not HAS_CUDA:
         raise RuntimeError(f"{op}: {cuda_cure()}")
+    if x.dtype == y.dtype:
+        return
     # Under autocast a network's output is half precision while its target is not.
-    mixed_halves = torch.float64 not in (x.dtype, y.dtype) and torch.is_autocast_enabled(
-        x.device.type
-    )
-    if x.dtype != y.dtype and not mixed_halves:
+    if torch.float64 in (x.dtype, y.dtype) or not torch.is_autocast_enabled(kind):
         raise TypeError(
             f"{op}: x and y must have one dtype, got {_name(x.dtype)} and {_name(y.dtype)}; "
             "convert one, for example y.to(x.dtype)"
@@ -101,25 +103,30 @@ def _check_types(op: str, x: Tensor, y: Tensor) -> None:
 
 
 def _check_shapes(op: str, x: Tensor, y: Tensor) -> None:
-    if x.dim() not in (2, 3):
-        raise ValueError(f"{op}: x must have shape [B, N, D] or [N, D], got {list(x.shape)}")
+    given, other = x.shape, y.shape
+    if len(given) not in (2, 3):
+        raise ValueError(f"{op}: x must have shape [B, N, D] or [N, D], got {list(given)}")
+    d = given[-1]
+    if len(other) != len(given) or other[-1] != d or (len(given) == 3 and other[0] != given[0]):
+        raise ValueError(_shapes_differ(op, x, y))
+    if not 1 <= d <= MAX_DIM:
+        hint = "; did you mean x.transpose(-1, -2)?" if 1 <= given[-2] <= MAX_DIM < d else ""
+        raise ValueError(
+            f"{op}: points must have 1 to {MAX_DIM} coordinates, got x of shape {list(given)}{hint}"
+        )
+
+
+def _shapes_differ(op: str, x: Tensor, y: Tensor) -> str:
     d = x.shape[-1]
     want = f"[{x.shape[0]}, M, {d}]" if x.dim() == 3 else f"[M, {d}]"
-    if y.dim() != x.dim() or y.shape[-1] != d or (x.dim() == 3 and y.shape[0] != x.shape[0]):
-        hint = ""
-        if y.dim() == x.dim():
-            # The cloud with the longer rows is the likelier to lie on its side.
-            if y.shape[-1] > d and y.shape[-2] == d:
-                hint = "; did you mean y.transpose(-1, -2)?"
-            elif x.shape[-2] == y.shape[-1]:
-                hint = "; did you mean x.transpose(-1, -2)?"
-        raise ValueError(f"{op}: y must have shape {want}, got {list(y.shape)}{hint}")
-    if not 1 <= d <= MAX_DIM:
-        hint = "; did you mean x.transpose(-1, -2)?" if 1 <= x.shape[-2] <= MAX_DIM < d else ""
-        raise ValueError(
-            f"{op}: points must have 1 to {MAX_DIM} coordinates, got x of shape "
-            f"{list(x.shape)}{hint}"
-        )
+    hint = ""
+    if y.dim() == x.dim():
+        # The cloud with the longer rows is the likelier to lie on its side.
+        if y.shape[-1] > d and y.shape[-2] == d:
+            hint = "; did you mean y.transpose(-1, -2)?"
+        elif x.shape[-2] == y.shape[-1]:
+            hint = "; did you mean x.transpose(-1, -2)?"
+    return f"{op}: y must have shape {want}, got {list(y.shape)}{hint}"
 
 
 def _lengths(op: str, name: str, lengths: Tensor | None, x: Tensor) -> Tensor | None:

@@ -101,6 +101,9 @@ def _self_check(device: str) -> list[str]:
     y = torch.rand(2, 40, 3, generator=generator)
     checks: dict[str, Callable[[], bool]] = {
         "nearest": lambda: _nearest_agrees(x, y, device),
+        "nearest backward": lambda: _backward_works(
+            lambda a, b: nearest(a, b).dist.mean(), x, y, device
+        ),
         "assign": lambda: _assign_agrees(x, y, device),
         "chamfer": lambda: _close(
             chamfer(x.to(device), y.to(device), batch_reduction="none"), reference.chamfer(x, y)

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from pointloss import _checks
+from pointloss.ops import _function
 
 
 class Nearest(NamedTuple):
@@ -137,13 +137,7 @@ def nearest_batched(
 
     Returns (dist_x, idx_x, dist_y, idx_y), [B, N] and [B, M]; without `both` the latter are [B, 0].
     """
-    args = (c.x, c.y, c.x_lengths, c.y_lengths, norm, both, method)
-    # Without a gradient Dynamo traces forward itself, and would hand the variadic one a context.
-    plain = torch.compiler.is_compiling() and not (
-        torch.is_grad_enabled() and (c.x.requires_grad or c.y.requires_grad)
-    )
-    apply = torch.ops.pointloss.nearest.default if plain else _Nearest.apply
-    out = apply(*args)  # type: ignore[no-untyped-call]
+    out = _function.call(_Nearest, c.x, c.y, c.x_lengths, c.y_lengths, norm, both, method)
     return cast("tuple[Tensor, Tensor, Tensor, Tensor]", out)
 
 
@@ -151,10 +145,16 @@ class _Nearest(torch.autograd.Function):
     """The op with its derivative; a Function, so that vmap works and forward-mode AD raises."""
 
     @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        # One variadic parameter: Function.apply binds the arguments to this signature on every
-        # call, and seven names cost more than the launch.
-        out = torch.ops.pointloss.nearest.default(*inputs)
+    def forward(
+        x: Tensor,
+        y: Tensor,
+        x_lengths: Tensor | None,
+        y_lengths: Tensor | None,
+        norm: int,
+        both: bool,
+        method: str,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        out = torch.ops.pointloss.nearest.default(x, y, x_lengths, y_lengths, norm, both, method)
         return cast("tuple[Tensor, Tensor, Tensor, Tensor]", out)
 
     @staticmethod
@@ -187,27 +187,15 @@ class _Nearest(torch.autograd.Function):
         both: bool,
         method: str,
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        # The mapped axis joins the batch axis: clouds are independent anyway.
         size: int = info.batch_size
-
-        def join(value: Tensor | None, dim: int | None) -> Tensor | None:
-            if value is None:
-                return None
-            value = value.expand(size, *value.shape) if dim is None else value.movedim(dim, 0)
-            return value.flatten(0, 1)
-
         tensors = (x, y, x_lengths, y_lengths)
-        joined = [join(v, d) for v, d in zip(tensors, in_dims[:4], strict=True)]
-        out = _Nearest.apply(*joined, norm, both, method)  # type: ignore[no-untyped-call]
+        joined = [_function.join(*v, size) for v in zip(tensors, in_dims[:4], strict=True)]
+        out = _function.call(_Nearest, *joined, norm, both, method)
         shape = [*x.shape]
         if in_dims[0] is not None:
             del shape[in_dims[0]]
         batch = shape[0]  # not -1 below: the mapped axis may be empty
         return tuple(t.unflatten(0, (size, batch)) for t in out), (0,) * 4
-
-
-# Function.apply also asks for that signature on every call; kept, it costs a third as much.
-_Nearest.forward.__signature__ = inspect.signature(_Nearest.forward)  # type: ignore[attr-defined]
 
 
 def nearest_gradients(
@@ -222,13 +210,13 @@ def nearest_gradients(
     """Gradients to x and y from those of the distances [B, N] and [B, M], None for a direction."""
     args = (grad_x, grad_y, x, y, idx_x, idx_y, norm)
     if torch.is_grad_enabled():  # create_graph: the kernel has no derivative of its own
-        return _backward_in_torch(*args)
+        return gradients_in_torch(*args)
     deterministic = torch.are_deterministic_algorithms_enabled()
     grads = torch.ops.pointloss.nearest_backward.default(*args, deterministic)
     return cast("tuple[Tensor, Tensor]", grads)
 
 
-def _backward_in_torch(
+def gradients_in_torch(
     grad_x: Tensor | None,
     grad_y: Tensor | None,
     x: Tensor,
@@ -254,18 +242,24 @@ def _direction_in_torch(
     # d dist / da = 2 (a - b[idx]), or sign(a - b[idx]) for norm 1; b gets the opposite.
     if b.shape[1] == 0:
         return torch.zeros_like(a), torch.zeros_like(b)
-    found = (idx >= 0).unsqueeze(-1)
-    column = idx.clamp_min(0)
-    # Masked before any arithmetic, so that no derivative meets 0 * NaN; and after it, so that a
-    # gradient that is NaN itself does not either.
-    diff = torch.where(found, a - b.gather(1, column.unsqueeze(-1).expand(-1, -1, b.shape[2])), 0)
+    diff = differences(a, b, idx)
     slope = 2 * diff if norm == 2 else diff.sign()
-    own = torch.where(found, grad.unsqueeze(-1) * slope, 0)
+    # Masked again, for a gradient that is NaN itself.
+    own = torch.where((idx >= 0).unsqueeze(-1), grad.unsqueeze(-1) * slope, 0)
     # index_add on flat rows, because torch has a deterministic variant of exactly this.
     first = torch.arange(b.shape[0], device=b.device).unsqueeze(1) * b.shape[1]
     flat = torch.zeros_like(b).flatten(0, 1)
-    other = flat.index_add(0, (column + first).flatten(), -own.flatten(0, 1))
+    other = flat.index_add(0, (idx.clamp_min(0) + first).flatten(), -own.flatten(0, 1))
     return own, other.view_as(b)
+
+
+def differences(a: Tensor, b: Tensor, idx: Tensor) -> Tensor:
+    """Rows a minus their neighbours b[idx], and 0 where idx is -1."""
+    if b.shape[1] == 0:
+        return torch.zeros_like(a)
+    column = idx.clamp_min(0).unsqueeze(-1).expand(-1, -1, b.shape[2])
+    # Masked before any other arithmetic, so that no derivative meets 0 * NaN.
+    return torch.where((idx >= 0).unsqueeze(-1), a - b.gather(1, column), 0)
 
 
 def _nearest_fake(

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: MIT
+"""What the ops' autograd.Functions share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+
+def call(function: type[Function], *args: Any) -> Any:
+    """`function.apply(*args)`, with less of Python where nothing needs it.
+
+    Outside of torch.compile and torch.func, Function.apply binds the arguments to forward's
+    signature and looks for wrappers of finished transforms, which takes longer than the op itself.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return function.apply(*args)
+    return super(Function, function).apply(*args)  # type: ignore[misc]
+
+
+def join(value: Tensor | None, dim: int | None, size: int) -> Tensor | None:
+    """For vmap: the mapped axis, of this size, joins the batch axis; clouds are independent."""
+    if value is None:
+        return None
+    value = value.expand(size, *value.shape) if dim is None else value.movedim(dim, 0)
+    return value.flatten(0, 1)
