@@ -17,7 +17,7 @@ def describe_machine(device: str, commit: str | None = None) -> str:
     where = (
         torch.cuda.get_device_name(device)
         if device.startswith("cuda")
-        else f"{torch.get_num_threads()} threads of a CPU"
+        else f"a CPU (threads: {torch.get_num_threads()})"
     )
     versions = f"torch {torch.__version__}, pointloss {pointloss.__version__}"
     return f"Computed on {where}, {versions}{f', commit {commit}' if commit else ''}."

@@ -241,7 +241,10 @@ def test_the_tables_say_their_convention_and_their_cost(world, tmp_path):
         *("| mean shape", "| cluster", "| nearest image", "| oracle", "| floor"),
     ):
         assert text in shown, text
-    assert f"a CPU, torch {torch.__version__}, pointloss {pointloss.__version__}." in shown
+    assert (
+        f"a CPU (threads: 1), torch {torch.__version__}, pointloss {pointloss.__version__}."
+        in shown
+    )
     shown = (score(world[1], "--commit", "0a1b2c", out=out) / "results.md").read_text()
     assert f"pointloss {pointloss.__version__}, commit 0a1b2c." in shown
     record = json.loads((out / "results.json").read_text())

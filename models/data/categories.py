@@ -25,18 +25,24 @@ NAMES = {synset: name for name, synset in SYNSETS.items()}
 
 # Names that hold a category word but are something else.
 _NOT = re.compile(
-    r"\b(tennis|football|fan|ottoman|wheelchair|abdominal|workbench|changing|doll|toy|model|"
-    r"camping|candle|opened|living room|track|strip|fluorescent|lantern)\b"
+    r"\b(tennis|football|fan|ottoman|abdominal|workbench|changing|doll|toy|model|"
+    r"candle|opened|living room|track|strip|fluorescent|lantern)\b"
 )
 # First match wins, so "table lamp" is a lamp and "bedside table" a cabinet.
 _RULES = [
-    ("lamp", r"\b(lamp|lamppost|light)$|^(desk|wall|hanging|pendant|chandelier) (lamp|light)"),
-    ("cabinet", r"\b(cabinet|wardrobe|cupboard|dresser|bedside table|tv (stand|unit)|locker)\b"),
+    (
+        "lamp",
+        r"\b(lamp|lamppost|(up|spot)?light)$|^(desk|wall|hanging|pendant|chandelier) (lamp|light)",
+    ),
+    (
+        "cabinet",
+        r"\b(cabinet|wardrobe|cupboard|dresser|bedside table|tv (stand|unit)|locker)\b|^chest$",
+    ),
     ("sofa", r"\b(sofa|couch)\b"),
-    ("chair", r"\b(chair|armchair)\b"),
+    ("chair", r"\b(arm|wheel)?chair\b|^class seat$|^pool lounge$"),
     ("bench", r"\b(bench|bank)$"),
     ("table", r"\b(table|desk)\b"),
-    ("monitor", r"^(tv|wall flat tv|apple imac)\b(?! (remote|stand|unit))"),
+    ("monitor", r"^(tv|(wall )?flat tv|apple imac)\b(?! (remote|stand|unit))"),
     ("speaker", r"\bspeaker$"),
     ("telephone", r"\b(phone|iphone)$"),
     ("vessel", r"^rowboat$"),
