@@ -33,12 +33,17 @@ def test_config_round_trip(tmp_path):
     assert configs.update(Config(), configs.to_dict(config)) == config
 
 
-@pytest.mark.parametrize("path", sorted(train.DEFAULT.parent.glob("*.toml")), ids=lambda p: p.stem)
-def test_shipped_configs_load(path):
+MODELS = train.DEFAULT.parents[1]
+CONFIGS = sorted(path.relative_to(MODELS) for path in MODELS.rglob("*.toml"))
+
+
+@pytest.mark.parametrize("name", CONFIGS, ids=str)
+def test_shipped_configs_load(name):
+    path = MODELS / name
     build_network(configs.load(path))
 
 
-RESULTS = train.DEFAULT.parents[1] / "results"
+RESULTS = MODELS / "results"
 COMMITTED = sorted(path.parent.relative_to(RESULTS) for path in RESULTS.rglob("results.json"))
 
 
