@@ -143,7 +143,8 @@ def pix3d_folder(tmp_path):
 
 
 @needs_renderer
-def test_pix3d_is_cut_sampled_and_read(pix3d_folder, tmp_path, capsys):
+def test_pix3d_is_cut_sampled_and_read(pix3d_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "embreex", None)  # nothing is rendered
     out = tmp_path / "out"
     assert prepare.main(["pix3d", str(pix3d_folder), str(out), "--quiet", "--jobs", "1"]) == 0
     assert "LOST_e" in capsys.readouterr().err

@@ -127,7 +127,7 @@ def check(args: argparse.Namespace) -> None:
     check_out(args.out)
     if any((args.out / top).is_symlink() for top in ("ShapeNetRendering", "ShapeNet_pointclouds")):
         raise PrepareError(f"{args.out} links to a data set of yours; choose another folder")
-    check_needs("trimesh", "embreex", "scipy", "tqdm")
+    check_needs("trimesh", *(["embreex"] if args.views else []), "scipy", "tqdm")
 
 
 def make_set(
