@@ -78,10 +78,11 @@ def thumbnails(images: Tensor) -> Tensor:
 
 def nearest_images(queries: Tensor, train: DataLoader, device: str) -> Tensor:
     """The training object [S] whose image is nearest (L2) to each thumbnail of queries [S, P]."""
+    queries = queries.to(device)
     best = torch.full((len(queries),), float("inf"), device=device)
     found = torch.zeros(len(queries), dtype=torch.int64, device=device)
     for batch in train:
-        distance, row = torch.cdist(queries.to(device), thumbnails(batch.image.to(device))).min(1)
+        distance, row = torch.cdist(queries, thumbnails(batch.image.to(device))).min(1)
         nearer = distance < best
         best = torch.where(nearer, distance, best)
         found = torch.where(nearer, batch.object.to(device)[row], found)
