@@ -238,7 +238,8 @@ def test_ac3d_places_and_triangulates():
 
 
 def test_ac3d_strips_lines_and_rubbish():
-    start = 'AC3Db\nOBJECT poly\nname "s"\nnumvert 4\n0 0 0\n1 0 0\n0 1 0\n1 1 0\nnumsurf 2\n'
+    # A blank line among the vertices: an aircraft of FlightGear has one.
+    start = 'AC3Db\nOBJECT poly\nname "s"\nnumvert 4\n0 0 0\n1 0 0\n\n0 1 0\n1 1 0\nnumsurf 2\n'
     refs = "refs 4\n0 0 0\n1 0 0\n2 0 0\n3 0 0\n"
     _, (part,) = ac3d.parse(f"{start}SURF 0x14\nmat 0\n{refs}SURF 0x12\nmat 0\n{refs}kids 0\n")
     corner = part.vertices[part.faces]
@@ -246,7 +247,7 @@ def test_ac3d_strips_lines_and_rubbish():
     np.testing.assert_allclose(normal, [[0, 0, 1]] * 2)  # both wound alike
     for text, message in [
         ("PK\x03\x04", "not an AC3D"),
-        (start.replace("1 1 0", "1 x 0"), "line 8"),
+        (start.replace("1 1 0", "1 x 0"), "line 9"),
         (f"{start}SURF 0x10\nmat 0\n{refs.replace('3', '4', 1)}", "line"),
         (start + "SURF 0x10\nmat 0\n", "ends inside a surface"),
         (f"{start}SURF 0x10\nmat 0\n{refs.replace('3 0', '9 0')}kids 0\n", "out of range"),

@@ -141,10 +141,9 @@ class _Reader:
         raise ValueError("the file ends inside a surface")
 
     def vertices(self, count: int) -> np.ndarray:
-        """The next `count` lines: [count, 3]. Some writers add a normal behind the position."""
-        rows = self.lines[self.number : self.number + count]
-        self.number += count
-        return np.array([row.split()[:3] for row in rows], dtype=np.float64).reshape(count, 3)
+        """The next `count` vertices: [count, 3]. Some writers add a normal behind the position."""
+        rows = [self.words()[:3] for _ in range(count)]  # a blank line may lie among them
+        return np.array(rows, dtype=np.float64).reshape(count, 3)
 
     def skip_text(self, length: int) -> None:
         """Pass over the free text that follows a "data" line."""
