@@ -2,8 +2,9 @@
 import pytest
 import torch
 from clouds import KINDS, make, surface, uniform
+from torch.autograd import forward_ad
 
-from pointloss import ChamferLoss, chamfer, nearest, reference
+from pointloss import ChamferLoss, chamfer, nearest, nearest_both, reference
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
@@ -134,20 +135,113 @@ def test_gradients_of_points_and_weights(options, device, gradcheck):
     gradcheck(loss, args)
 
 
-@pytest.mark.parametrize("direction", ["both", "x_to_y", "y_to_x"])
-@pytest.mark.parametrize(("batch", "n", "m"), [(1, 1, 1), (3, 65, 40), (2, 40, 300)])
-def test_mean_of_means(direction, batch, n, m, device, dtype):
-    """Equal clouds count alike: without lengths the mean has a way of its own."""
-    x, y = make(uniform, batch, n, m, dtype=dtype, device=device)
-    x, y = x.requires_grad_(), y.requires_grad_()
-    found = chamfer(x, y, direction=direction)
-    full = torch.tensor([n] * batch, device=device)
-    expected = chamfer(x, y, x_lengths=full, direction=direction)
-    torch.testing.assert_close(found, expected)
-    for a, b in zip(
-        torch.autograd.grad(found, (x, y)), torch.autograd.grad(expected, (x, y)), strict=True
+def by_neighbours(x, y, found, lengths, squared=True, norm=2, direction="both", over="mean"):
+    """[B] in float64 of the neighbours that `nearest_both` found, differentiable."""
+    total = 0
+    for way, a, b, (_, idx), n in zip(
+        ("x_to_y", "y_to_x"), (x, y), (y, x), found, lengths, strict=True
     ):
-        torch.testing.assert_close(a, b)
+        if direction not in ("both", way):
+            continue
+        valid = idx >= 0
+        diff = a - b.gather(1, idx.clamp_min(0).unsqueeze(-1).expand_as(a))
+        dist = diff.abs().sum(-1) if norm == 1 else diff.square().sum(-1)
+        if norm == 2 and not squared:
+            valid &= dist > 0
+            dist = torch.where(valid, dist, 1).sqrt()
+        part = torch.where(valid, dist, 0).sum(1)
+        total = total + (part / n.clamp_min(1) if over == "mean" else part)
+    return total
+
+
+SIZES = [(1, 1, 1), (3, 65, 40), (2, 300, 40), (300, 3, 5), (1, 70000, 513)]
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
+@pytest.mark.parametrize(
+    "reductions", [("mean", "mean"), ("sum", "none"), ("mean", "sum")], ids=str
+)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"squared": False}, {"norm": 1}, {"direction": "x_to_y"}, {"direction": "y_to_x"}],
+    ids=str,
+)
+def test_value_and_gradients_are_those_of_the_neighbours(
+    options, reductions, padded, device, dtype
+):
+    for batch, n, m in SIZES:
+        x, y = make(uniform, batch, n, m, dtype=dtype, device=device)
+        x, y = x.requires_grad_(), y.requires_grad_()
+        lengths = [torch.full((batch,), k, device=device) for k in (n, m)]
+        if padded:
+            lengths = [k - torch.arange(batch, device=device) % (k + 1) for k in lengths]
+        given = dict(zip(("x_lengths", "y_lengths"), lengths, strict=True)) if padded else {}
+        over, over_batch = reductions
+        value = chamfer(x, y, **given, **options, point_reduction=over, batch_reduction=over_batch)
+        grad = torch.rand_like(value)
+        exact = [p.detach().double().requires_grad_() for p in (x, y)]
+        found = nearest_both(x, y, **given, norm=options.get("norm", 2))
+        expected = by_neighbours(*exact, found, lengths, **options, over=over)
+        # A cloud without neighbours is infinitely far, with gradient 0.
+        lost = torch.zeros_like(expected)
+        for way, a, b in (("x_to_y", *lengths), ("y_to_x", *lengths[::-1])):
+            if options.get("direction", "both") in ("both", way):
+                lost = torch.where((a > 0) & (b == 0), torch.inf, lost)
+        expected = expected + lost
+        expected = {"mean": expected.mean(), "sum": expected.sum(), "none": expected}[over_batch]
+        tolerance = {"rtol": 1e-6 if dtype == torch.float32 else 1e-12, "atol": 0}
+        torch.testing.assert_close(value.double(), expected, **tolerance)
+        slow = torch.autograd.grad(value, (x, y), grad, create_graph=True)
+        fast = torch.autograd.grad(value, (x, y), grad)
+        for mine, in_torch, best in zip(
+            fast, slow, torch.autograd.grad(expected, exact, grad.double()), strict=True
+        ):
+            # Up to some 140 terms meet at a target, and are added in the clouds' own dtype.
+            limit = 140 * torch.finfo(dtype).eps
+            for gradient in (mine, in_torch.detach()):
+                assert (gradient.double() - best).norm() <= limit * best.norm()
+
+
+def test_value_is_the_same_bits_every_time(device, dtype):
+    x, y = make(surface, 3, 5000, 700, dtype=dtype, device=device)
+    for options in ({}, {"squared": False, "batch_reduction": "none"}):
+        value = chamfer(x, y, **options)
+        assert all(torch.equal(chamfer(x, y, **options), value) for _ in range(3))
+
+
+def test_sums_keep_what_float32_would_lose(device):
+    """A million equal distances of which float32 sums, one after another, keep a few digits."""
+    x = torch.full((1, 2**20, 3), 0.1, device=device)
+    y = torch.zeros(1, 1, 3, device=device)
+    one = nearest(x[:, :1], y).dist.double()
+    value = chamfer(x, y, direction="x_to_y", point_reduction="sum").double()
+    torch.testing.assert_close(value, one.sum() * 2**20, rtol=1e-7, atol=0)
+
+
+def test_deterministic_gradient(device, deterministic):
+    x, y = make(surface, 2, 3000, 40, device=device)
+    x, y = x.requires_grad_(), y.requires_grad_()
+    grads = [torch.autograd.grad(chamfer(x, y, squared=False), (x, y)) for _ in range(3)]
+    assert all(torch.equal(a, b) for g in grads[1:] for a, b in zip(g, grads[0], strict=True))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"squared": False},
+        {"norm": 1},
+        {"point_reduction": "sum", "batch_reduction": "none"},
+        {"direction": "y_to_x", "batch_reduction": "sum"},
+    ],
+    ids=str,
+)
+def test_gradients_of_points(options, device, gradcheck):
+    x = torch.rand(3, 6, 3, device=device, dtype=torch.float64, requires_grad=True)
+    y = torch.rand(3, 7, 3, device=device, dtype=torch.float64, requires_grad=True)
+    n, m = torch.tensor([6, 4, 0], device=device), torch.tensor([7, 1, 0], device=device)
+    gradcheck(lambda a, b: chamfer(a, b, x_lengths=n, y_lengths=m, **options), (x, y))
+    gradcheck(lambda a, b: chamfer(a, b, **options), (x, y))
 
 
 def test_padding_never_reaches_a_second_derivative(device):
@@ -204,11 +298,54 @@ def test_compile_fullgraph(options, device):
     torch.testing.assert_close(grad, x.grad)
 
 
-def test_vmap_over_grad(device):
+@pytest.mark.parametrize("over_batch", ["mean", "sum", "none"])
+def test_vmap(over_batch, device):
+    x, y = torch.rand(3, 2, 9, 3, device=device), torch.rand(2, 4, 8, 3, device=device)[:, :3]
+    n = torch.tensor([[9, 4], [0, 5], [1, 1]], device=device)
+
+    def loss(a, b, lengths):
+        return chamfer(a, b, x_lengths=lengths, squared=False, batch_reduction=over_batch)
+
+    mapped = torch.func.vmap(loss, in_dims=(0, 1, 0))(x, y, n)
+    shared = torch.func.vmap(loss, in_dims=(None, 1, None))(x[0], y, n[0])
+    for k in range(3):
+        torch.testing.assert_close(mapped[k], loss(x[k], y[:, k], n[k]))
+        torch.testing.assert_close(shared[k], loss(x[0], y[:, k], n[0]))
+    assert torch.func.vmap(loss, in_dims=(0, 1, 0))(x[:0], y[:, :0], n[:0]).shape[0] == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"squared": False, "direction": "y_to_x"}], ids=str)
+def test_vmap_over_grad(options, device):
     x, y = torch.rand(4, 9, 3, device=device), torch.rand(4, 8, 3, device=device)
-    mapped = torch.func.vmap(torch.func.grad(chamfer))(x, y)
+    gradient = torch.func.grad(lambda a, b: chamfer(a, b, **options), argnums=(0, 1))
+    mapped = torch.func.vmap(gradient)(x, y)
     for k in range(4):
-        torch.testing.assert_close(mapped[k], torch.func.grad(chamfer)(x[k], y[k]))
+        for found, expected in zip(mapped, gradient(x[k], y[k]), strict=True):
+            torch.testing.assert_close(found[k], expected)
+
+
+def test_forward_mode_raises(device):
+    x = torch.rand(1, 4, 3, device=device)
+    with pytest.raises((NotImplementedError, RuntimeError), match="jvp|forward"):
+        torch.func.jvp(lambda a: chamfer(a, x), (x,), (x,))
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="jvp|forward"):
+        chamfer(forward_ad.make_dual(x, x), x)
+
+
+def test_opcheck(device):
+    x, y = make(uniform, 2, 10, 12, device=device)
+    n, m = torch.tensor([3, 10], device=device), torch.tensor([12, 0], device=device)
+    ops = torch.ops.pointloss
+    for args in (
+        (x, y, None, None, 2, True, True, "mean", "mean"),
+        (x, y, n, m, 1, True, True, "sum", "none"),
+        (x.double(), y.double(), None, m, 2, False, False, "mean", "sum"),
+    ):
+        torch.library.opcheck(ops.chamfer.default, args)
+        value, idx = ops.chamfer(*args)
+        args = (torch.rand_like(value), *args[:4], idx, *args[4:])
+        for strict in (False, True):
+            torch.library.opcheck(ops.chamfer_backward.default, (*args, strict))
 
 
 @pytest.mark.parametrize("strict", [False, True], ids=["any order", "deterministic"])

@@ -153,3 +153,13 @@ def test_the_ops_guard_memory_themselves(device):
     for wrong in ((grad[:1], idx), (grad, idx[:, :4]), (grad.double(), idx), (grad, idx.int())):
         with pytest.raises(RuntimeError, match="gradient|idx"):
             ops.nearest_backward(wrong[0], None, x, x, wrong[1], idx, 2, False)
+    _, found = ops.chamfer(x, x, None, None, 2, True, True, "mean", "mean")
+    for over, over_batch in (("max", "mean"), ("mean", "max")):
+        with pytest.raises(RuntimeError, match="reduction must be"):
+            ops.chamfer(x, x, None, None, 2, True, True, over, over_batch)
+    grad = torch.ones((), device=device)
+    for wrong in ((grad.expand(2), found), (grad, found[:-1]), (grad.double(), found), (grad, idx)):
+        with pytest.raises(RuntimeError, match="gradient|idx"):
+            ops.chamfer_backward(
+                wrong[0], x, x, None, None, wrong[1], 2, True, True, "mean", "mean", False
+            )

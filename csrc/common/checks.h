@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Guards of the host entries: what must hold for the kernels not to read outside a tensor.
-// The messages for people are Python's (pointloss/_checks.py). The only header here that sees
-// torch.
+// The messages for people are Python's (pointloss/_checks.py). Of the headers here only this and
+// *_call.h see torch.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -98,42 +98,6 @@ inline Method check_method(const std::string& method) {
 template <class T>
 const T* data_or_null(const std::optional<Tensor>& tensor) {
   return tensor.has_value() ? tensor->const_data_ptr<T>() : nullptr;
-}
-
-// What nearest_backward gets: gradients of the distances (nullopt for a direction that was not
-// asked for; strided, because a sum's gradient is expanded) and the neighbours, contiguous.
-struct BackwardInputs {
-  Clouds size;
-  std::optional<Tensor> grad_x, grad_y;  // [B, N], [B, M]
-  Tensor x, y;                           // [B, N, D], [B, M, D]
-  Tensor idx_x, idx_y;                   // int64 [B, N], [B, M] (one without gradient is not read)
-};
-
-inline BackwardInputs check_backward(const std::optional<Tensor>& grad_x,
-                                     const std::optional<Tensor>& grad_y, const Tensor& x,
-                                     const Tensor& y, const Tensor& idx_x, const Tensor& idx_y,
-                                     int64_t norm) {
-  const Clouds size = check_clouds(x, y);
-  STD_TORCH_CHECK(norm == 1 || norm == 2, "norm must be 1 or 2");
-  const auto check = [&](const std::optional<Tensor>& grad, const Tensor& idx,
-                         int64_t rows) -> std::optional<Tensor> {
-    if (!grad.has_value()) return std::nullopt;
-    STD_TORCH_CHECK(grad->dim() == 2 && grad->size(0) == size.B && grad->size(1) == rows,
-                    "a distance's gradient has the wrong shape");
-    STD_TORCH_CHECK(grad->scalar_type() == x.scalar_type() && grad->device() == x.device(),
-                    "a distance's gradient has another dtype or device");
-    STD_TORCH_CHECK(idx.dim() == 2 && idx.size(0) == size.B && idx.size(1) == rows &&
-                        idx.scalar_type() == ScalarType::Long && idx.device() == x.device(),
-                    "idx must be int64, of its distance's shape and device");
-    return grad;
-  };
-  return {size,
-          check(grad_x, idx_x, size.N),
-          check(grad_y, idx_y, size.M),
-          dense(x),
-          dense(y),
-          dense(idx_x),
-          dense(idx_y)};
 }
 
 }  // namespace pointloss

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <tuple>
 
-#include "../common/checks.h"
+#include "nearest.h"
 #include "nearest_kernel.h"
 #include "nearest_tree.h"
 
@@ -25,7 +25,6 @@ struct Problem {
   Clouds size;
   const int64_t* x_lengths;  // [B] or null
   const int64_t* y_lengths;  // [B] or null
-  int64_t norm;
   bool both;
 };
 
@@ -174,36 +173,23 @@ void run(const Tensor& x, const Tensor& y, const Problem& p, Method method, cons
   }
 }
 
-using Neighbours = std::tuple<Tensor, Tensor, Tensor, Tensor>;
-
 template <class T>
-Neighbours nearest_typed(const Tensor& x, const Tensor& y, const Problem& p, Method method) {
-  const int64_t columns = p.both ? p.size.M : 0;
-  Tensor dist_x = new_tensor(x, {p.size.B, p.size.N}, x.scalar_type());
-  Tensor idx_x = new_tensor(x, {p.size.B, p.size.N}, ScalarType::Long);
-  Tensor dist_y = new_tensor(x, {p.size.B, columns}, x.scalar_type());
-  Tensor idx_y = new_tensor(x, {p.size.B, columns}, ScalarType::Long);
-  const Answer<T> to_y{dist_x.mutable_data_ptr<T>(), idx_x.mutable_data_ptr<int64_t>(), p.size.N};
-  const Answer<T> to_x{dist_y.mutable_data_ptr<T>(), idx_y.mutable_data_ptr<int64_t>(), columns};
-  if (p.norm == 1) {
-    run<1>(x, y, p, method, to_y, to_x);
+void search_typed(const NearestCall& call, const NearestOutput& out) {
+  const Problem problem{call.size, call.x_lengths_data(), call.y_lengths_data(), call.both};
+  const Answer<T> to_y{static_cast<T*>(out.dist_x), out.idx_x, call.size.N};
+  const Answer<T> to_x{static_cast<T*>(out.dist_y), out.idx_y, call.columns()};
+  if (call.norm == 1) {
+    run<1>(call.x, call.y, problem, call.method, to_y, to_x);
   } else {
-    run<2>(x, y, p, method, to_y, to_x);
+    run<2>(call.x, call.y, problem, call.method, to_y, to_x);
   }
-  return {dist_x, idx_x, dist_y, idx_y};
 }
 
-Neighbours nearest_cpu(Tensor x, Tensor y, std::optional<Tensor> x_lengths,
-                       std::optional<Tensor> y_lengths, int64_t norm, bool both,
-                       std::string method) {
-  const Clouds size = check_clouds(x, y);
-  STD_TORCH_CHECK(norm == 1 || norm == 2, "norm must be 1 or 2");
-  const Method how = check_method(method);
-  const auto n = check_lengths(x_lengths, x), m = check_lengths(y_lengths, x);
-  const Problem problem{size, data_or_null<int64_t>(n), data_or_null<int64_t>(m), norm, both};
-  const Tensor a = dense(x), b = dense(y);
-  return x.scalar_type() == ScalarType::Float ? nearest_typed<float>(a, b, problem, how)
-                                              : nearest_typed<double>(a, b, problem, how);
+NearestTensors nearest_cpu(Tensor x, Tensor y, std::optional<Tensor> x_lengths,
+                           std::optional<Tensor> y_lengths, int64_t norm, bool both,
+                           std::string method) {
+  return run_nearest(check_nearest(x, y, x_lengths, y_lengths, norm, both, method),
+                     &search_nearest_cpu);
 }
 
 // Below this many points brute force is as fast as an index.
@@ -252,12 +238,12 @@ Tensor nearest_index_cpu(Tensor y, std::optional<Tensor> y_lengths) {
 
 template <class T>
 std::tuple<Tensor, Tensor> query_typed(const Tensor& x, const char* images, int64_t bytes,
-                                       const Problem& p) {
+                                       const Problem& p, int64_t norm) {
   Tensor dist = new_tensor(x, {p.size.B, p.size.N}, x.scalar_type());
   Tensor idx = new_tensor(x, {p.size.B, p.size.N}, ScalarType::Long);
   const Answer<T> to_y{dist.mutable_data_ptr<T>(), idx.mutable_data_ptr<int64_t>(), p.size.N};
-  auto* search = p.size.D == 3 ? (p.norm == 1 ? &search_index<1, 3, T> : &search_index<2, 3, T>)
-                               : (p.norm == 1 ? &search_index<1, 2, T> : &search_index<2, 2, T>);
+  auto* search = p.size.D == 3 ? (norm == 1 ? &search_index<1, 3, T> : &search_index<2, 3, T>)
+                               : (norm == 1 ? &search_index<1, 2, T> : &search_index<2, 2, T>);
   search(x.const_data_ptr<T>(), images, bytes, p, to_y);
   return {dist, idx};
 }
@@ -274,14 +260,21 @@ std::tuple<Tensor, Tensor> nearest_query_cpu(Tensor x, std::optional<Tensor> x_l
     return {std::get<0>(found), std::get<1>(found)};
   }
   const auto n = check_lengths(x_lengths, x), m = check_lengths(y_lengths, x);
-  const Problem problem{size, data_or_null<int64_t>(n), data_or_null<int64_t>(m), norm, false};
+  const Problem problem{size, data_or_null<int64_t>(n), data_or_null<int64_t>(m), false};
   const Tensor points = torch::stable::contiguous(x);
   const auto* images = reinterpret_cast<const char*>(index.const_data_ptr<uint8_t>());
-  return x.scalar_type() == ScalarType::Float ? query_typed<float>(points, images, bytes, problem)
-                                              : query_typed<double>(points, images, bytes, problem);
+  auto* query = x.scalar_type() == ScalarType::Float ? &query_typed<float> : &query_typed<double>;
+  return query(points, images, bytes, problem, norm);
 }
 
 }  // namespace
+
+void search_nearest_cpu(const NearestCall& call, const NearestOutput& out) {
+  auto* search =
+      call.x.scalar_type() == ScalarType::Float ? &search_typed<float> : &search_typed<double>;
+  search(call, out);
+}
+
 }  // namespace pointloss
 
 STABLE_TORCH_LIBRARY_IMPL(pointloss, CPU, m) {

@@ -30,6 +30,29 @@ inline void check_launch(const char* kernel) {
                   cudaGetErrorString(error));
 }
 
+// Whether a kernel may start while the one before it in the stream still runs: launched by `launch`
+// with `overlap`, it must wait_for_previous_kernel() before it reads or writes what the other does.
+inline bool can_overlap(int32_t device) {
+  int major = 0;
+  return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+         major >= 9;
+}
+
+template <class Params>
+void launch(void (*kernel)(Params), dim3 grid, int threads, cudaStream_t stream, bool overlap,
+            const Params& params) {
+  cudaLaunchAttribute early;
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = overlap ? 1 : 0;
+  cudaLaunchKernelEx(&config, kernel, params);
+}
+
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Blocks of a one-dimensional grid; kernels loop with a stride of gridDim.x over the rest.

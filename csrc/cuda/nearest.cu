@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <tuple>
-#include <utility>
 
 #include "launch.cuh"
+#include "nearest.h"
 #include "nearest_kernel.cuh"
 #include "nearest_small.cuh"
 #include "nearest_tree.cuh"
@@ -27,41 +27,32 @@ void launch_nearest(const NearestParams<T>& p, cudaStream_t stream) {
 
 // Neighbours in y of the rows of x.
 template <class T>
-std::pair<Tensor, Tensor> one_way(const Tensor& x, const Tensor& y, const int64_t* x_lengths,
-                                  const int64_t* y_lengths, int64_t norm, const Clouds& size) {
-  Tensor dist = new_tensor(x, {x.size(0), x.size(1)}, x.scalar_type());
-  Tensor idx = new_tensor(x, {x.size(0), x.size(1)}, ScalarType::Long);
+void search_rows(const Tensor& x, const Tensor& y, const int64_t* x_lengths,
+                 const int64_t* y_lengths, int64_t norm, void* dist, int64_t* idx) {
   const NearestParams<T> params{x.const_data_ptr<T>(),
                                 y.const_data_ptr<T>(),
                                 x_lengths,
                                 y_lengths,
-                                dist.mutable_data_ptr<T>(),
-                                idx.mutable_data_ptr<int64_t>(),
-                                size.B,
+                                static_cast<T*>(dist),
+                                idx,
+                                x.size(0),
                                 x.size(1),
                                 y.size(1),
-                                size.D};
+                                x.size(2)};
   const cudaStream_t stream = current_stream(x.get_device_index());
   if (norm == 1) {
     launch_nearest<1>(params, stream);
   } else {
     launch_nearest<2>(params, stream);
   }
-  return {dist, idx};
 }
 
-using Neighbours = std::tuple<Tensor, Tensor, Tensor, Tensor>;
-
-Neighbours search_brute(const Tensor& x, const Tensor& y, const int64_t* x_lengths,
-                        const int64_t* y_lengths, int64_t norm, bool both, const Clouds& size) {
-  auto* run = x.scalar_type() == ScalarType::Float ? &one_way<float> : &one_way<double>;
-  const auto [dist_x, idx_x] = run(x, y, x_lengths, y_lengths, norm, size);
-  if (!both) {
-    return {dist_x, idx_x, new_tensor(x, {size.B, 0}, x.scalar_type()),
-            new_tensor(x, {size.B, 0}, ScalarType::Long)};
-  }
-  const auto [dist_y, idx_y] = run(y, x, y_lengths, x_lengths, norm, size);
-  return {dist_x, idx_x, dist_y, idx_y};
+void search_brute(const NearestCall& call, const NearestOutput& out) {
+  auto* run =
+      call.x.scalar_type() == ScalarType::Float ? &search_rows<float> : &search_rows<double>;
+  const int64_t *n = call.x_lengths_data(), *m = call.y_lengths_data();
+  run(call.x, call.y, n, m, call.norm, out.dist_x, out.idx_x);
+  if (call.both) run(call.y, call.x, m, n, call.norm, out.dist_y, out.idx_y);
 }
 
 void check_started(cudaError_t error) {
@@ -70,61 +61,39 @@ void check_started(cudaError_t error) {
 }
 
 // Both directions share one launch (small clouds) or one build (large ones).
-Neighbours search_tree(const Tensor& x, const Tensor& y, const int64_t* x_lengths,
-                       const int64_t* y_lengths, bool both, const Clouds& size) {
-  const int64_t columns = both ? size.M : 0;
-  Tensor dist_x = new_tensor(x, {size.B, size.N}, x.scalar_type());
-  Tensor idx_x = new_tensor(x, {size.B, size.N}, ScalarType::Long);
-  Tensor dist_y = new_tensor(x, {size.B, columns}, x.scalar_type());
-  Tensor idx_y = new_tensor(x, {size.B, columns}, ScalarType::Long);
-  const NearestPairParams params{x.const_data_ptr<float>(),
-                                 y.const_data_ptr<float>(),
-                                 x_lengths,
-                                 y_lengths,
-                                 dist_x.mutable_data_ptr<float>(),
-                                 idx_x.mutable_data_ptr<int64_t>(),
-                                 both ? dist_y.mutable_data_ptr<float>() : nullptr,
-                                 both ? idx_y.mutable_data_ptr<int64_t>() : nullptr,
-                                 size.B,
-                                 size.N,
-                                 size.M};
-  const cudaStream_t stream = current_stream(x.get_device_index());
-  cudaError_t error;
-  if (nearest_small_supports(size.N, size.M)) {
-    error = launch_nearest_small(params, stream);
+void search_tree(const NearestCall& call, const NearestOutput& out) {
+  const auto [B, N, M, D] = call.size;
+  const NearestPairParams params{call.x.const_data_ptr<float>(),
+                                 call.y.const_data_ptr<float>(),
+                                 call.x_lengths_data(),
+                                 call.y_lengths_data(),
+                                 static_cast<float*>(out.dist_x),
+                                 out.idx_x,
+                                 static_cast<float*>(out.dist_y),
+                                 out.idx_y,
+                                 B,
+                                 N,
+                                 M};
+  const cudaStream_t stream = current_stream(call.x.get_device_index());
+  if (nearest_small_supports(N, M)) {
+    check_started(launch_nearest_small(params, stream));
   } else {
-    const auto bytes = static_cast<int64_t>(nearest_tree_workspace(size.B, size.N, size.M));
-    const Tensor workspace = new_tensor(x, {bytes}, ScalarType::Byte);
-    error = launch_nearest_tree(params, workspace.mutable_data_ptr(), stream);
+    const auto bytes = static_cast<int64_t>(nearest_tree_workspace(B, N, M));
+    const Tensor workspace = new_tensor(call.x, {bytes}, ScalarType::Byte);
+    check_started(launch_nearest_tree(params, workspace.mutable_data_ptr(), stream));
   }
-  check_started(error);
-  return {dist_x, idx_x, dist_y, idx_y};
 }
 
 // Below this many points in the larger cloud brute force is as fast, and below this many in the
 // smaller one it reads the larger only once or twice anyway.
 constexpr int64_t kTreeFrom = 256, kTreeFromSmaller = 32;
 
-Neighbours nearest_cuda(Tensor x, Tensor y, std::optional<Tensor> x_lengths,
-                        std::optional<Tensor> y_lengths, int64_t norm, bool both,
-                        std::string method) {
-  const Clouds size = check_clouds(x, y);
-  STD_TORCH_CHECK(norm == 1 || norm == 2, "norm must be 1 or 2");
-  const Method how = check_method(method);
+NearestTensors nearest_cuda(Tensor x, Tensor y, std::optional<Tensor> x_lengths,
+                            std::optional<Tensor> y_lengths, int64_t norm, bool both,
+                            std::string method) {
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  const auto n = check_lengths(x_lengths, x), m = check_lengths(y_lengths, x);
-  const auto *n_data = data_or_null<int64_t>(n), *m_data = data_or_null<int64_t>(m);
-  const Tensor a = dense(x), b = dense(y);
-  const bool possible = x.scalar_type() == ScalarType::Float && size.D == 3 && norm == 2;
-  STD_TORCH_CHECK(how != Method::kTree || possible,
-                  "method tree needs float32, D = 3 and norm 2 on CUDA");
-  const bool worth_it = std::max(size.N, size.M) >= kTreeFrom &&
-                        std::min(size.N, size.M) >= kTreeFromSmaller &&
-                        nearest_tree_supports(size.B, size.N, size.M);
-  if (how == Method::kTree || (how == Method::kAuto && possible && worth_it)) {
-    return search_tree(a, b, n_data, m_data, both, size);
-  }
-  return search_brute(a, b, n_data, m_data, norm, both, size);
+  return run_nearest(check_nearest(x, y, x_lengths, y_lengths, norm, both, method),
+                     &search_nearest_cuda);
 }
 
 // Bytes of the trees of all y, 0 where there are none.
@@ -181,6 +150,22 @@ std::tuple<Tensor, Tensor> nearest_query_cuda(Tensor x, std::optional<Tensor> x_
 }
 
 }  // namespace
+
+void search_nearest_cuda(const NearestCall& call, const NearestOutput& out) {
+  const Clouds& size = call.size;
+  const bool possible = call.x.scalar_type() == ScalarType::Float && size.D == 3 && call.norm == 2;
+  STD_TORCH_CHECK(call.method != Method::kTree || possible,
+                  "method tree needs float32, D = 3 and norm 2 on CUDA");
+  const bool worth_it = std::max(size.N, size.M) >= kTreeFrom &&
+                        std::min(size.N, size.M) >= kTreeFromSmaller &&
+                        nearest_tree_supports(size.B, size.N, size.M);
+  if (call.method == Method::kTree || (call.method == Method::kAuto && possible && worth_it)) {
+    search_tree(call, out);
+  } else {
+    search_brute(call, out);
+  }
+}
+
 }  // namespace pointloss
 
 STABLE_TORCH_LIBRARY_IMPL(pointloss, CUDA, m) {

@@ -14,7 +14,8 @@
 
 #include <cstdint>
 
-#include "../common/distance.h"
+#include "../common/reduction.h"
+#include "overlap.cuh"
 
 namespace pointloss {
 
@@ -23,8 +24,7 @@ constexpr int kBackwardThreads = 256;
 // One direction: rows a [B, N, D] with neighbours idx [B, N] in b [B, M, D].
 template <class T>
 struct BackwardDirection {
-  const T* grad_dist;  // [B, N] with these strides, null for a direction that was not asked for
-  int64_t grad_stride[2];
+  DistanceGradient gradient;
   const int64_t* idx;  // [B, N]
   const T* a;
   const T* b;
@@ -98,20 +98,6 @@ __device__ double fixed_value(const unsigned long long* sum, unsigned long long 
   return value;
 }
 
-// kAdd is launched while kStore still runs and reads what it needs; before it adds, kStore must be
-// done. Devices before compute capability 9 launch it afterwards.
-__device__ inline void wait_for_previous_kernel() {
-#if __CUDA_ARCH__ >= 900
-  cudaGridDependencySynchronize();
-#endif
-}
-
-__device__ inline void let_next_kernel_start() {
-#if __CUDA_ARCH__ >= 900
-  cudaTriggerProgrammaticLaunchCompletion();
-#endif
-}
-
 // Row i of cloud b of direction d; its counterpart `back` brings the terms that arrive at rows of
 // a.
 template <int kNorm, BackwardPass kPass, int kDim, class T>
@@ -119,10 +105,12 @@ __device__ void backward_row(const BackwardDirection<T>& d, const BackwardDirect
                              int64_t b, int64_t i, int64_t dim, int bits) {
   constexpr bool kOwn = kPass == BackwardPass::kStore || kPass == BackwardPass::kFinishFixed;
   const int64_t dims = kDim > 0 ? kDim : dim, r = b * d.N + i;
-  const int64_t j = d.grad_dist == nullptr ? -1 : d.idx[r];
+  const int64_t j = d.gradient.grad == nullptr ? -1 : d.idx[r];
   if (!kOwn && j < 0) return;
-  const T grad = j < 0 ? T(0) : d.grad_dist[b * d.grad_stride[0] + i * d.grad_stride[1]];
   const int64_t target = b * d.M + (j < 0 ? 0 : j);
+  const T grad =
+      j < 0 ? T(0)
+            : d.gradient.template at<kNorm, kDim>(b, i, d.a + r * dims, d.b + target * dims, dim);
 #pragma unroll
   for (int64_t k = 0; k < dims; ++k) {
     const int64_t own = r * dims + k, other = target * dims + k;

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, overload
 
-import torch
 from torch import Tensor, nn
 
 from pointloss import _checks
 from pointloss.losses import _reduce
+from pointloss.ops.chamfer import chamfer_batched
 from pointloss.ops.nearest import nearest_batched
 
 
@@ -100,7 +100,8 @@ def chamfer(
         TypeError: dtypes do not fit.
         RuntimeError: CUDA tensors in a build without CUDA.
 
-    Determinism: as `nearest`.
+    Determinism: the value always (sums are taken in float64, in a fixed order); gradients as
+    those of `nearest`.
 
     Example:
         >>> x, y = torch.zeros(1, 1, 3), torch.ones(1, 1, 3)
@@ -116,25 +117,20 @@ def chamfer(
     if point_reduction in ("max", "none") and weights != (None, None):
         raise ValueError(f"chamfer: weights do not apply to point_reduction={point_reduction!r}")
 
+    if point_reduction in ("mean", "sum") and weights == (None, None):
+        return chamfer_batched(
+            c.swapped() if direction == "y_to_x" else c,
+            norm,
+            squared,
+            both=direction == "both",
+            point_reduction=point_reduction,
+            batch_reduction="sum" if c.single else batch_reduction,
+        )
     to_y, to_x = _distances(c, norm, squared or norm == 1, direction)
     if point_reduction == "none":
         if c.single:
             to_y, to_x = (None if d is None else d[0] for d in (to_y, to_x))
         return PointDistances(to_y, to_x)
-    if (
-        point_reduction == batch_reduction == "mean"
-        and weights == (None, None)
-        and c.x_lengths is None
-        and c.y_lengths is None
-        and min(c.x.shape[0], c.x.shape[1], c.y.shape[1]) > 0
-    ):
-        # The usual case in the fewest kernels: every cloud of a side counts equally many points,
-        # so sums do, whose gradients are constants that torch need not write out.
-        scale = 1 / c.x.shape[1] if to_y is not None else 1 / c.y.shape[1]
-        sums = [dist.sum(1) for dist in (to_y, to_x) if dist is not None]
-        if len(sums) == 2:
-            sums[0] = torch.add(sums[0], sums[1], alpha=c.x.shape[1] / c.y.shape[1])
-        return sums[0].sum() * (scale / c.x.shape[0])
     parts = [
         _reduce.over_points(dist, _reduce.counts(cloud, lengths), weight, point_reduction, lengths)
         for dist, cloud, lengths, weight in (
