@@ -12,11 +12,10 @@
 // one sweep of growing labels, 2 to 4 times fewer rounds than one search a root.
 // Distances are rounded down to multiples of a quantum of about eps, at the price of as much slack
 // on the edges of the served paths: rows are then expanded 4 instead of 30 times each.
-// Map: a round shares the rows of the frontier, and where they are few the groups of objects, out
-// among the warps, which lower labels by 64-bit minima; then a thread per object selects the next
-// frontier. One barrier after each.
-// Deterministic: of equal labels that of the earlier round stays, and within a round that of the
-// least bidder; asynchronous searches also drop offers that can at best equal a label of the round.
+// Map: in a round every warp lowers the labels of its own groups of objects, without atomics, then
+// selects the next frontier among their owners. One barrier after each. A round waits for the warp
+// whose group most rows reach. As fast, with the groups shared out evenly: 64-bit minima. Slower:
+// tests of two groups at a time, and to select only in groups with new labels.
 #pragma once
 
 #include "assign_bids.cuh"
@@ -55,68 +54,63 @@ struct PathSearch {
     return static_cast<int>(label & ((1u << kBidderBits) - 1));
   }
 
-  struct Row {
-    float4 at;  // w: what a value lacks to a label
-    int reach, cutoff;
-    unsigned tag;
-    bool refresh;
-  };
-
-  // Offers the rows of the queue to the objects that they may give a lesser label than they have,
-  // of at most `cutoff`.
+  // Least labels of at most `cutoff` for the objects, from the rows of the queue. A warp keeps to
+  // its own groups: it finds the rows that matter to a group by a lane each, then their labels for
+  // its objects by a lane each. Of equal labels that of the earlier round stays, and within a round
+  // that of the least bidder if deterministic, else any.
   __device__ __forceinline__ void offer(int count, int floor, int cutoff, int64_t round) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int split = 1;  // warps to a row
-    while (2 * split * count <= kSolverWarps) split *= 2;
-    const int part = warp % split;
-    for (int q = warp / split; q < count; q += kSolverWarps / split) {
-      const int i = s.queue[q];
-      Row row;
-      row.at = s.bidder[i];
-      row.reach = max(s.reach[i], floor);
-      row.cutoff = cutoff;
-      row.tag =
-          static_cast<unsigned>(min(round, kLastTag)) << kBidderBits | static_cast<unsigned>(i);
-      row.refresh = !deterministic && count > kSolverWarps;
-      for (int g0 = 0; g0 < s.G; g0 += 32 * split) {
-        const int g = g0 + lane * split + part;
-        bool in = false;
-        if (g < s.G) {
-          const int least = rounded(Scan::group_bound(s, g, row.at) + price_of(row.at));
-          const int worst = *const_cast<volatile int*>(s.box_label + g);
-          in = max(least, row.reach) < worst && least <= cutoff;
-        }
-        for (unsigned groups = __ballot_sync(kWholeWarp, in); groups != 0;) {
-          const int a = g0 + (__ffs(groups) - 1) * split + part;
-          groups &= groups - 1;
-          const int b = groups != 0 ? g0 + (__ffs(groups) - 1) * split + part : a;
-          groups &= groups - 1;
-          offer_pair(row, a, b);
-        }
+    const int lane = threadIdx.x % 32;
+    const unsigned tag = static_cast<unsigned>(min(round, kLastTag)) << kBidderBits;
+    for (int q = lane; q - lane < count; q += 32) {
+      const bool real = q < count;
+      const int i = real ? s.queue[q] : 0;
+      const float4 at = s.bidder[i];
+      const int reach = max(s.reach[i], floor);
+      for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) {
+        const int least = max(rounded(Scan::group_bound(s, g, at) + price_of(at)), reach);
+        const int worst = min(s.box_label[g], cutoff + 1) + (deterministic && q != lane);
+        const unsigned rows = __ballot_sync(kWholeWarp, real && least < worst);
+        if (rows != 0) offer_group(g, i, least, rows, floor, cutoff, tag);
       }
     }
   }
 
-  // To the objects of two groups, which may be the same.
-  __device__ __forceinline__ void offer_pair(const Row& row, int a, int b) {
-    const int lane = threadIdx.x % 32;
-    const int j = a * 32 + lane, k = b * 32 + lane;
-    const auto before_j = s.word[j], before_k = s.word[k];
-    const int base = price_of(row.at);
-    const int dj = max(rounded(Scan::value(s.object[j], row.at) + base), row.reach);
-    const int dk = max(rounded(Scan::value(s.object[k], row.at) + base), row.reach);
-    const auto mine_j = static_cast<unsigned long long>(dj) << 32 | row.tag;
-    const auto mine_k = static_cast<unsigned long long>(dk) << 32 | row.tag;
-    if (mine_j < before_j && dj <= row.cutoff) atomicMin(s.word + j, mine_j);
-    if (mine_k < before_k && dk <= row.cutoff && b != a) atomicMin(s.word + k, mine_k);
-    if (!row.refresh) return;
-    refresh_label(a, dj, distance_of(before_j), row.cutoff);
-    refresh_label(b, dk, distance_of(before_k), row.cutoff);
-  }
-
-  __device__ __forceinline__ void refresh_label(int g, int offered, int before, int cutoff) const {
-    const bool lower = offered < before && offered <= cutoff;
-    if (__ballot_sync(kWholeWarp, lower) != 0) worst_label(g, lower ? offered : before);
+  // To group g from those rows of the lanes whose bits are set, each with at least `least`.
+  __device__ __forceinline__ void offer_group(int g, int i, int least, unsigned rows, int floor,
+                                              int cutoff, unsigned tag) {
+    const int j = g * 32 + threadIdx.x % 32;
+    const float4 o = s.object[j];
+    const auto before = min(s.word[j], static_cast<unsigned long long>(cutoff + 1) << 32);
+    auto lowest = before;
+    const auto label_from = [&](int row) {
+      const float4 at = s.bidder[row];
+      const int distance = rounded(Scan::value(o, at) + price_of(at));
+      const int longest = max(distance, max(s.reach[row], floor));
+      return static_cast<unsigned long long>(longest) << 32 | tag | static_cast<unsigned>(row);
+    };
+    const auto next_or = [&](int last) {
+      if (rows == 0) return last;
+      const int row = __shfl_sync(kWholeWarp, i, __ffs(rows) - 1);
+      rows &= rows - 1;
+      return row;
+    };
+    for (int turn = 1;; ++turn) {  // four at a time, to hide their latency
+      const int a = next_or(0), b = next_or(a);
+      if (rows == 0) {
+        lowest = min(lowest, min(label_from(a), label_from(b)));
+        break;
+      }
+      const int c = next_or(0), d = next_or(c);
+      lowest =
+          min(lowest, min(min(label_from(a), label_from(b)), min(label_from(c), label_from(d))));
+      if (rows != 0 && turn % 2 == 0) {
+        const int worst = warp_max(distance_of(lowest)) + deterministic;
+        rows &= __ballot_sync(kWholeWarp, least < worst);
+      }
+      if (rows == 0) break;
+    }
+    if (lowest < before) s.word[j] = lowest;
+    worst_label(g, distance_of(s.word[j]));
   }
 
   // Lowers h.nearest to the least label that the rows of the queue offer to a free object.
@@ -144,7 +138,8 @@ struct PathSearch {
 
   __device__ __forceinline__ void worst_label(int g, int distance) const {
     const int worst = warp_max(distance);
-    if (threadIdx.x % 32 == 0) *const_cast<volatile int*>(s.box_label + g) = worst;
+    if (threadIdx.x % 32 == 0) s.box_label[g] = worst;
+    __syncwarp();
   }
 
   // Appends the bidders of the lanes with `in` to the queue.
@@ -176,7 +171,6 @@ struct PathSearch {
         s.reach[i] = distance;
       }
       push(row, i, h.count + r % 3);
-      worst_label(g, distance);
     }
     next = warp_min(next), free = warp_min(free);
     if (lane == 0 && next < kUnreached) atomicMin(h.next_label + r % 3, next);
