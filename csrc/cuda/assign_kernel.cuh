@@ -131,6 +131,8 @@ __global__ void __launch_bounds__(kSolverThreads) assign_integers(AssignPlan pla
     const int64_t wide = plan.N < plan.M ? plan.M : plan.N;
     const SolverInput in{c.bidder_f,
                          c.object_f,
+                         c.bidder,
+                         c.object,
                          plan.price_in ? plan.price_in + b * wide : nullptr,
                          ldexp(1.0, -units),
                          static_cast<int>(c.K),
@@ -144,7 +146,7 @@ __global__ void __launch_bounds__(kSolverThreads) assign_integers(AssignPlan pla
     state.bids = c.key;
     state.slack = c.target;
     state.board = c.board;
-    SolverOutput out{c.price, c.price_f, c.owner, c.partner, 0, 0.0, false};
+    SolverOutput out{c.price, c.price_f, c.owner, c.partner, c.best, 0, 0.0, false};
     char* arrays = sizeof(Id) == sizeof(int) ? c.state : memory;
     solve_integers<Id, kSquared>(in, shared, state, arrays, c.order, out);
     if (threadIdx.x == 0 && team.rank == 0) {
@@ -153,23 +155,6 @@ __global__ void __launch_bounds__(kSolverThreads) assign_integers(AssignPlan pla
       c.head->solved = out.solved;
     }
     __syncthreads();
-  }
-}
-
-// Map: blockIdx.y = cloud, warp = bidder. Row minima in float64 for the certificate.
-__global__ void __launch_bounds__(kAssignThreads) assign_rows(AssignPlan plan) {
-  __shared__ BlockShared shared;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kAssignWarps;
-  for (int64_t b = blockIdx.y; b < plan.B; b += gridDim.y) {
-    bool swapped;
-    Auction auction{plan.cloud(b, &swapped), shared};
-    const AuctionCloud& c = auction.c;
-    if (!c.head->solved) continue;
-    for (int64_t i = blockIdx.x * kAssignWarps + threadIdx.x / 32; i < c.K; i += step) {
-      const double least =
-          c.float_exact ? auction.row_minimum<float>(i) : auction.row_minimum<double>(i);
-      if (threadIdx.x % 32 == 0) c.best[i] = least;
-    }
   }
 }
 
@@ -292,7 +277,7 @@ cudaError_t launch_integers(const AssignPlan& plan, unsigned blocks, cudaStream_
 template <typename T>
 cudaError_t launch_assign(const AssignBatch<T>& batch, void* workspace, cudaStream_t stream) {
   if (batch.B == 0) return cudaSuccess;
-  constexpr int64_t kMaxBlocks = 0x7fffffff, kMaxRows = 0xffff;
+  constexpr int64_t kMaxBlocks = 0x7fffffff;
   const AssignPlan plan{batch.x_lengths,
                         batch.y_lengths,
                         batch.price_in,
@@ -314,10 +299,6 @@ cudaError_t launch_assign(const AssignBatch<T>& batch, void* workspace, cudaStre
     const cudaError_t error = batch.squared ? launch_integers<true>(plan, blocks, stream)
                                             : launch_integers<false>(plan, blocks, stream);
     if (error != cudaSuccess) return error;
-    const int64_t chunks = (least + 8 * kAssignWarps - 1) / (8 * kAssignWarps);
-    const dim3 grid(static_cast<unsigned>(chunks),
-                    static_cast<unsigned>(batch.B < kMaxRows ? batch.B : kMaxRows));
-    assign_rows<<<grid, kAssignThreads, 0, stream>>>(plan);
   }
   assign_finish<<<blocks, kAssignThreads, 0, stream>>>(batch, plan);
   return cudaGetLastError();

@@ -11,9 +11,10 @@ namespace pointloss {
 static __device__ const HilbertSteps kObjectCurve = kHilbertSteps;
 
 struct SolverInput {
-  const float *bidder, *object;  // [dim, N], sizes below 1
-  const double* price_in;        // [N] or null
-  double price_scale;            // takes price_in to units of the costs
+  const float *bidder, *object;               // [dim, N], sizes below 1
+  const double *bidder_exact, *object_exact;  // [dim, N], as given but for the scale
+  const double* price_in;                     // [N] or null
+  double price_scale;                         // takes price_in to units of the costs
   int N, dim;
   double rtol;
   int64_t round_limit;

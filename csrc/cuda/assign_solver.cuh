@@ -5,32 +5,36 @@
 // Method: phases of falling eps. Bidders whose object is not within eps of their best lose it, then
 // all without an object bid until few are left (assign_bids.cuh). Those stay for the next phase; in
 // the last, shortest augmenting paths serve them (assign_paths.cuh). The gap is summed in integers;
-// below the target the solver ends, else eps is halved. Nothing of it is trusted: the certificate
-// is computed from coordinates and prices afterwards, in float64, and what misses it goes on in the
-// general solver (assign_auction.cuh), as do unequal sizes, more than three dimensions, and costs
-// that differ by more than the 2^26 steps of the integers.
+// below the target the solver ends, else eps is halved. Assignment and gap are not trusted: the
+// certificate is computed in float64 from coordinates, prices and row minima (assign_minima.cuh),
+// and what misses it goes on in the general solver (assign_auction.cuh), as do unequal sizes, more
+// than three dimensions, and costs that differ by more than the 2^26 steps of the integers.
 // Source: eps-scaling and bids after D. P. Bertsekas, "The auction algorithm", Annals of Operations
 // Research 14 (1988); the sources of bids and paths stand in their files.
 //
-// Parameters, by simulation and on an H200 at 32 x 2048, 1 %, before searches left out far labels:
-// theta 5 is flat from 4 to 8, the first eps from 3 to 6 mean nearest costs. N / 256 are left over:
-// N / 512 takes 1.6 ms off a surface's paths and adds 1.9 ms of bids, N / 128 adds 3.3 ms of paths
-// and takes off 1.1 ms of bids. The last eps is 1.6 times what the gap allows if it were the mean
-// slack: at 2, blobs fail by a hair and pay for another phase.
+// Parameters, by simulation and on an H200 at 32 x 2048, 1 %: theta 5 is flat from 4 to 8. Two
+// samples of a surface are fastest from 3 to 6 mean nearest costs on (20 % slower at 1, 50 % at
+// 0.5); noisy copies and blobs gain 10 % at 0.5. N / 256 are left over: N / 512 takes 1 ms off a
+// surface's paths and adds 2 ms of bids, N / 128 adds 2.5 ms of paths and takes off 1 ms of bids.
+// The last eps is 1.6 times what the gap allows if it were the mean slack: at 2, blobs fail by a
+// hair and pay for another phase.
 //
-// Cost: 8 to 17 bids a bidder, each of 64 cached values or of the near groups; 600 to 1200 bids in
-// a row by one warp, then 13 (blob) to 450 (surface) rounds of paths. Memory O(N).
+// Cost: 8 to 17 bids a bidder, each of 64 cached values or of the near groups; 500 to 1200 bids in
+// a row by one warp at 1.5 to 2 us (blob: 7), then 13 (blob) to 500 (surface) rounds of paths at 5.
+// The slowest of 32 surfaces takes 1.7 times the mean and sets the time. Memory O(N).
 //
 // What did not help: coarse phases that leave N / 64 or more take 2 to 3 times the bids; paths in
 // every phase, twice the rounds; a team of 4 is slower than one of 3 where 4 do not all fit at
-// once. The deterministic mode's bids cost 2.4 times as much, which makes 1.3 to 2 times in all.
+// once; a small first eps that grows when the bids go on (surfaces lose 5 to 18 %); blocks of 768
+// threads (no spills, same time) or 512 (20 % slower); one copy of the code for warm and cold (5 %
+// slower). The deterministic mode's bids cost 2.4 times as much, in all 1.3 to 2.2 times.
 //
 // Guaranteed: partners and owners are one another's, so an injection whenever all are assigned;
 // every loop is bounded by the round limit, the number of objects or phases, or rising labels.
 #pragma once
 
 #include "../common/assign.h"
-#include "assign_load.cuh"
+#include "assign_minima.cuh"
 #include "assign_paths.cuh"
 
 namespace pointloss {
@@ -38,8 +42,12 @@ namespace pointloss {
 // An auction ends when this part of the bidders (at least kLeastLeft) has no object.
 constexpr float kLeftPart = 0x1p-8f;
 constexpr int kLeastLeft = 4;
-// A cold start begins at this many times the mean nearest cost.
-constexpr double kOpeningEps = 4.0;
+// A cold start begins at this many times the mean nearest cost, or at fewer if the clouds are so
+// alike or so far apart that prices need not rise much beyond it (see unevenness()).
+constexpr double kOpeningEps = 4.0, kNearEps = 0.5;
+// Two samples of one shape (surfaces: 1.6 to 1.7, a standard deviation of 1.7 sqrt(64 / N)); noisy
+// copies have 0.3 to 0.6, a cloud that bids for a few objects hundreds.
+constexpr double kTwoSamples = 1.7, kFarCloud = 16.0;
 // The last eps is this many times the gap wanted: the mean slack is well below eps.
 constexpr double kLastEps = 1.6;
 // An auction gives up after this many bids of a warp for each turn of all bidders.
@@ -59,6 +67,7 @@ struct SolverOutput {
   double* price;
   float* price_f;
   int *owner, *partner;
+  double* minimum;  // min_j (c_ij + p_j) by bidder, in float64
   int64_t rounds;
   double eps;
   bool solved;  // or stopped by the bound on rounds
@@ -104,14 +113,34 @@ struct Solver {
     for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) {
       Bids<Id, kSquared>::refresh_group(s, g);
     }
+    for (int g = threadIdx.x; g < s.G; g += kSolverThreads) {
+      if (s.team.rank == 0) s.bids[g] = 0;
+    }
     s.team.sync();
   }
 
   struct Sums {
     double primal, dual;
   };
+  // How unevenly the best objects lie among the groups, after a first pass: the variance of the
+  // bidders for a group, in units of its 32 objects. See kTwoSamples.
+  __device__ __forceinline__ double unevenness() {
+    if (threadIdx.x == 0) h.price_sum = 0;
+    __syncthreads();
+    for (int g = threadIdx.x; g < s.N / 32; g += kSolverThreads) {
+      const auto count = s.team.size > 1 ? load_fresh(s.bids + g) : s.bids[g];
+      const long long more = static_cast<long long>(count) - 32;
+      atomicAdd(&h.price_sum, static_cast<unsigned long long>(more * more));
+    }
+    __syncthreads();
+    const double squares = static_cast<double>(h.price_sum);
+    __syncthreads();
+    return squares / fmax(32.0 * (s.N / 32), 1.0);
+  }
+
   // Best value of every bidder; the slack of those that have an object goes to reach[].
-  __device__ __forceinline__ Sums pass() {
+  // Counts the groups of their best objects in bids[], if asked to.
+  __device__ __forceinline__ Sums pass(bool counting) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     if (threadIdx.x == 0) h.value_sum = h.cost_sum = h.price_sum = 0;
     __syncthreads();
@@ -128,6 +157,7 @@ struct Solver {
       }
       values += top.best;
       if (lane == 0) s.slack[i] = slack;
+      if (lane == 0 && counting) atomicAdd(s.bids + top.object / 32, 1ull);
     }
     for (int j = threadIdx.x; j < s.N; j += kSolverThreads) prices += price_of(s.object[j]);
     for (int offset = 16; offset > 0; offset /= 2) {
@@ -229,6 +259,13 @@ struct Solver {
     Auction{s, h, eps, false}.settle();
   }
 
+  // Mean nearest costs to begin at: three standard deviations below two samples is a noisy copy.
+  __device__ __forceinline__ double opening() {
+    const double uneven = unevenness(), groups = s.N / 32;
+    const bool alike = groups > 0.0 && uneven < kTwoSamples * (1.0 - 3.0 * sqrt(2.0 / groups));
+    return alike || uneven > kFarCloud ? kNearEps : kOpeningEps;
+  }
+
   // Phases from the first eps down until the integer gap is within `target`; false: a bound was
   // hit.
   __device__ __forceinline__ bool phases(bool warm, double target) {
@@ -237,13 +274,13 @@ struct Solver {
     bool last = false;
     const int left = max(kLeastLeft, static_cast<int>(kLeftPart * static_cast<float>(s.N)));
     for (int phase = 0; phase < kMaxPhases; ++phase) {
-      const Sums sums = pass();
+      const Sums sums = pass(phase == 0);
       best = fmax(best, sums.dual);
       if (last && sums.primal - sums.dual <= target * sums.primal) return true;
       const double finest = fmax(1.0, kLastEps * target * best / s.N);
       if (phase == 0) {
         if (warm && sums.dual <= 0.0) return false;
-        next = best / s.N * (warm ? 1.0 / kAssignWarmRatio : kOpeningEps);
+        next = best / s.N * (warm ? 1.0 / kAssignWarmRatio : opening());
       } else if (!last) {
         next /= kAssignTheta;
         if (next < 1.6 * finest) next = finest;
@@ -263,7 +300,8 @@ struct Solver {
     return false;
   }
 
-  __device__ __forceinline__ void store(const SolverOutput& out) {
+  // The least price, in h.least.
+  __device__ __forceinline__ void find_least() {
     if (threadIdx.x == 0) h.least = INT_MAX;
     __syncthreads();
     int least = INT_MAX;
@@ -273,6 +311,9 @@ struct Solver {
     least = warp_min(least);
     if (threadIdx.x % 32 == 0) atomicMin(&h.least, least);
     __syncthreads();
+  }
+
+  __device__ __forceinline__ void store(const SolverOutput& out) {
     for (int j = threadIdx.x; j < s.N; j += kSolverThreads) {
       const int k = order[j], i = s.owner[j];
       out.price[k] = (price_of(s.object[j]) - h.least) * (1.0 / (1 << kCostBits));
@@ -300,10 +341,14 @@ __device__ __forceinline__ void solve_integers(const SolverInput& in, SolverShar
   const double target = fmax(in.rtol * (1.0 - 0x1p-10) - 1e-7, 1e-7);
   bool done = in.price_in != nullptr && solver.phases(true, target);
   if (!done && solver.rounds < in.round_limit) done = solver.phases(false, target);
+  solver.find_least();
   if (state.team.rank == 0) solver.store(out);
   out.rounds = solver.rounds;
   out.eps = solver.eps * (1.0 / (1 << kCostBits));
   out.solved = done || solver.rounds >= in.round_limit;
+  if (out.solved) {
+    RowMinima<Id, kSquared>{state, in, order, shared.least}.run(out.minimum);
+  }
   state.team.sync();  // none leaves while others may still write into its memory
 }
 
