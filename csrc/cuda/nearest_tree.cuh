@@ -32,10 +32,20 @@
 // takes 329 us instead of 451 (the index 126, once); 16384 points in a million 59 instead of 183;
 // 131072 in as many 70 instead of 79.
 //
+// Profiled (ncu) at 131072 points of a surface, two lanes a query: 2040 instructions a warp of 16
+// queries, 57 % of the issue slots, 84 % hits in L1 and 89 % in L2. All of x in a blob inside of y:
+// 14400 instructions and 71 %. There a warp visits 12 nodes instead of 3 and scans 26 to 36 leaves
+// a query instead of 3.7, though with boxes and discs at the final bound 10 nodes and 7 to 17
+// leaves would do; a third of the time goes to x asking y, the rest to y asking the blob.
+//
 // Did not pay: leaves of 8 (4 to 10 % slower on surfaces); two lanes a query for a million points
 // (15 % slower; below 2^19 queries they hide latency instead); ordering every node in its own box
 // (a guess by cells then misses its leaf: 60 % slower); fewer cells (5 % at a million); 6 blocks of
-// queries a multiprocessor without spilling instead of 8 with some (4 to 8 % slower).
+// queries a multiprocessor without spilling instead of 8 with some (4 to 8 % slower); for the
+// blob, one lane a query at 131072 points (x asks y in 93 us instead of 158, but y the blob in 337
+// instead of 290, where the longest warps have three times the mean work), and each lane scanning a
+// leaf for the query in the middle before all queries scan it (no gain at 131072 points, 5 % at a
+// million).
 //
 // Away from surfaces, us at 131072 / at a million, where a surface takes 104 / 630: volume 117 /
 // 759; half in a hundredth of the size 161 / 1118; line 232 / 1594; 20 clusters of 0.003 244 /
