@@ -218,6 +218,18 @@ def test_prices_certify_the_bound_independently(device):
     assert found.cost[0].item() * (1 - found.gap[0].item()) <= bound.item() * (1 + 1e-12)
 
 
+def test_certificate_tells_apart_what_floats_do_not(device):
+    """Half of the objects lie closer together than the solver's integers resolve."""
+    x, y = make(uniform, 1, 300, 300, dtype=torch.float64, device=device)
+    y[:, :150] = y[:, :1] + 1e-9 * y[:, :150]
+    found = assign(x, y, rtol=1e-3)
+    assert_valid(x, y, found, 1e-3)
+    values = reference.pairwise(x[0].cpu(), y[0].cpu()).sqrt() + found.price[0].cpu()
+    bound = (values.amin(1).sum() - found.price[0].cpu().sum()) / 300
+    gap = 1 - bound / found.cost[0].cpu()
+    torch.testing.assert_close(found.gap[0].cpu(), gap, rtol=0, atol=1e-10)
+
+
 def test_same_bits_every_time_and_in_any_batch(device, deterministic):
     x, y = make(surface, 4, 150, 150, device=device)
     together = assign(x, y)
