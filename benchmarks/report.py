@@ -137,6 +137,7 @@ def plot(op: str, rows: list[Row], folder: Path) -> None:
         pictures.append(("gap", "certified gap", lambda r: r.get("certified_gap")))
     for name, label, key in pictures:
         figure, axes = plt.subplots(figsize=(8, 5.5))
+        axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
         lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for r in rows:
             if "scipy_seconds" not in r and key(r):

@@ -27,7 +27,8 @@
 // every phase, twice the rounds; a team of 4 is slower than one of 3 where 4 do not all fit at
 // once; a small first eps that grows when the bids go on (surfaces lose 5 to 18 %); blocks of 768
 // threads (no spills, same time) or 512 (20 % slower); one copy of the code for warm and cold (5 %
-// slower). The deterministic mode's bids cost 2.4 times as much, in all 1.3 to 2.2 times.
+// slower). The deterministic mode's bids cost 2.4 times as much, in all 1.3 to 2.2 times
+// (3.3 times on the blobs of benchmarks/bench_assign.py, which is more than it should be).
 //
 // Guaranteed: partners and owners are one another's, so an injection whenever all are assigned;
 // every loop is bounded by the round limit, the number of objects or phases, or rising labels.
