@@ -136,22 +136,20 @@ def plot(op: str, rows: list[Row], folder: Path) -> None:
     if op == "assign":
         pictures.append(("gap", "certified gap", lambda r: r.get("certified_gap")))
     for name, label, key in pictures:
-        figure, axes = plt.subplots(figsize=(8, 5.5))
-        axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
         lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for r in rows:
             if "scipy_seconds" not in r and key(r):
                 rtol = f", rtol {r['rtol']:g}" if op == "assign" and name == "points" else ""
                 size = f", {size_of(r)}" if name == "gap" else ""
                 lines[f"{r['method']}, {r['kind']}{rtol}{size}"].append((key(r), r["seconds"]))
-        for line, points in lines.items():
-            if len(points) < 2:
-                continue  # a single point is in the table
+        drawn = {line: points for line, points in lines.items() if len(points) > 1}
+        if not drawn:  # single points are in the table
+            continue
+        figure, axes = plt.subplots(figsize=(8, 5.5))
+        axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
+        for line, points in drawn.items():
             axes.plot(*zip(*sorted(points), strict=True), marker="o", label=line, markersize=3)
         axes.set(xscale="log", yscale="log", xlabel=label, ylabel="seconds", title=op)
-        if not axes.lines:
-            plt.close(figure)
-            continue
         axes.legend(fontsize=6, ncols=2)
         axes.grid(True, which="both", linewidth=0.3)
         figure.tight_layout()

@@ -326,7 +326,7 @@ def test_vmap_over_grad(options, device):
 
 def test_forward_mode_raises(device):
     x = torch.rand(1, 4, 3, device=device)
-    with pytest.raises((NotImplementedError, RuntimeError), match="jvp|forward"):
+    with pytest.raises(RuntimeError, match="jvp|forward"):
         torch.func.jvp(lambda a: chamfer(a, x), (x,), (x,))
     with forward_ad.dual_level(), pytest.raises(RuntimeError, match="jvp|forward"):
         chamfer(forward_ad.make_dual(x, x), x)

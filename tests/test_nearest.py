@@ -251,6 +251,8 @@ def test_mixed_dtypes_under_autocast(device):
 @pytest.mark.parametrize(("batch", "n", "m"), [(1, 2**30, 16), (2**18, 4096, 300)])
 def test_past_2_to_the_31_elements(batch, n, m, cuda):
     """The last rows of more numbers than 32 bits count, by brute force and by a tree."""
+    # The clouds and their neighbours take 24 GiB, which few GPUs have to spare. The H200 has;
+    # a skip there would be listed in benchmarks/results/tests-nvidia-h200.json.
     if torch.cuda.mem_get_info()[0] < 48 * 2**30:
         pytest.skip("needs 48 GiB of free GPU memory")
     x = torch.rand(batch, n, 3, device=cuda)
@@ -309,7 +311,7 @@ def test_vmap_over_nothing(device):
 
 def test_forward_mode_raises(device):
     x = torch.rand(1, 4, 3, device=device)
-    with pytest.raises((NotImplementedError, RuntimeError), match="jvp|forward"):
+    with pytest.raises(RuntimeError, match="jvp|forward"):
         torch.func.jvp(lambda a: nearest(a, x).dist, (x,), (x,))
 
 

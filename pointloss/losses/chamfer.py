@@ -100,8 +100,8 @@ def chamfer(
         TypeError: dtypes do not fit.
         RuntimeError: CUDA tensors in a build without CUDA.
 
-    Determinism: the value always (sums are taken in float64, in a fixed order); gradients as
-    those of `nearest`.
+    Determinism: the value always (without weights, means and sums are taken in float64 and in a
+    fixed order); gradients as those of `nearest`.
 
     Example:
         >>> x, y = torch.zeros(1, 1, 3), torch.ones(1, 1, 3)

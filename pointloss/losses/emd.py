@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pointloss import _checks
 from pointloss.losses import _reduce
+from pointloss.ops import _function
 from pointloss.ops.assign import Assignment, assign_batched
 
 
@@ -137,7 +138,7 @@ class _Matched(torch.autograd.Function):
 
 
 def _matched(values: Tensor, idx: Tensor, inverse: Tensor) -> Tensor:
-    return cast("Tensor", _Matched.apply(values, idx, inverse))  # type: ignore[no-untyped-call]
+    return cast("Tensor", _function.call(_Matched, values, idx, inverse))
 
 
 class EMDLoss(nn.Module):

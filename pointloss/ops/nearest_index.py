@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pointloss import _checks
+from pointloss.ops import _function
 from pointloss.ops.nearest import Nearest, nearest_batched, nearest_gradients
 
 
@@ -78,8 +79,8 @@ class NearestIndex:
                 "build a new NearestIndex"
             )
         c = _checks.clouds("NearestIndex.query", x, self._y, x_lengths, self._y_lengths)
-        dist, idx = _NearestQuery.apply(  # type: ignore[no-untyped-call]
-            c.x, c.x_lengths, c.y, c.y_lengths, self._index, norm
+        dist, idx = _function.call(
+            _NearestQuery, c.x, c.x_lengths, c.y, c.y_lengths, self._index, norm
         )
         return Nearest(dist[0], idx[0]) if c.single else Nearest(dist, idx)
 
