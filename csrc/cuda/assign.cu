@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // pointloss::assign on CUDA: check, allocate, enqueue the solver on the caller's stream.
 #include "../common/assign_call.h"
-#include "assign_kernel.cuh"
+#include "assign_launch.cuh"
 #include "launch.cuh"
 
 namespace pointloss {

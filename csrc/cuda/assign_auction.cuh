@@ -50,9 +50,10 @@ struct AuctionCloud {
   int* target;                  // [K] object of the bid of queue entry q
   double *bid, *best, *slack;   // [K] bid price of queue entry q; best value and slack of bidder i
   int* order;                   // [L] of the integer solver: objects along a curve
-  int64_t* cache;               // [K, 32] its cached objects
+  int64_t* cache;               // [K and those that it adds, 32] its cached objects
   TeamBoard* board;             // [1] of its blocks
   char* state;                  // its arrays, where they do not fit shared memory
+  char* rectangle;              // of the solver for unequal sizes
   CloudHead* head;              // [1]
   int64_t K, L, dim;
   bool squared, float_exact;

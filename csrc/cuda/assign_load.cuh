@@ -11,11 +11,11 @@ namespace pointloss {
 static __device__ const HilbertSteps kObjectCurve = kHilbertSteps;
 
 struct SolverInput {
-  const float *bidder, *object;               // [dim, N], sizes below 1
-  const double *bidder_exact, *object_exact;  // [dim, N], as given but for the scale
+  const float *bidder, *object;               // [dim, K], [dim, N], sizes below 1
+  const double *bidder_exact, *object_exact;  // the same, as given but for the scale
   const double* price_in;                     // [N] or null
   double price_scale;                         // takes price_in to units of the costs
-  int N, dim;
+  int K, N, dim;                              // to the K bidders come N - K whom all costs nothing
   double rtol;
   int64_t round_limit;
   bool deterministic;
@@ -30,8 +30,11 @@ struct Loader {
   const SolverInput& in;
   int* order;  // [N] object at position j of the curve
 
-  __device__ static float at(const float* a, const SolverInput& in, int i, int d) {
-    return d < in.dim ? a[static_cast<int64_t>(d) * in.N + i] : 0.0f;
+  __device__ __forceinline__ float at(const float* a, int count, int i, int d) const {
+    return d < in.dim ? a[static_cast<int64_t>(d) * count + i] : 0.0f;
+  }
+  __device__ __forceinline__ float object_at(int j, int d) const {
+    return at(in.object, in.N, j, d);
   }
 
   // Orders the objects along the curve, in the low halves of the words.
@@ -46,7 +49,7 @@ struct Loader {
     for (int d = 0; d < 3; ++d) {
       int low = INT_MAX, high = INT_MIN;
       for (int j = threadIdx.x; j < in.N; j += kSolverThreads) {
-        const int v = ordered(at(in.object, in, j, d));
+        const int v = ordered(object_at(j, d));
         low = min(low, v), high = max(high, v);
       }
       low = warp_min(low), high = warp_max(high);
@@ -65,9 +68,8 @@ struct Loader {
     for (int j = threadIdx.x; j < words; j += kSolverThreads) {
       unsigned long long key = ~0u;
       if (j < in.N) {
-        key = hilbert_key(kObjectCurve, cell(at(in.object, in, j, 0), x0),
-                          cell(at(in.object, in, j, 1), y0), cell(at(in.object, in, j, 2), z0), 10,
-                          10);
+        key = hilbert_key(kObjectCurve, cell(object_at(j, 0), x0), cell(object_at(j, 1), y0),
+                          cell(object_at(j, 2), z0), 10, 10);
       }
       s.word[j] = (key << 32) | static_cast<unsigned>(j);
     }
@@ -90,14 +92,15 @@ struct Loader {
     for (int j = threadIdx.x; j < 32 * s.G; j += kSolverThreads) {
       const int k = static_cast<int>(s.word[min(j, in.N - 1)] & 0xffffffffu);
       if (j < in.N) order[j] = k;
-      s.object[j] =
-          make_float4(at(in.object, in, k, 0) * scale, at(in.object, in, k, 1) * scale,
-                      at(in.object, in, k, 2) * scale, __int_as_float(j < in.N ? 0 : kFar));
+      s.object[j] = make_float4(object_at(k, 0) * scale, object_at(k, 1) * scale,
+                                object_at(k, 2) * scale, __int_as_float(j < in.N ? 0 : kFar));
       s.owner[j] = static_cast<Id>(kNone);
     }
     for (int i = threadIdx.x; i < in.N; i += kSolverThreads) {
-      s.bidder[i] = make_float4(at(in.bidder, in, i, 0) * scale, at(in.bidder, in, i, 1) * scale,
-                                at(in.bidder, in, i, 2) * scale, 0.0f);
+      const auto coordinate = [&](int d) {
+        return i < in.K ? at(in.bidder, in.K, i, d) * scale : kNowhere;
+      };
+      s.bidder[i] = make_float4(coordinate(0), coordinate(1), coordinate(2), 0.0f);
     }
     __syncthreads();
     for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) {

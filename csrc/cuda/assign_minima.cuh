@@ -27,7 +27,7 @@ struct RowMinima {
 
   __device__ __forceinline__ double value(int i, int j) const {
     const double cost =
-        assign_cost(in.bidder_exact + i, in.N, in.object_exact + order[j], in.N, in.dim, kSquared);
+        assign_cost(in.bidder_exact + i, in.K, in.object_exact + order[j], in.N, in.dim, kSquared);
     return cost + (price_of(s.object[j]) - least) * (1.0 / (1 << kCostBits));
   }
 
@@ -53,10 +53,10 @@ struct RowMinima {
     return minimum;
   }
 
-  // Of all bidders, shared out among the warps of the team.
+  // Of the K bidders, shared out among the warps of the team.
   __device__ __forceinline__ void run(double* minimum) const {
     const int first = s.team.rank * kSolverWarps + static_cast<int>(threadIdx.x) / 32;
-    for (int i = first; i < s.N; i += s.team.size * kSolverWarps) {
+    for (int i = first; i < in.K; i += s.team.size * kSolverWarps) {
       const double value = of(i);
       if (threadIdx.x % 32 == 0) minimum[i] = value;
     }

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: MIT
-// Assignment of one pair of equally large clouds by the thread blocks of a team, in integers.
+// Assignment of one pair of (nearly) equally large clouds by the thread blocks of a team, in
+// integers.
 //
-// Problem and dual: common/assign.h, for as many objects as bidders.
+// Problem and dual: common/assign.h, for as many objects as bidders. Where bidders are missing,
+// others to whom every object costs nothing take their place: what those own then costs as little
+// as anything in the end, and as the least price is 0, they add nothing to primal or dual.
 // Method: phases of falling eps. Bidders whose object is not within eps of their best lose it, then
 // all without an object bid until few are left (assign_bids.cuh). Those stay for the next phase; in
 // the last, shortest augmenting paths serve them (assign_paths.cuh). The gap is summed in integers;
 // below the target the solver ends, else eps is halved. Assignment and gap are not trusted: the
 // certificate is computed in float64 from coordinates, prices and row minima (assign_minima.cuh),
-// and what misses it goes on in the general solver (assign_auction.cuh), as do unequal sizes, more
-// than three dimensions, and costs that differ by more than the 2^26 steps of the integers.
+// and what misses it goes on in the general solver (assign_auction.cuh), as do more than three
+// dimensions and costs that differ by more than the 2^26 steps of the integers.
 // Source: eps-scaling and bids after D. P. Bertsekas, "The auction algorithm", Annals of Operations
 // Research 14 (1988); the sources of bids and paths stand in their files.
 //
@@ -124,23 +127,24 @@ struct Solver {
     double primal, dual;
   };
   // How unevenly the best objects lie among the groups, after a first pass: the variance of the
-  // bidders for a group, in units of its 32 objects. See kTwoSamples.
+  // bidders for a group, in units of their mean (32 if none is missing). See kTwoSamples.
   __device__ __forceinline__ double unevenness() {
+    const int64_t mean = (int64_t{32} * in.K + s.N / 2) / s.N;
     if (threadIdx.x == 0) h.price_sum = 0;
     __syncthreads();
     for (int g = threadIdx.x; g < s.N / 32; g += kSolverThreads) {
       const auto count = s.team.size > 1 ? load_fresh(s.bids + g) : s.bids[g];
-      const long long more = static_cast<long long>(count) - 32;
+      const long long more = static_cast<long long>(count) - mean;
       atomicAdd(&h.price_sum, static_cast<unsigned long long>(more * more));
     }
     __syncthreads();
     const double squares = static_cast<double>(h.price_sum);
     __syncthreads();
-    return squares / fmax(32.0 * (s.N / 32), 1.0);
+    return squares / fmax(static_cast<double>(mean * (s.N / 32)), 1.0);
   }
 
   // Best value of every bidder; the slack of those that have an object goes to reach[].
-  // Counts the groups of their best objects in bids[], if asked to.
+  // Counts the groups of the best objects of the K in bids[], if asked to.
   __device__ __forceinline__ Sums pass(bool counting) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     if (threadIdx.x == 0) h.value_sum = h.cost_sum = h.price_sum = 0;
@@ -158,7 +162,7 @@ struct Solver {
       }
       values += top.best;
       if (lane == 0) s.slack[i] = slack;
-      if (lane == 0 && counting) atomicAdd(s.bids + top.object / 32, 1ull);
+      if (lane == 0 && counting && i < in.K) atomicAdd(s.bids + top.object / 32, 1ull);
     }
     for (int j = threadIdx.x; j < s.N; j += kSolverThreads) prices += price_of(s.object[j]);
     for (int offset = 16; offset > 0; offset /= 2) {
@@ -281,7 +285,7 @@ struct Solver {
       const double finest = fmax(1.0, kLastEps * target * best / s.N);
       if (phase == 0) {
         if (warm && sums.dual <= 0.0) return false;
-        next = best / s.N * (warm ? 1.0 / kAssignWarmRatio : opening());
+        next = best / in.K * (warm ? 1.0 / kAssignWarmRatio : opening());
       } else if (!last) {
         next /= kAssignTheta;
         if (next < 1.6 * finest) next = finest;
@@ -317,12 +321,13 @@ struct Solver {
   __device__ __forceinline__ void store(const SolverOutput& out) {
     for (int j = threadIdx.x; j < s.N; j += kSolverThreads) {
       const int k = order[j], i = s.owner[j];
+      const bool owned = i != kNone && i < in.K;
       out.price[k] = (price_of(s.object[j]) - h.least) * (1.0 / (1 << kCostBits));
       out.price_f[k] = static_cast<float>(out.price[k]);
-      out.owner[k] = i == kNone ? -1 : i;
-      if (i != kNone) out.partner[i] = k;
+      out.owner[k] = owned ? i : -1;
+      if (owned) out.partner[i] = k;
     }
-    for (int i = threadIdx.x; i < s.N; i += kSolverThreads) {
+    for (int i = threadIdx.x; i < in.K; i += kSolverThreads) {
       if (s.partner[i] == kNone) out.partner[i] = -1;
     }
     __syncthreads();

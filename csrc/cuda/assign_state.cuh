@@ -12,6 +12,7 @@
 
 #include <climits>
 #include <cstdint>
+#include <limits>
 
 #include "assign_team.cuh"
 
@@ -28,6 +29,8 @@ constexpr int kRaiseLimit = 1 << 28;  // the largest cost; no bid raises a price
 constexpr int kMaxSources = 1024;     // bidders that one path search starts from
 constexpr unsigned kNobody = 0xffffffffu;
 constexpr unsigned kWholeWarp = 0xffffffffu;
+// Coordinates of a bidder whom every object costs nothing: see nearest_int() and group_bound().
+constexpr float kNowhere = std::numeric_limits<float>::quiet_NaN();
 
 __device__ __forceinline__ int warp_min(int value) {
 #if __CUDA_ARCH__ >= 800
@@ -129,10 +132,17 @@ __device__ __forceinline__ float fast_root(float a) {
   return r;
 }
 
+// To the nearest integer. NaN gives 0: so the instruction is defined (PTX ISA, cvt).
+__device__ __forceinline__ int nearest_int(float a) {
+  int r;
+  asm("cvt.rni.s32.f32 %0, %1;" : "=r"(r) : "f"(a));
+  return r;
+}
+
 template <bool kSquared>
 __device__ __forceinline__ int cost_of(float dx, float dy, float dz) {
   const float sum = fmaf(dx, dx, fmaf(dy, dy, dz * dz));
-  return __float2int_rn(kSquared ? sum : fast_root(sum));
+  return nearest_int(kSquared ? sum : fast_root(sum));
 }
 
 template <class Id, bool kSquared>
@@ -147,7 +157,8 @@ struct Scanner {
     return cost(o, p) + price_of(o);
   }
 
-  // At most the value of any object of group g: two units less for what rounding may add.
+  // At most the value of any object of group g: two units less for what rounding may add. Of a NaN
+  // and a number, fmaxf takes the number.
   static __device__ __forceinline__ int group_bound(const State& s, int g, const float4& p) {
     const float* box = s.box + g;
     const int G = s.G;
