@@ -32,6 +32,10 @@ SIZES = [(64, 1024), (32, 4096), (8, 8192), (1, 16384)] if ON_GPU else [(8, 1024
 if os.environ.get("POINTLOSS_LARGE"):
     SIZES.append((1, 65536))
 CASES += [(kind, batch, points, 1e-2) for batch, points in SIZES for kind in TYPICAL]
+# The smaller cloud and the larger: one point more, one in a hundred, and predictions in a scan.
+UNEQUAL = [(1024, 2048)]
+if ON_GPU:
+    UNEQUAL += [(2048, 2049), (2028, 2048), (2048, 3072), (2048, 16384)]
 
 
 @functools.cache
@@ -60,10 +64,11 @@ def verified(x, y, rtol, best=None, **options):
     return found, facts
 
 
-def record(benchmark, method, kind, x, rtol, facts, seconds):
+def record(benchmark, method, kind, x, rtol, facts, seconds, larger=""):
     benchmark.extra_info.update(
-        op="assign", method=method, kind=kind.__name__, batch=x.shape[0], points=x.shape[1],
-        rtol=rtol, us_a_round=1e6 * seconds / max(1, facts["rounds_max"]), **facts,
+        op="assign", method=method, kind=kind.__name__ + larger, batch=x.shape[0],
+        points=x.shape[1], rtol=rtol, us_a_round=1e6 * seconds / max(1, facts["rounds_max"]),
+        **facts,
     )  # fmt: skip
 
 
@@ -81,6 +86,18 @@ def test_cold(benchmark, kind, batch, points, rtol):
         benchmark, lambda: assign(x, y, rtol=rtol), rounds=rounds, warmup=warmup
     )
     record(benchmark, "pointloss", kind, x, rtol, facts, seconds)
+
+
+@pytest.mark.parametrize(("points", "objects"), UNEQUAL, ids=[f"{n}in{m}" for n, m in UNEQUAL])
+@pytest.mark.parametrize("batch", [1, BATCH])
+@pytest.mark.parametrize("kind", TYPICAL, ids=lambda k: k.__name__)
+def test_unequal(benchmark, kind, batch, points, objects):
+    """Every point of the smaller cloud finds its own partner in the larger."""
+    x, y = make(kind, batch, points, objects, device=harness.device())
+    best = reference.optimal_cost(x[:1], y[:1])[0] if batch == 1 and objects <= 3072 else None
+    _, facts = verified(x, y, 1e-2, best)
+    seconds = harness.measure(benchmark, lambda: assign(x, y), rounds=3 if ON_GPU else 1, warmup=1)
+    record(benchmark, "pointloss", kind, x, 1e-2, facts, seconds, larger=f" in {objects}")
 
 
 @pytest.mark.skipif(not ON_GPU, reason="the CPU is always deterministic")
