@@ -27,7 +27,8 @@ from benchmarks.machine import describe, slug
 
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 TESTS = ("tests/test_nearest.py", "tests/test_nearest_backward.py", "tests/test_nearest_index.py")
-TESTS += ("tests/test_chamfer.py", "tests/test_assign.py", "tests/test_emd.py")
+TESTS += ("tests/test_chamfer.py", "tests/test_assign.py", "tests/test_assign_rectangular.py")
+TESTS += ("tests/test_emd.py",)
 SELECT = "cuda and not " + " and not ".join(
     ["opcheck", "compile", "graph", "devices_agree", "methods_agree", "every_launch", "invarian"]
 )
