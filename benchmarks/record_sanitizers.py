@@ -4,8 +4,9 @@
     python -m benchmarks.record_sanitizers --commit $(git rev-parse HEAD) [--out FOLDER]
 
 Writes sanitizers-<gpu>.json: per tool the errors, the tests and the seconds. The tools run side by
-side, each over several equal parts of the tests, without torch's caching of memory, so that a read
-past the end of one tensor is not one inside a neighbour. Left out for their time are the tests that
+side, on GPUs of their own where there are several, each over several equal parts of the tests,
+without torch's caching of memory, so that a read past the end of one tensor is not one inside a
+neighbour. Left out for their time are the tests that
 compile or check schemas, the property tests and those of every kind of clouds; and those that
 capture a graph, where memory cannot be allocated without the cache.
 """
@@ -42,10 +43,11 @@ def collect(tests: list[str], select: str) -> list[str]:
     return [line for line in shown.splitlines() if "::" in line]
 
 
-def start(tool: str, tests: list[str], log: Path) -> subprocess.Popen[bytes]:
+def start(tool: str, tests: list[str], log: Path, gpu: int) -> subprocess.Popen[bytes]:
     command = ["compute-sanitizer", "--tool", tool, "--target-processes", "all"]
     command += ["--error-exitcode", "99", *PYTEST, *tests]
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    environment |= {"CUDA_VISIBLE_DEVICES": str(gpu), "OMP_NUM_THREADS": "1"}  # a core a process
     return subprocess.Popen(
         command,
         stdout=log.open("wb"),
@@ -90,6 +92,7 @@ def main() -> int:
     parser.add_argument("--select", default=SELECT, help="pytest -k")
     parser.add_argument("--limit", type=float, default=900, help="seconds for all tools together")
     parser.add_argument("--parts", type=int, default=4, help="processes a tool")
+    parser.add_argument("--gpus", type=int, default=1, help="GPUs to share the tools among")
     parser.add_argument("tests", nargs="*", default=TESTS)
     args = parser.parse_args()
 
@@ -98,10 +101,10 @@ def main() -> int:
     shares = [tests[part :: args.parts] for part in range(min(args.parts, len(tests)))]
     begin = time.perf_counter()
     running = {}
-    for tool in TOOLS:
+    for turn, tool in enumerate(TOOLS):
         for part, share in enumerate(shares):
             log = args.out / f"{tool}-{part}.log"
-            running[tool, part] = start(tool, share, log), log
+            running[tool, part] = start(tool, share, log, turn % args.gpus), log
     ended: dict[tuple[str, int], float] = {}
     while len(ended) < len(running):
         late = time.perf_counter() - begin > args.limit
