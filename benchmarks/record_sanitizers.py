@@ -92,7 +92,7 @@ def main() -> int:
     parser.add_argument("--select", default=SELECT, help="pytest -k")
     parser.add_argument("--limit", type=float, default=900, help="seconds for all tools together")
     parser.add_argument("--parts", type=int, default=4, help="processes a tool")
-    parser.add_argument("--gpus", type=int, default=1, help="GPUs to share the tools among")
+    parser.add_argument("--gpus", type=int, nargs="+", default=[0], help="one tool each, in turns")
     parser.add_argument("tests", nargs="*", default=TESTS)
     args = parser.parse_args()
 
@@ -104,7 +104,7 @@ def main() -> int:
     for turn, tool in enumerate(TOOLS):
         for part, share in enumerate(shares):
             log = args.out / f"{tool}-{part}.log"
-            running[tool, part] = start(tool, share, log, turn % args.gpus), log
+            running[tool, part] = start(tool, share, log, args.gpus[turn % len(args.gpus)]), log
     ended: dict[tuple[str, int], float] = {}
     while len(ended) < len(running):
         late = time.perf_counter() - begin > args.limit
