@@ -16,7 +16,8 @@ def _need_gpu():
         pytest.skip("no GPU here; the GPU half is run and recorded as CONTRIBUTING.md tells")
 
 
-@pytest.fixture(params=["cpu", "cuda"])
+# Of a module's scope, because property tests run many examples with one fixture.
+@pytest.fixture(scope="module", params=["cpu", "cuda"])
 def device(request):
     if request.param == "cuda":
         _need_gpu()

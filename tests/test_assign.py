@@ -2,8 +2,6 @@
 import pytest
 import torch
 from clouds import KINDS, blob, duplicates, lattice, make, noisy, ring, surface, uniform
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pointloss import assign, reference
 
@@ -17,8 +15,9 @@ def assert_valid(x, y, found, rtol, squared=False):
     torch.testing.assert_close(found.cost.cpu(), cost, rtol=1e-9, atol=0)
     gap = found.gap.cpu()
     # scipy's own rounding is the only allowance.
-    true_gap = torch.where(cost > 0, (cost - optimum) / cost, 0) - 1e-12
-    assert (gap >= true_gap).all(), (gap, true_gap)
+    true_gap = torch.where(cost > 0, (cost - optimum) / cost, 0)
+    assert (true_gap >= -1e-12).all(), true_gap
+    assert (gap >= true_gap - 1e-12).all(), (gap, true_gap)
     assert torch.equal(found.converged.cpu(), gap <= rtol)
     return gap
 
@@ -281,47 +280,3 @@ def test_cuda_graph_and_side_stream(cuda, deterministic):
     x.mul_(1.3)
     graph.replay()
     assert torch.equal(captured.idx, assign(x, y).idx)
-
-
-@given(st.integers(0, 2**31), st.integers(1, 60), st.integers(1, 60), st.sampled_from(KINDS))
-def test_certificate_property(seed, n, m, kind):
-    for device in ["cpu", "cuda"][: 1 + torch.cuda.is_available()]:
-        x, y = make(kind, 1, n, m, seed=seed, device=device)
-        found = assign(x, y)
-        assert_valid(x, y, found, 1e-2)
-        assert found.converged.all()
-
-
-@given(st.integers(0, 2**31), st.integers(1, 60), st.integers(1, 60), st.sampled_from(KINDS))
-def test_a_warm_start_is_never_worse_certified(seed, n, m, kind):
-    generator = torch.Generator().manual_seed(seed)
-    for device in ["cpu", "cuda"][: 1 + torch.cuda.is_available()]:
-        x, y = make(kind, 1, n, m, seed=seed, device=device)
-        cold = assign(x, y)
-        noise = torch.rand(cold.price.shape, generator=generator, dtype=torch.float64).to(device)
-        for price in (cold.price, cold.price + 0.1 * noise):
-            warm = assign(x, y, price=price)
-            assert_valid(x, y, warm, 1e-2)
-            assert (warm.gap <= cold.gap.clamp_min(1e-2)).all()
-
-
-@given(st.integers(0, 2**31), st.integers(2, 40), st.sampled_from([surface, uniform, blob]))
-def test_invariances(seed, n, kind):
-    """Moving, turning, scaling and reordering both clouds keeps the cost, within its gap."""
-    generator = torch.Generator().manual_seed(seed)
-    turn, _ = torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64))
-    order = torch.randperm(n, generator=generator)
-    for device in ["cpu", "cuda"][: 1 + torch.cuda.is_available()]:
-        x, y = make(kind, 1, n, n, dtype=torch.float64, seed=seed, device=device)
-        r = turn.to(device)
-        cost = assign(x, y, rtol=1e-3).cost
-        for a, b, factor in (
-            (x + 3, y + 3, 1),
-            (x @ r, y @ r, 1),
-            (7 * x, 7 * y, 7),
-            (x[:, order.to(device)], y, 1),
-            (y, x, 1),
-        ):
-            torch.testing.assert_close(
-                assign(a, b, rtol=1e-3).cost, factor * cost, rtol=2e-3, atol=1e-12
-            )

@@ -3,9 +3,19 @@
 
 import pytest
 import torch
-from clouds import KINDS, blob, duplicates, lattice, line, make, noisy, ring, surface, two_scales
-from hypothesis import given
-from hypothesis import strategies as st
+from clouds import (
+    KINDS,
+    blob,
+    duplicates,
+    lattice,
+    line,
+    make,
+    noisy,
+    outlier,
+    ring,
+    surface,
+    two_scales,
+)
 from test_assign import assert_valid
 
 from pointloss import assign, reference
@@ -34,7 +44,7 @@ def assert_certified(x, y, found, rtol):
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
 def test_against_the_optimum(kind, squared, device):
     for n, m in SIZES:
-        if squared and kind is two_scales and (n, m) == SIZES[-1]:
+        if device.type == "cuda" and squared and kind is two_scales and (n, m) == SIZES[-1]:
             continue  # test_costs_of_two_scales
         x, y = make(kind, 2, n, m, device=device)
         for rtol in (1e-2, 1e-4):
@@ -44,13 +54,41 @@ def test_against_the_optimum(kind, squared, device):
             assert ((found.idx >= 0).sum(1) == min(n, m)).all()
 
 
-@pytest.mark.xfail(reason="the phases of the general solver stop at gaps of 1e-3 to 2e-2")
-def test_costs_of_two_scales(device):
-    """Squared costs from 1 down to 1e-8, more objects than bidders."""
-    x, y = make(two_scales, 2, *SIZES[-1], device=device)
-    found = assign(x, y, squared=True, rtol=1e-4)
-    assert_valid(x, y, found, 1e-4, squared=True)
+@pytest.mark.parametrize("sizes", [(180, 450), (200, 500), (600, 601)])
+def test_costs_of_two_scales(sizes, device, dtype, request):
+    """Squared costs from 1 down to 1e-8, more objects than bidders.
+
+    Half of the objects are nearly equally good for half of the bidders: more than a bidder keeps.
+    """
+    if device.type == "cuda":
+        reason = "the phases of the general solver stop at gaps of 1e-3 to 2e-2"
+        request.applymarker(pytest.mark.xfail(reason=reason))
+    x, y = make(two_scales, 2, *sizes, dtype=dtype, device=device)
+    found = assign(x, y, squared=True, rtol=1e-6)
+    assert_valid(x, y, found, 1e-6, squared=True)
     assert found.converged.all()
+
+
+@pytest.mark.parametrize("kind", [outlier, lattice])
+def test_price_wars_come_to_an_end(kind):
+    """Bids of eps apiece against prices of far groups: a million rounds, but for path searches."""
+    x, y = make(kind, 1, 450, 600 if kind is lattice else 452)
+    found = assign(x, y, squared=True, rtol=0)
+    gap = assert_valid(x, y, found, 0, squared=True)
+    assert (gap <= 1e-9).all()
+    assert (found.rounds < 200_000).all()
+
+
+@pytest.mark.parametrize("squared", [False, True], ids=["plain", "squared"])
+def test_optimum_of_nothing_but_rounding(squared, device):
+    """Every sixth point of a ring is one of the other's but for its last bits."""
+    x, y = make(ring, 1, 600, 100, dtype=torch.float64, device=device)
+    found = assign(x, y, squared=squared)
+    assert_valid(x, y, found, 1e-2, squared)
+    if device.type == "cpu":  # CUDA's integers do not resolve it
+        assert (found.cost > 0).all()
+        assert (found.cost < 1e-14).all()
+        assert found.converged.all()
 
 
 @pytest.mark.parametrize("sizes", [(700, 701), (701, 900), (700, 4000), (2100, 600)])
@@ -120,14 +158,3 @@ def test_warm_start(sizes, device):
         price = cold.price.clone()
         price[:, ::3] = value
         assert_certified(x, y, assign(x, y, rtol=1e-3, price=price), 1e-3)
-
-
-@given(st.integers(0, 2**31), st.integers(1, 60), st.floats(1, 8), st.sampled_from(KINDS))
-def test_certificate_property(seed, n, ratio, kind):
-    m = max(n, round(ratio * n))
-    for device in ["cpu", "cuda"][: 1 + torch.cuda.is_available()]:
-        x, y = make(kind, 1, n, m, seed=seed, device=device)
-        for a, b in ((x, y), (y, x)):
-            found = assign(a, b)
-            assert_valid(a, b, found, 1e-2)
-            assert found.converged.all()

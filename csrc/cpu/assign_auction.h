@@ -14,14 +14,16 @@
 // phantoms: D. P. Bertsekas, D. A. Castanon, Computational Optimization and Applications 1 (1992).
 //
 // Scans run in float while eps is coarse enough for it and in double after that; prices are double
-// throughout. Cost: 20 to 50 bids a bidder, of which some 5 to 10 scan all objects.
+// throughout. A phase that becomes a price war is finished by the paths of assign_paths.h.
+// Cost: 20 to 50 bids a bidder, of which some 5 to 10 scan all objects.
 // Guaranteed: an injection on every input; termination (each bid raises a price by at least eps,
-// rounds are bounded); a gap recomputed in float64 over all pairs with the roundings taken off.
+// bids and rounds are bounded); a gap recomputed in float64 over all pairs with the roundings taken
+// off.
 #pragma once
 
 #include <limits>
 
-#include "assign_frame.h"
+#include "assign_paths.h"
 
 namespace pointloss {
 
@@ -103,7 +105,6 @@ class Auction {
   void bid(int32_t i, double eps);
   void refill();
   bool run_phase(double& eps, int64_t round_limit, int64_t bid_limit);
-  void restore_or_complete();
   Slack measure_slack();
   void normalise();
   double row_minimum(int64_t i);
@@ -145,12 +146,13 @@ void Auction<S>::rescan(int64_t i) {
   const ScanRow<S> row = scan_row(objects, &point_[i * frame_.dim], values_.data(), avx2_);
   S threshold = row.threshold;
   int count = collect(objects, values_.data(), threshold, found_.data(), avx2_);
-  // Ties and clusters can put too many below the threshold.
-  for (int tries = 0; count > kCandidates && tries < 4; ++tries) {
-    threshold = row.best + (threshold - row.best) / 4;
+  // Ties and clusters can put too many below the threshold. Those at the best value are all
+  // as good.
+  while (count > kCandidates && threshold > row.best) {
+    threshold = lower_threshold(values_.data(), found_.data(), row.best, threshold);
     count = collect(objects, values_.data(), threshold, found_.data(), avx2_);
   }
-  bound_[i] = count > kCandidates ? row.best : count == frame_.objects ? kInf : threshold;
+  bound_[i] = count == frame_.objects ? kInf : threshold;
   count = std::min(count, kCandidates);
   int32_t* candidate = &candidate_[i * kCandidates];
   S* cost = &candidate_cost_[i * kCandidates];
@@ -238,7 +240,8 @@ void Auction<S>::refill() {
   }
 }
 
-// Assigns every bidder; false when a bound was hit first.
+// Assigns every bidder; false when a bound was hit first. A price war in the first phase says that
+// eps is too small to begin with, in a later one that paths are the way out.
 template <typename S>
 bool Auction<S>::run_phase(double& eps, int64_t round_limit, int64_t bid_limit) {
   queue_.clear();
@@ -248,9 +251,14 @@ bool Auction<S>::run_phase(double& eps, int64_t round_limit, int64_t bid_limit) 
   int64_t bids = 0, war_start = 0;
   while (true) {
     if (queue_.empty()) refill();
-    if (queue_.empty()) break;
+    if (queue_.empty()) return true;
     if (state_.rounds >= round_limit || (bid_limit >= 0 && bids > bid_limit)) return false;
-    if (bids - war_start > state_.war_bids) {
+    if (bids - war_start > kAssignWarBids * frame_.bidders) {
+      if (!state_.last_partner.empty()) {
+        const bool whole = Paths(frame_, state_).finish(round_limit);
+        refresh_prices();
+        return whole;
+      }
       eps *= kAssignTheta * kAssignTheta;
       state_.raise_cap = std::max(state_.raise_cap, kAssignRaiseCap * eps);
       war_start = bids;
@@ -261,17 +269,6 @@ bool Auction<S>::run_phase(double& eps, int64_t round_limit, int64_t bid_limit) 
     for (const int32_t i : queue_) bid(i, eps);
     queue_.swap(next_);
   }
-  if (war_start > 0) state_.war_bids *= 2;
-  return true;
-}
-
-// After a phase that was cut short: the assignment and prices of the last whole phase, if any.
-template <typename S>
-void Auction<S>::restore_or_complete() {
-  if (state_.last_partner.empty()) return complete_greedily(frame_, state_);
-  state_.price = state_.last_price;
-  state_.level = state_.last_level;
-  state_.partner = state_.last_partner;
 }
 
 // Estimates the gap from the slack (own value - best value) of every bidder, nearly free of charge.
@@ -363,7 +360,7 @@ Outcome Auction<S>::run(double& eps, double rtol, int64_t round_limit, int64_t b
   for (;; bid_limit = -1) {
     if (!run_phase(eps, round_limit, bid_limit)) {
       if (state_.rounds < round_limit) return Outcome::kDropWarm;
-      restore_or_complete();
+      restore_or_complete(frame_, state_);
       gap = certify();
       return Outcome::kStopped;
     }
@@ -377,9 +374,7 @@ Outcome Auction<S>::run(double& eps, double rtol, int64_t round_limit, int64_t b
       if (gap <= rtol) return Outcome::kDone;
       if (last && !kFloat) return Outcome::kStopped;
     }
-    state_.last_price = state_.price;
-    state_.last_level = state_.level;
-    state_.last_partner = state_.partner;
+    keep_phase(state_);
     eps = std::max(assign_next_eps(eps, gap, rtol), slack.finest);
     for (int64_t i = 0; i < frame_.bidders; ++i) {
       if (slack_[i] <= eps) continue;

@@ -35,7 +35,6 @@ struct State {
   std::vector<double> price;  // [stride], padding infinity
   double level = 0.0;         // every price counts as at least this
   double raise_cap = 0.0;
-  int64_t war_bids = 0;          // bids that one phase may take at its eps
   std::vector<int32_t> partner;  // [bidders] object or -1
   std::vector<int32_t> owner;    // [stride] bidder or -1
   int64_t rounds = 0;
@@ -135,6 +134,21 @@ inline void complete_greedily(const Frame& frame, State& state) {
     state.partner[i] = static_cast<int32_t>(nearest);
     state.owner[nearest] = static_cast<int32_t>(i);
   }
+}
+
+// A phase has ended: what a later one that is cut short falls back to.
+inline void keep_phase(State& state) {
+  state.last_price = state.price;
+  state.last_level = state.level;
+  state.last_partner = state.partner;
+}
+
+// After a phase that was cut short: the assignment and prices of the last whole phase, if any.
+inline void restore_or_complete(const Frame& frame, State& state) {
+  if (state.last_partner.empty()) return complete_greedily(frame, state);
+  state.price = state.last_price;
+  state.level = state.last_level;
+  state.partner = state.last_partner;
 }
 
 }  // namespace assign_detail

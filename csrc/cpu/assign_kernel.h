@@ -37,6 +37,9 @@ struct AssignResult {
 
 namespace assign_detail {
 
+// A larger gap at the finest eps is worth a second attempt.
+constexpr double kExactEnough = 1e-6;
+
 // Back to a cold start.
 template <typename S>
 void drop_prices(const Frame& frame, Auction<S>& auction, State& state) {
@@ -70,6 +73,21 @@ bool open_auction(const Frame& frame, const double* price_in, Auction<S>& auctio
   return false;
 }
 
+// Prices much above the costs lose the costs' digits. Paths raise them no more than they must when
+// they begin without any; returns the better gap of the two solutions and leaves that one.
+inline double retry_by_paths(const Frame& frame, int64_t limit, Auction<double>& auction,
+                             State& state, double gap) {
+  keep_phase(state);
+  drop_prices(frame, auction, state);
+  if (Paths(frame, state).finish(limit)) {
+    auction.forget();
+    const double retried = auction.certify();
+    if (retried < gap) return retried;
+  }
+  restore_or_complete(frame, state);
+  return gap;
+}
+
 // Solves a problem that is neither empty nor degenerate; returns the certified gap.
 inline double solve_frame(const Frame& frame, double rtol, int64_t max_rounds,
                           const double* price_in, State& state) {
@@ -78,7 +96,6 @@ inline double solve_frame(const Frame& frame, double rtol, int64_t max_rounds,
   std::fill_n(state.price.begin(), frame.objects, 0.0);
   state.partner.assign(frame.bidders, -1);
   state.owner.assign(frame.stride, -1);
-  state.war_bids = kAssignWarBids * frame.bidders;
   double eps = 0.0, gap = INFINITY;
   {
     Auction<float> auction(frame, state);
@@ -94,7 +111,8 @@ inline double solve_frame(const Frame& frame, double rtol, int64_t max_rounds,
   }
   Auction<double> auction(frame, state);
   auction.run(eps, rtol, limit, -1, gap);
-  return gap;
+  const bool retry = gap > std::max(rtol, kExactEnough) && state.rounds < limit;
+  return retry ? retry_by_paths(frame, limit, auction, state, gap) : gap;
 }
 
 }  // namespace assign_detail

@@ -96,6 +96,17 @@ int collect_portable(const S* values, int64_t count, S threshold, int32_t* found
   return size;
 }
 
+// A threshold that fewer values pass, when more than kCandidates were found to: the value of a
+// twelfth of those found, at most a quarter as far from the best. In the end it is the best itself.
+template <typename S>
+S lower_threshold(const S* values, const int32_t* found, S best, S threshold) {
+  S sample[kCandidates];
+  for (int k = 0; k < kCandidates; ++k) sample[k] = values[found[k]];
+  S* const few = sample + kCandidates / 12;
+  std::nth_element(sample, few, sample + kCandidates);
+  return std::min(*few, best + (threshold - best) / 4);
+}
+
 template <typename S>
 BestTwo<S> best_two_portable(const int32_t* object, const S* cost, int size, const S* price,
                              S level) {
