@@ -68,20 +68,6 @@ def training_step(
     return step
 
 
-def captured(step: Callable[[], None]) -> Callable[[], None]:
-    """The step as one CUDA graph; what is returned replays it."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
-
-
 def device() -> torch.device:
     """The device that benchmarks run on."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -2,6 +2,7 @@
 import pytest
 import torch
 from clouds import CROWDED, KINDS, make, uniform
+from streams import aside, capture
 
 from pointloss import NearestIndex, nearest
 
@@ -109,16 +110,17 @@ def test_opcheck(device):
     torch.library.opcheck(query, (x, n, y, m, build(y, m), 1))
 
 
-def test_graph_capture(cuda):
+def test_side_stream_and_graph(cuda):
     x, y = make(uniform, 2, 9000, 9000, device="cuda")
+    n = torch.tensor([9000, 10], device="cuda")
     index = NearestIndex(y)
-    index.query(x)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = index.query(x)
-    x.mul_(0.5)
-    graph.replay()
     expected = nearest(x, y)
+    assert torch.equal(aside(lambda: NearestIndex(y).query(x)).idx, expected.idx)
+    captured, replay = capture(lambda: index.query(x, x_lengths=n))
+    n.copy_(torch.tensor([5, 9000]))
+    x.mul_(0.5)
+    replay()
+    expected = nearest(x, y, x_lengths=n)
     assert torch.equal(captured.dist, expected.dist)
     assert torch.equal(captured.idx, expected.idx)
 
