@@ -86,6 +86,26 @@ def test_unequal_sizes(sizes, device):
     assert found.price.shape == (1, 2000)
 
 
+@pytest.mark.parametrize("sizes", [(80, 80), (80, 81), (81, 120), (120, 60)])
+@pytest.mark.parametrize("squared", [False, True], ids=["plain", "squared"])
+def test_two_far_clusters(sizes, squared, device):
+    """One point too many in one of them: each of its bidders pays for the way to the other."""
+    x, y = (0.01 * p for p in make(surface, 2, *sizes, device=device))
+    x[:, : sizes[0] // 2 + 1] += 10
+    y[:, : sizes[1] // 2] += 10
+    found = assign(x, y, squared=squared, rtol=1e-3)
+    assert_valid(x, y, found, 1e-3, squared)
+    assert found.converged.all()
+
+
+@pytest.mark.parametrize("sizes", [(1, 131072), (7, 131072), (131072, 3)])
+def test_a_few_points_in_very_many(sizes, device, dtype):
+    x, y = make(uniform, 1, *sizes, dtype=dtype, device=device)
+    found = assign(x, y, rtol=1e-3)
+    assert_valid(x, y, found, 1e-3)
+    assert found.converged.all()
+
+
 @pytest.mark.parametrize("dim", [1, 2, 5, 64])
 def test_any_dimension(dim, device, dtype):
     x = torch.randn(2, 40, dim, device=device, dtype=dtype)

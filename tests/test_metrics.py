@@ -63,7 +63,8 @@ def test_density_aware_chamfer_lengths_nan_and_gradient(device, gradcheck):
     x[0, 0] = torch.nan
     assert density_aware_chamfer(x, y, **options).isnan().tolist() == [True, False, False]
     a = torch.rand(1, 5, 3, device=device, dtype=torch.float64, requires_grad=True)
-    gradcheck(lambda p: density_aware_chamfer(p, y[:1, :6], alpha=2), (a,))
+    b = torch.rand(1, 6, 3, device=device, dtype=torch.float64, requires_grad=True)
+    gradcheck(lambda p, q: density_aware_chamfer(p, q, alpha=2), (a, b))
 
 
 def test_density_aware_chamfer_in_deterministic_mode(device, deterministic):
@@ -92,6 +93,14 @@ def test_normal_consistency(device):
     torch.testing.assert_close(value[1], normal_consistency(x[1, :7], y[1], n[1, :7], m[1]))
     with pytest.raises(ValueError, match="normal_consistency: y_normals must have shape"):
         normal_consistency(x, y, n, m[:, :3])
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_normal_consistency_gradient(absolute, device, gradcheck):
+    """To both clouds' normals; the neighbours are constants."""
+    x, y = make(surface, 2, 6, 7, dtype=torch.float64, device=device)
+    n, m = torch.randn_like(x).requires_grad_(), torch.randn_like(y).requires_grad_()
+    gradcheck(lambda p, q: normal_consistency(x, y, p, q, absolute=absolute), (n, m))
 
 
 def test_pairwise(device, monkeypatch):

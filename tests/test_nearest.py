@@ -265,6 +265,13 @@ def test_past_2_to_the_31_elements(batch, n, m, cuda):
         assert torch.equal(found.idx[b, rows], expected.idx)
 
 
+def test_more_pairs_than_31_bits_count(device):
+    x, y = make(uniform, 1, 50_000, 50_000, device=device)
+    brute, tree = nearest(x, y, method="brute"), nearest(x, y, method="tree")
+    assert torch.equal(brute.dist, tree.dist)
+    assert torch.equal(brute.idx, tree.idx)
+
+
 def test_many_clouds(device):
     x, y = torch.rand(70_000, 2, 3, device=device), torch.rand(70_000, 3, 3, device=device)
     found = nearest(x, y)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from clouds import make, surface
 
-from pointloss import assign, chamfer, emd, f_score, nearest
+from pointloss import NearestIndex, assign, chamfer, emd, f_score, nearest
 
 pytestmark = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 
@@ -26,6 +26,8 @@ def test_nearest(n):
     assert there.idx.device == torch.device("cuda:1")
     assert torch.equal(here.idx, there.idx.cpu())
     assert torch.equal(here.dist, there.dist.cpu())
+    index = NearestIndex(y.to("cuda:1"))
+    assert torch.equal(here.idx, index.query(x.to("cuda:1")).idx.cpu())
     assert torch.cuda.current_device() == 0
 
 

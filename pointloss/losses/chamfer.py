@@ -93,7 +93,7 @@ def chamfer(
         A scalar, or [B] for batch_reduction "none" (a scalar for single clouds); for
         point_reduction "none" PointDistances, whatever batch_reduction says.
         An empty source contributes 0, an empty target inf with gradient 0; NaN points and lengths
-        out of range give NaN. See `nearest`.
+        out of range give NaN. Differentiable twice and more. It works wherever `nearest` works.
 
     Raises:
         ValueError: shapes, devices or options do not fit.

@@ -52,6 +52,11 @@ def nearest(
         0 and idx -1. A cloud whose length is negative or larger than the tensor gets dist NaN and
         idx -1. Wherever idx is -1 the gradient is 0.
 
+    Works on strided and expanded inputs, any batch size and more than 2^31 numbers or pairs; under
+    autocast, where one cloud may be half precision; in torch.func.vmap, also over grad; in
+    torch.compile(fullgraph=True); in CUDA graphs, with other lengths in each replay; on any stream,
+    and on a GPU that is not the current one. Nothing waits for the GPU.
+
     Raises:
         ValueError: shapes, devices or norm do not fit.
         TypeError: dtypes do not fit.
