@@ -16,6 +16,8 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
+from pointloss import assign
+
 Both = tuple[Tensor, Tensor]  # squared distances of each direction
 
 
@@ -42,6 +44,22 @@ def scipy_assignment(x: Tensor, y: Tensor) -> Tensor:
         rows, columns = linear_sum_assignment(matrix)
         costs.append(matrix[rows, columns].mean())
     return torch.tensor(np.array(costs))
+
+
+def scipy_optimum(x: Tensor, y: Tensor) -> Tensor:
+    """The optimal mean distance of two clouds [N, D] and [M, D], by scipy, sooner.
+
+    What is added to a whole row or column of a square matrix changes the cost of all matchings by
+    as much, and not which one is the best. So the prices of a solver, right or wrong, leave scipy
+    little to search for: a blob of 2048 takes 0.2 s instead of 6. Rows of zeros make it square.
+    """
+    small, large = (p.cpu().double() for p in ((x, y) if len(x) <= len(y) else (y, x)))
+    matrix = np.zeros((len(large), len(large)))
+    matrix[: len(small)] = cdist(small.numpy(), large.numpy())
+    matrix += assign(small, large, rtol=1e-6).price.numpy()
+    matrix -= matrix.min(1, keepdims=True)
+    columns = linear_sum_assignment(matrix)[1][: len(small)]
+    return (small - large[columns]).norm(dim=1).mean()
 
 
 def _pytorch3d() -> Callable[[Tensor, Tensor], Both]:

@@ -17,6 +17,8 @@ from torch import Tensor
 
 # Long enough to cover the launches of one call (about 20 launches of 5 us), in clock ticks.
 _QUEUE_AHEAD = 400_000
+# Repetitions beyond this many seconds, and as many of warm-up, teach nothing more.
+_PATIENCE_S = 1.0
 
 
 class _EventTime:
@@ -43,17 +45,34 @@ def measure(
     rounds: int = 30,
     warmup: int = 3,
     eager: bool = False,
-) -> float:
-    """Time `call` through pytest-benchmark; returns the median in seconds."""
+) -> tuple[float, Any]:
+    """Time `call` through pytest-benchmark: the median in seconds, and what it last returned.
+
+    A slow call runs in fewer rounds than asked for; without warm-up in as many.
+    """
 
     def prepare() -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-            if not eager:
-                torch.cuda._sleep(_QUEUE_AHEAD)
+        _wait()
+        if torch.cuda.is_available() and not eager:
+            torch.cuda._sleep(_QUEUE_AHEAD)
 
-    benchmark.pedantic(call, setup=prepare, rounds=rounds, warmup_rounds=warmup, iterations=1)
-    return float(benchmark.stats.stats.median)
+    spent, fastest = 0.0, 0.0
+    while warmup > 0 and spent < _PATIENCE_S:
+        warmup -= 1
+        _wait()
+        start = time.perf_counter()
+        call()
+        _wait()
+        took = time.perf_counter() - start
+        spent, fastest = spent + took, min(fastest or took, took)
+    rounds = max(1, min(rounds, int(_PATIENCE_S / fastest))) if fastest else rounds
+    result = benchmark.pedantic(call, setup=prepare, rounds=rounds, iterations=1)
+    return float(benchmark.stats.stats.median), result
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def training_step(

@@ -133,15 +133,21 @@ def plot(op: str, rows: list[Row], folder: Path) -> None:
     import matplotlib.pyplot as plt
 
     pictures = [("points", "points in all clouds", lambda r: r["batch"] * r["points"])]
+    if matched := op in ("assign", "emd"):  # other M than N is another problem
+        rows = [r for r in rows if r.get("objects", r["points"]) == r["points"]]
+        sizes = dict.fromkeys(size_of(r) for r in sorted(rows, key=lambda r: r["points"]))
+        pictures = [("points", f"points a cloud ({', '.join(sizes)})", lambda r: r["points"])]
     if op == "assign":
         pictures.append(("gap", "certified gap", lambda r: r.get("certified_gap")))
     for name, label, key in pictures:
+        a_cloud = matched and name == "points"
         lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for r in rows:
             if "scipy_seconds" not in r and key(r):
                 rtol = f", rtol {r['rtol']:g}" if op == "assign" and name == "points" else ""
                 size = f", {size_of(r)}" if name == "gap" else ""
-                lines[f"{r['method']}, {r['kind']}{rtol}{size}"].append((key(r), r["seconds"]))
+                seconds = r["seconds"] / (r["batch"] if a_cloud else 1)
+                lines[f"{r['method']}, {r['kind']}{rtol}{size}"].append((key(r), seconds))
         drawn = {line: points for line, points in lines.items() if len(points) > 1}
         if not drawn:  # single points are in the table
             continue
@@ -149,7 +155,8 @@ def plot(op: str, rows: list[Row], folder: Path) -> None:
         axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
         for line, points in drawn.items():
             axes.plot(*zip(*sorted(points), strict=True), marker="o", label=line, markersize=3)
-        axes.set(xscale="log", yscale="log", xlabel=label, ylabel="seconds", title=op)
+        unit = "seconds a cloud" if a_cloud else "seconds"
+        axes.set(xscale="log", yscale="log", xlabel=label, ylabel=unit, title=op)
         axes.legend(fontsize=6, ncols=2)
         axes.grid(True, which="both", linewidth=0.3)
         figure.tight_layout()
@@ -157,7 +164,7 @@ def plot(op: str, rows: list[Row], folder: Path) -> None:
         plt.close(figure)
 
 
-TABLES = {"assign": assignment_table, "scaling": scaling_table}
+TABLES = {"assign": assignment_table, "emd": assignment_table, "scaling": scaling_table}
 
 
 def main() -> int:
