@@ -18,19 +18,34 @@ constexpr uint32_t kAbsent = 0xffffffff;
 // Cells of the curve for clouds of this size, as a power of two: about two a point.
 constexpr int small_cell_bits(int64_t most) { return most <= 512 ? 9 : most <= 4096 ? 12 : 13; }
 
+// Points that were counted into a cell after this many others are out of order there. Where more
+// than one in kCrowdedShare of all points is, nearest_small_refine.cuh sorts the cells again: on
+// surfaces fewer than one in 12 are, in a cloud of two scales one in 7 or more.
+constexpr unsigned kMostUnsorted = 24, kCrowdedShare = 8;
+
+constexpr int kRefineRounds = 3;
+
+// A crowded cell, which is split from a level of the curve on.
+struct alignas(4) SmallSegment {
+  uint16_t start, first;  // of its points; of the new cells, 8^levels and one for their end
+  uint8_t level, levels;
+};
+
 // One 16-byte unit longer than it needs to be: an odd number of them puts the leaves that the lanes
 // of a warp scan at the same time into different banks.
 struct SmallLeaf : Leaf<uint16_t> {
   uint4 unused;
 };
 
-// What one block holds of its pair in dynamic shared memory.
+// What one block holds of its pair in dynamic shared memory. While it refines, the cells go on
+// behind the counters, and the segments follow, where later the leaves are.
 struct SmallTarget {
+  uint32_t* counters;  // two 16-bit counters or starts a word: cells of the target, of the queries
+  SmallSegment* segments;
   SmallLeaf* leaves;
   Box *leaf_boxes, *node_boxes;
   uint16_t* query_of;  // of a place on the query cloud's curve
   uint16_t* guess;     // leaf near that query
-  uint32_t* counters;  // two 16-bit counters or starts a word: cells of the target, of the queries
   int leaf_count, node_count;
   const float* points;
   static constexpr bool kHasDiscs = false;  // the curve's neighbours are near enough in few points
@@ -46,13 +61,26 @@ struct SmallTarget {
       array = reinterpret_cast<std::remove_reference_t<decltype(array)>>(base + used);
       used += (count * sizeof(*array) + 15) / 16 * 16;
     };
+    take(counters, 1 << cell_bits);
+    const size_t sorted = used;
+    used += more_cells(most) * sizeof(uint16_t);
+    take(segments, most_segments(most));
+    const size_t refined = used;
+    used = sorted;
     take(leaves, leaf_most);
     take(leaf_boxes, leaf_most);
     take(node_boxes, (leaf_most + 31) / 32);
     take(query_of, most);
     take(guess, most);
-    take(counters, 1 << cell_bits);
-    return used;
+    return used > refined ? used : refined;
+  }
+  // Cells and segments that all rounds can make: a segment has more than a leaf of points, and no
+  // fewer than its new cells.
+  static __host__ __device__ int more_cells(int most) {
+    return (2 * kRefineRounds * most + 63) / 64 * 64;
+  }
+  static __host__ __device__ int most_segments(int most) {
+    return 2 * kRefineRounds * most / (kLeafPoints + 1);
   }
 };
 
@@ -109,16 +137,23 @@ struct SmallShared {
   unsigned warp_total[32];
   int first_place, end_place;  // of this block's queries on the curve
   int next_place;              // that no warp has taken yet
+  int crowded;                 // points that are out of order in their cells
+  int cells, segments;         // so far, while refining
 };
+
+template <int kCellBits>
+__device__ __forceinline__ unsigned cell_of(const CurveFrame& frame, float3 p) {
+  constexpr int kAxisBits = (kCellBits + 2) / 3;
+  return frame.key<kAxisBits>(p, kAxisBits) >> (3 * kAxisBits - kCellBits);
+}
 
 // Counts a point into its cell; returns cell and rank in one word, kAbsent where it has none.
 template <int kCellBits>
 __device__ __forceinline__ uint32_t count_point(SmallTarget& s, const CurveFrame& frame, int cloud,
                                                 float3 p) {
-  constexpr int kAxisBits = (kCellBits + 2) / 3;
   if (!is_finite(p)) return kAbsent;
-  const unsigned key = frame.key<kAxisBits>(p, kAxisBits) >> (3 * kAxisBits - kCellBits);
-  const unsigned cell = (cloud << kCellBits) + key, shift = 16 * (cell & 1);
+  const unsigned cell = (cloud << kCellBits) + cell_of<kCellBits>(frame, p),
+                 shift = 16 * (cell & 1);
   const unsigned rank = atomicAdd(&s.counters[skewed(cell / 2)], 1u << shift) >> shift;
   return (cell << 16) | (rank & 0xffff);
 }
@@ -152,24 +187,34 @@ __device__ __forceinline__ int2 scan_counters(SmallTarget& s, SmallShared& share
   return make_int2(targets, queries);
 }
 
-// Queries of the places [N part / parts, N (part + 1) / parts) of the curve belong to this block.
-// Inside a cell the places depend on the order of atomics, so there the index decides, evenly.
+// Places of the queries of this block: [N part / parts, N (part + 1) / parts) of the curve.
+__device__ __forceinline__ int2 own_places(const SmallTask& t, int parts, int queries) {
+  return make_int2(queries * t.part / parts, queries * (t.part + 1) / parts);
+}
+
+// Whether this block answers query i, in a cell of the places [start, end). Inside a cell the
+// places depend on the order of atomics, so there the index decides, evenly.
+__device__ __forceinline__ bool is_own(const SmallTask& t, int2 own, int start, int end, int i) {
+  if (start >= own.x && end <= own.y) return true;
+  const int even = start + static_cast<int>(unsigned(end - start) * i / t.query_count);
+  return even >= own.x && even < own.y;
+}
+
+// Where a query goes, and the leaf near it; kAbsent if another block answers it.
+__device__ __forceinline__ uint32_t query_word(int place, int guess_place) {
+  return (static_cast<uint32_t>(place) << 16) | (guess_place / kLeafPoints);
+}
+
 template <int kCellBits>
-__device__ __forceinline__ int place_query(SmallTarget& s, const SmallTask& t,
-                                           const SmallShared& shared, int2 part, int queries,
-                                           uint32_t cell_rank, int i, float3 p) {
-  constexpr int kAxisBits = (kCellBits + 2) / 3;
+__device__ __forceinline__ uint32_t place_query(SmallTarget& s, const SmallTask& t,
+                                                const SmallShared& shared, int2 own, int queries,
+                                                uint32_t cell_rank, int i, float3 p) {
   const unsigned cell = cell_rank >> 16;
-  const int start = counter_of(s.counters, cell), place = start + (cell_rank & 0xffff);
+  const int start = counter_of(s.counters, cell);
   const int end = cell + 1 < 2u << kCellBits ? counter_of(s.counters, cell + 1) : queries;
-  if (start < part.x || end > part.y) {
-    const int even = start + static_cast<int>(unsigned(end - start) * i / t.query_count);
-    if (even < part.x || even >= part.y) return -1;
-  }
-  const unsigned key = shared.frame[0].key<kAxisBits>(p, kAxisBits) >> (3 * kAxisBits - kCellBits);
-  s.query_of[place] = static_cast<uint16_t>(i);
-  s.guess[place] = static_cast<uint16_t>(counter_of(s.counters, key) / kLeafPoints);
-  return place;
+  if (!is_own(t, own, start, end, i)) return kAbsent;
+  return query_word(start + (cell_rank & 0xffff),
+                    counter_of(s.counters, cell_of<kCellBits>(shared.frame[0], p)));
 }
 
 // The points of a thread on their way to their places: first all are counted, then all placed.
@@ -185,8 +230,8 @@ struct SmallPoints {
   }
 
   // Also answers the queries that have no neighbour because they are not finite.
-  __device__ __forceinline__ void count(SmallTarget& s, const SmallTask& t,
-                                        const SmallShared& shared) {
+  __device__ __forceinline__ void count(SmallTarget& s, const SmallTask& t, SmallShared& shared) {
+    unsigned crowded = 0;
 #pragma unroll
     for (int cloud = 0; cloud < 2; ++cloud) {
 #pragma unroll
@@ -197,30 +242,41 @@ struct SmallPoints {
         const float3 p = load_point(cloud == 0 ? t.target : t.query, i);
         if (kKeep) kept[cloud][kKeep ? k : 0] = p;
         cell_rank[cloud][k] = count_point<kCellBits>(s, shared.frame[cloud], cloud, p);
+        const unsigned rank = cell_rank[cloud][k] & 0xffff;
+        crowded += rank >= kMostUnsorted && rank < kSmallMost;
         if (cloud == 1 && t.part == 0 && cell_rank[cloud][k] == kAbsent) {
           t.dist[i] = has_nan(t.query + 3 * i, 3) ? NAN : kInfinity;
           t.idx[i] = -1;
         }
       }
     }
+    crowded = warp_sum(crowded);
+    if (threadIdx.x % 32 == 0 && crowded != 0) atomicAdd(&shared.crowded, crowded);
   }
 
-  // Targets into leaves, and the queries of this block's part into order.
+  // Targets into leaves, and the queries of this block's part into order. Of what was refined the
+  // words are final already.
   __device__ __forceinline__ void place(SmallTarget& s, const SmallTask& t, SmallShared& shared,
-                                        int parts, int queries) {
-    const int2 part = make_int2(queries * t.part / parts, queries * (t.part + 1) / parts);
+                                        int2 own, int queries, bool refined) {
     int first = kSmallMost, end = 0;
 #pragma unroll
     for (int k = 0; k < kPoints; ++k) {
       const int i = k * kThreads + threadIdx.x;
-      if (cell_rank[0][k] != kAbsent) {
-        const int at = counter_of(s.counters, cell_rank[0][k] >> 16) + (cell_rank[0][k] & 0xffff);
+      const uint32_t target = cell_rank[0][k];
+      if (target != kAbsent) {
+        int at = target & 0xffff;
+        if (!refined) at += counter_of(s.counters, target >> 16);
         s.leaves[at / kLeafPoints].set(at % kLeafPoints, point(t.target, 0, k), i);
       }
-      if (cell_rank[1][k] != kAbsent) {
-        const int at = place_query<kCellBits>(s, t, shared, part, queries, cell_rank[1][k], i,
-                                              point(t.query, 1, k));
-        if (at >= 0) first = min(first, at), end = max(end, at + 1);
+      uint32_t query = cell_rank[1][k];
+      if (query != kAbsent && !refined) {
+        query = place_query<kCellBits>(s, t, shared, own, queries, query, i, point(t.query, 1, k));
+      }
+      if (query != kAbsent) {
+        const int at = query >> 16;
+        s.query_of[at] = static_cast<uint16_t>(i);
+        s.guess[at] = static_cast<uint16_t>(query);
+        first = min(first, at), end = max(end, at + 1);
       }
     }
     first = warp_min(static_cast<unsigned>(first)), end = warp_max(static_cast<unsigned>(end));

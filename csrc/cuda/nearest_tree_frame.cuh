@@ -18,6 +18,7 @@ namespace pointloss {
 
 constexpr int kFrameBins = 64;  // along an axis: a cluster of 1/64 of the extent is still resolved
 constexpr int kGridBits = 10;   // of the finest cells
+constexpr unsigned kCodeLevels = 2 * kGridBits;  // of a point's code
 
 static __device__ const HilbertSteps kCurveSteps = kHilbertSteps;
 
@@ -43,6 +44,16 @@ struct CurveFrame {
     const float t = bin(axis, v);
     const float2 k = knot[axis][__float_as_uint(t + kRounder) % kFrameBins];
     return __float_as_uint(fmaf(k.y, t, k.x) + kRounder) % (1u << kGridBits);
+  }
+  // Places on the finest grid in steps of a small part of its cells: a bit a level of the curve.
+  __device__ __forceinline__ uint3 code(float3 p) const {
+    const auto place = [&](int axis, float v) {
+      const float t = bin(axis, v);
+      const float2 k = knot[axis][__float_as_uint(t + kRounder) % kFrameBins];
+      const float at = fmaxf(fmaf(k.y, t, k.x) + 0.5f, 0.f);
+      return static_cast<unsigned>(at * (1 << (kCodeLevels - kGridBits)));
+    };
+    return make_uint3(place(0, p.x), place(1, p.y), place(2, p.z));
   }
   // Key of the top `bits` bits of the cell, of which kMostBits can be asked for.
   template <int kMostBits>
