@@ -19,6 +19,33 @@ namespace pointloss {
 // A scan takes in what lies within this many eps of the second best, for the sake of the cache.
 constexpr int kSlackEps = 2;
 
+// Queues every bidder with take(i) in order, after calling with(i); returns how many.
+template <class Id, class Take, class With>
+__device__ __forceinline__ int queue_bidders(const SolverState<Id>& s, SolverShared& h, Take take,
+                                             With with) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  int start = 0;
+  for (int i0 = 0; i0 < s.N; i0 += kSolverThreads) {
+    const int i = i0 + static_cast<int>(threadIdx.x);
+    const bool taken = i < s.N && take(i);
+    const unsigned mask = __ballot_sync(kWholeWarp, taken);
+    __syncthreads();  // the last counts may still be being read
+    if (lane == 0) h.base[warp] = __popc(mask);
+    __syncthreads();
+    int before = start;
+    for (int w = 0; w < kSolverWarps; ++w) {
+      const int count = h.base[w];
+      before += w < warp ? count : 0;
+      start += count;
+    }
+    if (!taken) continue;
+    s.queue[before + __popc(mask & ((1u << lane) - 1))] = static_cast<Id>(i);
+    with(i);
+  }
+  __syncthreads();
+  return start;
+}
+
 template <class Id, bool kSquared>
 struct Bids {
   using Scan = Scanner<Id, kSquared>;

@@ -10,12 +10,15 @@
 // (grafting; after A. Azad, A. Buluc and A. Pothen, "Computing maximum cardinality matchings in
 // parallel on bipartite graphs via tree-grafting", IEEE TPDS 28 (2017)). So all roots are served in
 // one sweep of growing labels, 2 to 4 times fewer rounds than one search a root.
-// Distances are rounded down to multiples of a quantum of about eps, at the price of as much slack
+// Distances are rounded down to multiples of a quantum of a few eps, at the price of as much slack
 // on the edges of the served paths: rows are then expanded 4 instead of 30 times each.
+// Deterministic: of equal labels the first stays, so all that takes is a queue in a fixed order.
 // Map: in a round every warp lowers the labels of its own groups of objects, without atomics, then
 // selects the next frontier among their owners. One barrier after each. A round waits for the warp
-// whose group most rows reach. As fast, with the groups shared out evenly: 64-bit minima. Slower:
-// tests of two groups at a time, and to select only in groups with new labels.
+// whose group most rows reach. After a root was served most rows have nothing new to offer, but to
+// ask only for objects without a label, or a lane a row for each of those, is no faster. As fast,
+// with the groups shared out evenly: 64-bit minima. Slower: tests of two groups at a time, and to
+// select only in groups with new labels.
 #pragma once
 
 #include "assign_bids.cuh"
@@ -26,8 +29,8 @@ namespace pointloss {
 // halves it. Later frontiers say nothing: a bucket ends with a tail of few rows.
 constexpr int kNarrowFrontier = 8;
 constexpr int kWideFrontier = 32;
-// Labels further than this many quanta beyond the nearest free object are left out: they are needed
-// only after a root is served, when all rows offer theirs again.
+// At least 1. Labels further than this many quanta beyond the nearest free object are left out:
+// they are needed only after a root is served, when all rows offer theirs again.
 constexpr int kAhead = 4;
 constexpr int kUnreached = INT_MAX;
 constexpr unsigned long long kNoLabel = static_cast<unsigned long long>(kUnreached) << 32;
@@ -56,8 +59,7 @@ struct PathSearch {
 
   // Least labels of at most `cutoff` for the objects, from the rows of the queue. A warp keeps to
   // its own groups: it finds the rows that matter to a group by a lane each, then their labels for
-  // its objects by a lane each. Of equal labels that of the earlier round stays, and within a round
-  // that of the least bidder if deterministic, else any.
+  // its objects by a lane each. Of equal labels the first stays.
   __device__ __forceinline__ void offer(int count, int floor, int cutoff, int64_t round) {
     const int lane = threadIdx.x % 32;
     const unsigned tag = static_cast<unsigned>(min(round, kLastTag)) << kBidderBits;
@@ -68,7 +70,7 @@ struct PathSearch {
       const int reach = max(s.reach[i], floor);
       for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) {
         const int least = max(rounded(Scan::group_bound(s, g, at) + price_of(at)), reach);
-        const int worst = min(s.box_label[g], cutoff + 1) + (deterministic && q != lane);
+        const int worst = min(s.box_label[g], cutoff + 1);
         const unsigned rows = __ballot_sync(kWholeWarp, real && least < worst);
         if (rows != 0) offer_group(g, i, least, rows, floor, cutoff, tag);
       }
@@ -80,13 +82,14 @@ struct PathSearch {
                                               int cutoff, unsigned tag) {
     const int j = g * 32 + threadIdx.x % 32;
     const float4 o = s.object[j];
-    const auto before = min(s.word[j], static_cast<unsigned long long>(cutoff + 1) << 32);
-    auto lowest = before;
-    const auto label_from = [&](int row) {
+    int lowest = min(distance_of(s.word[j]), cutoff + 1), from = kNone;
+    const auto label_from = [&](int row) {  // yet to be rounded down
       const float4 at = s.bidder[row];
-      const int distance = rounded(Scan::value(o, at) + price_of(at));
-      const int longest = max(distance, max(s.reach[row], floor));
-      return static_cast<unsigned long long>(longest) << 32 | tag | static_cast<unsigned>(row);
+      return max(Scan::value(o, at) + price_of(at), max(s.reach[row], floor));
+    };
+    const auto take = [&](int label, int row) {
+      from = label < lowest ? row : from;
+      lowest = min(label, lowest);
     };
     const auto next_or = [&](int last) {
       if (rows == 0) return last;
@@ -96,20 +99,24 @@ struct PathSearch {
     };
     for (int turn = 1;; ++turn) {  // four at a time, to hide their latency
       const int a = next_or(0), b = next_or(a);
+      const int at_a = label_from(a), at_b = label_from(b);
       if (rows == 0) {
-        lowest = min(lowest, min(label_from(a), label_from(b)));
+        take(at_a, a), take(at_b, b);
         break;
       }
       const int c = next_or(0), d = next_or(c);
-      lowest =
-          min(lowest, min(min(label_from(a), label_from(b)), min(label_from(c), label_from(d))));
+      const int at_c = label_from(c), at_d = label_from(d);
+      take(at_a, a), take(at_b, b), take(at_c, c), take(at_d, d);
       if (rows != 0 && turn % 2 == 0) {
-        const int worst = warp_max(distance_of(lowest)) + deterministic;
+        const int worst = warp_max(rounded(lowest));
         rows &= __ballot_sync(kWholeWarp, least < worst);
       }
       if (rows == 0) break;
     }
-    if (lowest < before) s.word[j] = lowest;
+    if (from != kNone) {
+      s.word[j] = static_cast<unsigned long long>(rounded(lowest)) << 32 | tag |
+                  static_cast<unsigned>(from);
+    }
     worst_label(g, distance_of(s.word[j]));
   }
 
@@ -142,22 +149,45 @@ struct PathSearch {
     __syncwarp();
   }
 
-  // Appends the bidders of the lanes with `in` to the queue.
-  __device__ __forceinline__ void push(bool in, int bidder, int* count) const {
+  // Appends the bidders of the lanes with `in` to the queue; deterministic: to the part of tree[]
+  // that belongs to the objects of this warp, which holds `own` by now.
+  __device__ __forceinline__ void push(bool in, int bidder, int* count, int& own) const {
     const int lane = threadIdx.x % 32;
     const unsigned mask = __ballot_sync(kWholeWarp, in);
     if (mask == 0) return;
     int at = 0;
-    if (lane == 0) at = atomicAdd(count, __popc(mask));
-    at = __shfl_sync(kWholeWarp, at, 0) + __popc(mask & ((1u << lane) - 1));
-    if (in) s.queue[at] = static_cast<Id>(bidder);
+    if (!deterministic && lane == 0) at = atomicAdd(count, __popc(mask));
+    at = deterministic ? part() + own : __shfl_sync(kWholeWarp, at, 0);
+    own += __popc(mask);
+    if (in) {
+      (deterministic ? s.tree : s.queue)[at + __popc(mask & ((1u << lane) - 1))] =
+          static_cast<Id>(bidder);
+    }
+  }
+  __device__ __forceinline__ int part() const {
+    const int warp = threadIdx.x / 32;
+    return 32 * (warp * (s.G / kSolverWarps) + min(warp, s.G % kSolverWarps));
+  }
+
+  // Moves what push() has left in tree[] to the queue, by warps; returns how many there are.
+  __device__ __forceinline__ int gather() const {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int before = 0, all = 0;
+    for (int w = 0; w < kSolverWarps; ++w) {
+      const int count = h.base[w];
+      before += w < warp ? count : 0;
+      all += count;
+    }
+    for (int k = lane; k < h.base[warp]; k += 32) s.queue[before + k] = s.tree[part() + k];
+    __syncthreads();
+    return all;
   }
 
   // Makes rows of the owners of objects with a new label of at most `limit`. Counters of round r:
   // rows, least label of the other owned objects, least of the free ones.
   __device__ __forceinline__ void select(int r, int limit) {
     const int lane = threadIdx.x % 32;
-    int next = kUnreached, free = kUnreached;
+    int next = kUnreached, free = kUnreached, own = 0;
     for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) {
       const int j = g * 32 + lane;
       const int distance = distance_of(s.word[j]);
@@ -170,8 +200,9 @@ struct PathSearch {
         s.bidder[i].w = __int_as_float(distance - Scan::value(s.object[j], s.bidder[i]));
         s.reach[i] = distance;
       }
-      push(row, i, h.count + r % 3);
+      push(row, i, h.count + r % 3, own);
     }
+    if (lane == 0) h.base[threadIdx.x / 32] = own;
     next = warp_min(next), free = warp_min(free);
     if (lane == 0 && next < kUnreached) atomicMin(h.next_label + r % 3, next);
     if (lane == 0 && free < kUnreached) atomicMin(h.free_label + r % 3, free);
@@ -215,9 +246,9 @@ struct PathSearch {
   }
 
   // Serves every root whose tree has a free object within `limit`, and makes rows of all that is
-  // left in the trees of the others. Labels up to `limit` are final; prices need only rise to the
-  // largest label that a root is served at.
-  __device__ __forceinline__ void serve(int r, int count, int limit) {
+  // left in the trees of the others: returns how many. Labels up to `limit` are final; prices need
+  // only rise to the largest label that a root is served at.
+  __device__ __forceinline__ int serve(int count, int limit) {
     for (int j = threadIdx.x; j < s.N; j += kSolverThreads) {
       const int distance = distance_of(s.word[j]);
       if (distance == kUnreached) continue;
@@ -249,10 +280,7 @@ struct PathSearch {
       if (j < s.N && s.tree[j] == static_cast<Id>(kNone)) s.word[j] = kNoLabel;
       worst_label(g, distance_of(s.word[j]));
     }
-    for (int i0 = 0; i0 < s.N; i0 += kSolverThreads) {
-      const int i = i0 + static_cast<int>(threadIdx.x);
-      push(i < s.N && s.reach[i] != kUnreached, i, h.count + r % 3);
-    }
+    return queue_bidders(s, h, [&](int i) { return s.reach[i] != kUnreached; }, [](int) {});
   }
 
   // Raises the prices of the objects of served roots, and takes their owners out of the trees.
@@ -303,7 +331,7 @@ struct PathSearch {
       select(r, limit);
       reset_counters(r + 1);
       __syncthreads();
-      rows = h.count[r % 3];
+      rows = deterministic ? gather() : h.count[r % 3];
       const int next = h.next_label[r % 3], free = h.free_label[r % 3];
       if (free < kPriceLimit) cutoff = min(cutoff, free + kAhead * quantum);
       if (rows > 0) {
@@ -311,11 +339,7 @@ struct PathSearch {
         if (opened && rows > kWideFrontier) width = max(width / 2, quantum);
         opened = false;
       } else if (free <= limit) {
-        ++r;
-        serve(r, count, limit);
-        reset_counters(r + 1);
-        __syncthreads();
-        rows = h.count[r % 3];
+        rows = serve(count, limit);
         floor = h.settled;
         if (h.served == count) break;
         scout(rows, floor);

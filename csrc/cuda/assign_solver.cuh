@@ -17,21 +17,24 @@
 //
 // Parameters, by simulation and on an H200 at 32 x 2048, 1 %: theta 5 is flat from 4 to 8. Two
 // samples of a surface are fastest from 3 to 6 mean nearest costs on (20 % slower at 1, 50 % at
-// 0.5); noisy copies and blobs gain 10 % at 0.5. N / 256 are left over: N / 512 takes 1 ms off a
-// surface's paths and adds 2 ms of bids, N / 128 adds 2.5 ms of paths and takes off 1 ms of bids.
-// The last eps is 1.6 times what the gap allows if it were the mean slack: at 2, blobs fail by a
-// hair and pay for another phase.
+// 0.5); noisy copies gain 10 % at 0.5. N / 256 are left over: N / 512 takes 1 ms off a surface's
+// paths and adds 2 ms of bids, N / 128 adds 2 ms of paths and takes off 1 ms of bids. The last eps
+// is 1.4 times what the gap allows if it were the mean slack: at 1.6, blobs fail by a hair and pay
+// for another phase. Blobs begin at the prices of their centre (assign_opening.cuh): 77 instead of
+// 470 bids in a row, 2.0 instead of 6.4 ms.
 //
-// Cost: 8 to 17 bids a bidder, each of 64 cached values or of the near groups; 500 to 1200 bids in
-// a row by one warp at 1.5 to 2 us (blob: 7), then 13 (blob) to 500 (surface) rounds of paths at 5.
-// The slowest of 32 surfaces takes 1.7 times the mean and sets the time. Memory O(N).
+// Cost: 2 (blob) to 17 bids a bidder, each of 64 cached values or of the near groups; 80 (blob, at
+// 7 us) to 1200 (surface, at 2 us) bids in a row by one warp, then 15 (blob) to 400 (surface)
+// rounds of paths at 6 us. The slowest of 32 surfaces takes 1.7 times the mean and sets the time.
+// Memory O(N).
 //
 // What did not help: coarse phases that leave N / 64 or more take 2 to 3 times the bids; paths in
 // every phase, twice the rounds; a team of 4 is slower than one of 3 where 4 do not all fit at
-// once; a small first eps that grows when the bids go on (surfaces lose 5 to 18 %); blocks of 768
-// threads (no spills, same time) or 512 (20 % slower); one copy of the code for warm and cold (5 %
-// slower). The deterministic mode's bids cost 2.4 times as much, in all 1.3 to 2.2 times
-// (3.3 times on the blobs of benchmarks/bench_assign.py, which is more than it should be).
+// once; a small first eps that grows when the bids go on (surfaces lose 5 to 18 %); prices of
+// entropic transport between clusters of both clouds (in simulation no fewer bids for surfaces and
+// hardly fewer than the centre's for blobs); blocks of 768 threads (no spills, same time) or 512
+// (20 % slower); one copy of the code for warm and cold (5 % slower). The deterministic mode's bids
+// cost 2.4 times as much, in all 1.1 (blob) to 1.9 times.
 //
 // Guaranteed: partners and owners are one another's, so an injection whenever all are assigned;
 // every loop is bounded by the round limit, the number of objects or phases, or rising labels.
@@ -39,6 +42,7 @@
 
 #include "../common/assign.h"
 #include "assign_minima.cuh"
+#include "assign_opening.cuh"
 #include "assign_paths.cuh"
 
 namespace pointloss {
@@ -46,17 +50,18 @@ namespace pointloss {
 // An auction ends when this part of the bidders (at least kLeastLeft) has no object.
 constexpr float kLeftPart = 0x1p-8f;
 constexpr int kLeastLeft = 4;
-// A cold start begins at this many times the mean nearest cost, or at fewer if the clouds are so
-// alike or so far apart that prices need not rise much beyond it (see unevenness()).
-constexpr double kOpeningEps = 4.0, kNearEps = 0.5;
-// Two samples of one shape (surfaces: 1.6 to 1.7, a standard deviation of 1.7 sqrt(64 / N)); noisy
-// copies have 0.3 to 0.6, a cloud that bids for a few objects hundreds.
-constexpr double kTwoSamples = 1.7, kFarCloud = 16.0;
 // The last eps is this many times the gap wanted: the mean slack is well below eps.
-constexpr double kLastEps = 1.6;
+constexpr double kLastEps = 1.4;
 // An auction gives up after this many bids of a warp for each turn of all bidders.
 constexpr int kPhaseTurns = 64;
 constexpr int kMaxPhases = 64;
+// The path search rounds distances to a power of two of at most this many eps. At 1, paths take a
+// fifth longer; at 8, some clouds miss the gap.
+constexpr float kQuantumEps = 4.0f;
+// A warm start begins at this part of the column gap. It gives that up after this many bids of a
+// warp for each turn of all bidders, for kAssignWarmRatio, and that after twice as many.
+constexpr double kWarmEps = 1.0;
+constexpr int kWarmTurns = 8;
 // A gap that even the finest integer eps leaves above this is for another solver from the start.
 constexpr double kCoarseGap = 1e-3;
 // Clouds up to this size have ids of 16 bits.
@@ -89,8 +94,10 @@ struct Solver {
   int64_t rounds = 0;
   int eps = 1;
 
-  // Prices to start from: price_in less its least value, or 0; forgets caches and assignment.
-  __device__ __forceinline__ void set_prices(bool warm) {
+  // Prices to start from: price_in less its least value, or those of the centre if they serve, or
+  // 0. Forgets caches and assignment. Returns the eps to begin at, negative if that is not known
+  // yet.
+  __device__ __forceinline__ double set_prices(bool warm) {
     const auto units = [&](int j) {
       const double p = in.price_in[order[j]] * in.price_scale * static_cast<double>(1 << kCostBits);
       return p > -kPriceLimit && p < kPriceLimit ? static_cast<int>(p) : 0;  // NaN: 0
@@ -114,6 +121,8 @@ struct Solver {
       s.partner[i] = static_cast<Id>(kNone);
     }
     __syncthreads();
+    const double off = warm ? -1.0 : Opening<Id, kSquared>{s, h, in}.centre_prices();
+    __syncthreads();
     for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) {
       Bids<Id, kSquared>::refresh_group(s, g);
     }
@@ -121,38 +130,23 @@ struct Solver {
       if (s.team.rank == 0) s.bids[g] = 0;
     }
     s.team.sync();
+    return off * kCentreEps;
   }
 
   struct Sums {
     double primal, dual;
   };
-  // How unevenly the best objects lie among the groups, after a first pass: the variance of the
-  // bidders for a group, in units of their mean (32 if none is missing). See kTwoSamples.
-  __device__ __forceinline__ double unevenness() {
-    const int64_t mean = (int64_t{32} * in.K + s.N / 2) / s.N;
-    if (threadIdx.x == 0) h.price_sum = 0;
-    __syncthreads();
-    for (int g = threadIdx.x; g < s.N / 32; g += kSolverThreads) {
-      const auto count = s.team.size > 1 ? load_fresh(s.bids + g) : s.bids[g];
-      const long long more = static_cast<long long>(count) - mean;
-      atomicAdd(&h.price_sum, static_cast<unsigned long long>(more * more));
-    }
-    __syncthreads();
-    const double squares = static_cast<double>(h.price_sum);
-    __syncthreads();
-    return squares / fmax(static_cast<double>(mean * (s.N / 32)), 1.0);
-  }
-
-  // Best value of every bidder; the slack of those that have an object goes to reach[].
-  // Counts the groups of the best objects of the K in bids[], if asked to.
-  __device__ __forceinline__ Sums pass(bool counting) {
+  // Best value of every bidder. The slack of those that have an object goes to reach[]; in a first
+  // pass, where none has, the best value instead, and the groups of the best objects of the K are
+  // counted in bids[].
+  __device__ __forceinline__ Sums pass(bool first) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     if (threadIdx.x == 0) h.value_sum = h.cost_sum = h.price_sum = 0;
     __syncthreads();
     unsigned long long values = 0, costs = 0, prices = 0;
     for (int i = s.team.rank * kSolverWarps + warp; i < s.N; i += s.team.size * kSolverWarps) {
       const Top top = Scan::best_two(s, i, kSlackEps * eps);
-      int slack = INT_MAX;
+      int slack = first ? top.best : INT_MAX;
       const int j = s.partner[i];
       if (j != kNone) {
         const float4 o = s.object[j];
@@ -162,7 +156,7 @@ struct Solver {
       }
       values += top.best;
       if (lane == 0) s.slack[i] = slack;
-      if (lane == 0 && counting && i < in.K) atomicAdd(s.bids + top.object / 32, 1ull);
+      if (lane == 0 && first && i < in.K) atomicAdd(s.bids + top.object / 32, 1ull);
     }
     for (int j = threadIdx.x; j < s.N; j += kSolverThreads) prices += price_of(s.object[j]);
     for (int offset = 16; offset > 0; offset /= 2) {
@@ -196,49 +190,25 @@ struct Solver {
     return {static_cast<double>(costs), static_cast<double>(dual)};
   }
 
-  // Queues every bidder with take(i) in order, after calling with(i); returns how many.
-  template <class Take, class With>
-  __device__ __forceinline__ int queue_bidders(Take take, With with) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int start = 0;
-    for (int i0 = 0; i0 < s.N; i0 += kSolverThreads) {
-      const int i = i0 + static_cast<int>(threadIdx.x);
-      const bool taken = i < s.N && take(i);
-      const unsigned mask = __ballot_sync(kWholeWarp, taken);
-      __syncthreads();  // the last counts may still be being read
-      if (lane == 0) h.base[warp] = __popc(mask);
-      __syncthreads();
-      int before = start;
-      for (int w = 0; w < kSolverWarps; ++w) {
-        const int count = h.base[w];
-        before += w < warp ? count : 0;
-        start += count;
-      }
-      if (!taken) continue;
-      s.queue[before + __popc(mask & ((1u << lane) - 1))] = static_cast<Id>(i);
-      with(i);
-    }
-    __syncthreads();
-    return start;
-  }
-
   // Frees every bidder whose slack is above eps and queues it with the others without an object.
   __device__ __forceinline__ int queue_slack() {
-    return queue_bidders([&](int i) { return s.reach[i] > eps; },
-                         [&](int i) {
-                           if (s.partner[i] == kNone) return;
-                           s.owner[s.partner[i]] = static_cast<Id>(kNone);
-                           s.partner[i] = static_cast<Id>(kNone);
-                         });
+    return queue_bidders(
+        s, h, [&](int i) { return s.partner[i] == kNone || s.reach[i] > eps; },
+        [&](int i) {
+          if (s.partner[i] == kNone) return;
+          s.owner[s.partner[i]] = static_cast<Id>(kNone);
+          s.partner[i] = static_cast<Id>(kNone);
+        });
   }
 
   // Gives an object to every bidder that is left without. The first block does, the others wait.
   __device__ __forceinline__ void serve_rest() {
     if (s.team.rank == 0) {
       int quantum = 1;
-      while (2 * quantum <= eps) quantum *= 2;
+      while (eps > 1 && 2 * quantum <= eps * kQuantumEps) quantum *= 2;
       while (rounds < in.round_limit && h.overflow == 0) {
-        const int left = queue_bidders([&](int i) { return s.partner[i] == kNone; }, [](int) {});
+        const int left =
+            queue_bidders(s, h, [&](int i) { return s.partner[i] == kNone; }, [](int) {});
         if (left == 0) break;
         PathSearch<Id, kSquared> search{s, h, eps, quantum, in.deterministic};
         rounds += search.run(min(left, kMaxSources), in.round_limit - rounds);
@@ -264,41 +234,50 @@ struct Solver {
     Auction{s, h, eps, false}.settle();
   }
 
-  // Mean nearest costs to begin at: three standard deviations below two samples is a noisy copy.
-  __device__ __forceinline__ double opening() {
-    const double uneven = unevenness(), groups = s.N / 32;
-    const bool alike = groups > 0.0 && uneven < kTwoSamples * (1.0 - 3.0 * sqrt(2.0 / groups));
-    return alike || uneven > kFarCloud ? kNearEps : kOpeningEps;
+  // The eps to begin at, after the first pass.
+  __device__ __forceinline__ double first_eps(bool warm, double mean) {
+    const Opening<Id, kSquared> opening{s, h, in};
+    if (!warm) return mean * opening.nearest_costs();
+    return fmin(kWarmEps * opening.column_gap(), mean / kAssignWarmRatio);
   }
 
   // Phases from the first eps down until the integer gap is within `target`; false: a bound was
   // hit.
   __device__ __forceinline__ bool phases(bool warm, double target) {
-    set_prices(warm);
-    double next = -1.0, best = 1.0;
-    bool last = false;
+    double next = set_prices(warm), best = 1.0;
+    bool last = false, cut = false;
     const int left = max(kLeastLeft, static_cast<int>(kLeftPart * static_cast<float>(s.N)));
     for (int phase = 0; phase < kMaxPhases; ++phase) {
       const Sums sums = pass(phase == 0);
+      const double open_gap = sums.primal - sums.dual;
       best = fmax(best, sums.dual);
-      if (last && sums.primal - sums.dual <= target * sums.primal) return true;
+      if (last && open_gap <= target * sums.primal) return true;
       const double finest = fmax(1.0, kLastEps * target * best / s.N);
       if (phase == 0) {
         if (warm && sums.dual <= 0.0) return false;
-        next = best / in.K * (warm ? 1.0 / kAssignWarmRatio : opening());
+        if (next < 0.0) next = first_eps(warm, best / in.K);
+      } else if (cut) {
+        next = best / in.K / kAssignWarmRatio;
       } else if (!last) {
         next /= kAssignTheta;
-        if (next < 1.6 * finest) next = finest;
       } else {
-        if (next <= 1.0) return sums.primal - sums.dual <= kCoarseGap * sums.primal;
-        next *= 0.5;
+        if (next <= 1.0) return open_gap <= kCoarseGap * sums.primal;
+        next *= fmin(fmax(0.8 * target * sums.primal / open_gap, 0.25), 0.8);
       }
+      if (!last && next < 1.6 * finest) next = finest;
       last = next <= 1.3 * finest;
       eps = max(1, static_cast<int>(fmin(next, static_cast<double>(kRaiseLimit))));
       const int count = queue_slack();
-      const int64_t turns = int64_t{kPhaseTurns} * (s.N / kSolverWarps + 8);
+      const bool careful = warm && (phase == 0 || cut);
+      int64_t turns = int64_t{kPhaseTurns} * (s.N / kSolverWarps + 8);
+      if (careful) turns = (cut ? 2 : 1) * kWarmTurns * (s.N / kSolverWarps / s.team.size + 8);
+      turns = min(turns, in.round_limit - rounds);
       Bids<Id, kSquared> bids{s, h, eps, in.deterministic};
-      rounds += bids.run(count, left, static_cast<int>(min(turns, in.round_limit - rounds)));
+      const int taken = bids.run(count, left, static_cast<int>(turns));
+      rounds += taken;
+      if (careful && taken >= turns && cut) return false;
+      cut = careful && taken >= turns;
+      last = last && !cut;
       if (last) serve_rest();
       if (h.overflow != 0 || rounds >= in.round_limit) return false;
     }
