@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,13 +78,33 @@ def _chamfer3d() -> Callable[[Tensor, Tensor], Both]:
     return lambda x, y: module(x, y)[:2]
 
 
-_PEERS = {"pytorch3d": _pytorch3d, "kaolin": _kaolin, "ChamferDistancePytorch": _chamfer3d}
+def _msn_emd() -> Callable[[Tensor, Tensor], Tensor]:
+    module = importlib.import_module("emd_module").emdModule()
+    return lambda x, y: module(x, y, 0.005, 50)[1]  # as its authors train with
+
+
+def _linear_assignment() -> Callable[[Tensor, Tensor], Tensor]:
+    solve = importlib.import_module("torch_linear_assignment").batch_linear_assignment
+    return lambda x, y: solve(torch.cdist(x, y))
+
+
+_NEAREST = {"pytorch3d": _pytorch3d, "kaolin": _kaolin, "ChamferDistancePytorch": _chamfer3d}
+_ASSIGN = {"MSN emd": _msn_emd, "torch_linear_assignment": _linear_assignment}
 
 
 def nearest_peers() -> dict[str, Callable[[Tensor, Tensor], Both]]:
-    """The peers that can be imported here, by name."""
+    """The peers of nearest that can be imported here, by name."""
+    return _importable(_NEAREST)
+
+
+def assign_peers() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """Likewise those of assign; they return the partners [B, N]."""
+    return _importable(_ASSIGN)
+
+
+def _importable(loaders: dict[str, Callable[[], Any]]) -> dict[str, Any]:
     found = {}
-    for name, load in _PEERS.items():
+    for name, load in loaders.items():
         try:
             found[name] = load()
         except Exception as error:  # noqa: BLE001  (a peer that is broken here is not a peer)

@@ -28,6 +28,7 @@ SIZES = [(64, 1024), (32, 4096), (8, 8192), (1, 16384), (1, 65536)]
 CASES += [(kind, batch, points, 1e-2) for batch, points in SIZES for kind in TYPICAL]
 # The smaller cloud and the larger: one point more, one in a hundred, and predictions in a scan.
 UNEQUAL = [(1024, 2048), (2048, 2049), (2028, 2048), (2048, 3072), (2048, 16384)]
+PEERS = baselines.assign_peers()
 
 
 def record(benchmark, method, kind, x, y, rtol, told):
@@ -97,6 +98,21 @@ def test_warm(benchmark, kind):
     )
     told = matching.facts(x, y, found, baselines.scipy_optimum(x[0], y[0]), seconds)
     record(benchmark, "pointloss warm", kind, x, y, 1e-3, told)
+
+
+@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("kind", TYPICAL, ids=lambda k: k.__name__)
+def test_peer(benchmark, name, kind):
+    """What peers return is measured as it is: not always one-to-one, never certified."""
+    x, y = matching.clouds(kind, BATCH, 2048, 2048)
+    seconds, idx = harness.measure(benchmark, lambda: PEERS[name](x, y), rounds=3, warmup=1)
+    partner = y[0, idx[0].long().clamp_min(0)]
+    cost = (x[0].double() - partner.double()).norm(dim=1).mean().cpu()
+    told = {
+        "one_to_one": all(len(row.unique()) == len(row) and (row >= 0).all() for row in idx),
+        "true_error": float((cost - matching.optimum(kind, BATCH, 2048, 2048)) / cost),
+    }
+    record(benchmark, name, kind, x, y, RTOLS[0], told)
 
 
 @pytest.mark.skipif(ON_GPU, reason="recorded on a machine without a GPU: minutes of one core")

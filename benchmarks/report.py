@@ -111,10 +111,12 @@ def assignment_table(rows: list[Row]) -> str:
             text = f"{duration(r['scipy_seconds'])} ({against_ours(r)})"
         else:
             true = f", true {r['true_error']:.1e}" if "true_error" in r else ""
-            text = (
-                f"{duration(r['seconds'])} (gap {r['certified_gap']:.1e}{true}; "
-                f"{r['rounds_mean']:.0f} rounds of {duration(r['us_a_round'] * 1e-6)})"
-            )
+            text = f"{duration(r['seconds'])} (no certificate{true})"
+            if "certified_gap" in r:
+                text = (
+                    f"{duration(r['seconds'])} (gap {r['certified_gap']:.1e}{true}; "
+                    f"{r['rounds_mean']:.0f} rounds of {duration(r['us_a_round'] * 1e-6)})"
+                )
             one_to_one[line] &= r["one_to_one"]
         lines[line][r["rtol"]] = text
     body = [
