@@ -60,7 +60,8 @@ def assert_right(name, x, y, tolerance=1e-5, **lengths):
 
 
 def draw(*shape, device, dtype=torch.float32):
-    return torch.rand(*shape, device=device, dtype=dtype, requires_grad=True)
+    """The same numbers on every device. None of them tie: a tie has many gradients."""
+    return torch.rand(*shape, dtype=dtype).to(device).requires_grad_()
 
 
 @every_loss
