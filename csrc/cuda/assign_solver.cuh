@@ -58,9 +58,11 @@ constexpr int kMaxPhases = 64;
 // The path search rounds distances to a power of two of at most this many eps. At 1, paths take a
 // fifth longer; at 8, some clouds miss the gap.
 constexpr float kQuantumEps = 4.0f;
-// A warm start begins at this part of the column gap. It gives that up after this many bids of a
-// warp for each turn of all bidders, for kAssignWarmRatio, and that after twice as many.
-constexpr double kWarmEps = 1.0;
+// A warm start begins at the column gap if the best objects lie more evenly than this, as they do
+// when prices fit, and gives that up after this many bids of a warp for each turn of all bidders.
+// Else it begins at the mean best value: in a training, where the clouds of a sample move for an
+// epoch before it comes again, a finer eps costs several times a cold start.
+constexpr double kWarmUneven = 2.0;
 constexpr int kWarmTurns = 8;
 // A gap that even the finest integer eps leaves above this is for another solver from the start.
 constexpr double kCoarseGap = 1e-3;
@@ -238,7 +240,7 @@ struct Solver {
   __device__ __forceinline__ double first_eps(bool warm, double mean) {
     const Opening<Id, kSquared> opening{s, h, in};
     if (!warm) return mean * opening.nearest_costs();
-    return fmin(kWarmEps * opening.column_gap(), mean / kAssignWarmRatio);
+    return opening.unevenness() < kWarmUneven ? fmin(opening.column_gap(), mean) : mean;
   }
 
   // Phases from the first eps down until the integer gap is within `target`; false: a bound was
@@ -257,7 +259,7 @@ struct Solver {
         if (warm && sums.dual <= 0.0) return false;
         if (next < 0.0) next = first_eps(warm, best / in.K);
       } else if (cut) {
-        next = best / in.K / kAssignWarmRatio;
+        next = best / in.K;
       } else if (!last) {
         next /= kAssignTheta;
       } else {
@@ -268,14 +270,13 @@ struct Solver {
       last = next <= 1.3 * finest;
       eps = max(1, static_cast<int>(fmin(next, static_cast<double>(kRaiseLimit))));
       const int count = queue_slack();
-      const bool careful = warm && (phase == 0 || cut);
+      const bool careful = warm && phase == 0 && next < best / in.K;
       int64_t turns = int64_t{kPhaseTurns} * (s.N / kSolverWarps + 8);
-      if (careful) turns = (cut ? 2 : 1) * kWarmTurns * (s.N / kSolverWarps / s.team.size + 8);
+      if (careful) turns = kWarmTurns * (s.N / kSolverWarps / s.team.size + 8);
       turns = min(turns, in.round_limit - rounds);
       Bids<Id, kSquared> bids{s, h, eps, in.deterministic};
       const int taken = bids.run(count, left, static_cast<int>(turns));
       rounds += taken;
-      if (careful && taken >= turns && cut) return false;
       cut = careful && taken >= turns;
       last = last && !cut;
       if (last) serve_rest();
