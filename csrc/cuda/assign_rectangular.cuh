@@ -9,9 +9,11 @@
 // it, and up to kMostRaise eps more if the second best is that much worse, and leaves it eps
 // higher: so an object that nobody contests costs nothing, and a contested one is overpriced by a
 // few eps at most. A phase starts with nothing owned, from the last prices less kShift eps, which
-// are then hardly ever too high; what stayed unowned at a price restarts from 0. The gap is summed
-// in integers after each phase. Nothing of it is trusted: see assign_solver.cuh, whose integers
-// these are; the row minima of the certificate are as in assign_minima.cuh, without a cache.
+// are then hardly ever too high; what stayed unowned at a price comes down to what a bidder would
+// pay. Small clouds far from the objects begin at the prices of their centre (assign_opening.cuh).
+// The gap is summed in integers after each phase. Nothing of it is trusted: see assign_solver.cuh,
+// whose integers these are; the row minima of the certificate are as in assign_minima.cuh, without
+// a cache.
 // Source: prices below the equilibrium's, from which an ascending auction leaves nothing unowned at
 // a price: G. Demange, D. Gale, M. Sotomayor, "Multi-item auctions", Journal of Political Economy
 // 94 (1986); asymmetric problems: D. P. Bertsekas, D. A. Castanon, "A forward/reverse auction
@@ -25,6 +27,7 @@
 // limit, the phases or the number of objects.
 #pragma once
 
+#include "assign_opening.cuh"
 #include "assign_rounds.cuh"
 #include "assign_solver.cuh"
 
@@ -32,10 +35,14 @@ namespace pointloss {
 
 // A cold start begins at this many times the mean nearest cost.
 constexpr double kRectangularOpening = 0.25;
-// Prices come down by this many eps between two phases; doubled when unowned objects' prices are
-// what keeps the gap open.
-constexpr int kShift = 2;
-constexpr int kMaxShift = 1 << 20;
+// After prices of the centre (assign_opening.cuh): this part of what they may be off.
+constexpr double kCentrePart = 0.1;
+// Prices come down by this many eps between two phases; twice as many after each that unowned
+// objects' prices kept the gap open. Beyond the larger number they come down by the highest of
+// those prices as well, and eps grows to this part of that: such an object is the last of a chain
+// of overpriced ones, which must all come down.
+constexpr int kShift = 2, kMaxShift = 8;
+constexpr double kDropEps = 8.0;
 constexpr double kStrandedPart = 0.3;
 
 template <bool kSquared>
@@ -52,6 +59,7 @@ struct RectangularSolver {
 
   struct Sums {
     double primal, dual, stranded;  // stranded: prices of what nobody owns
+    int highest;                    // of those
     __device__ double gap() const { return primal - dual; }
   };
   __device__ __forceinline__ static unsigned long long warp_sum(unsigned long long value) {
@@ -64,9 +72,13 @@ struct RectangularSolver {
   __device__ __forceinline__ Sums pass() {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     __syncthreads();
-    if (threadIdx.x == 0) h.value_sum = h.cost_sum = h.price_sum = shared.stranded_sum = 0;
+    if (threadIdx.x == 0) {
+      h.value_sum = h.cost_sum = h.price_sum = shared.stranded_sum = 0;
+      shared.highest = 0;
+    }
     __syncthreads();
     unsigned long long values = 0, costs = 0, prices = 0, stranded = 0;
+    int highest = 0;
     for (int i = warp * s.team.size + s.team.rank; i < r.K; i += kSolverWarps * s.team.size) {
       const int best = a.look(i, a.bidder(i), 0, {0, 0}).best;
       if (lane == 0) r.value[i] = best;
@@ -75,15 +87,17 @@ struct RectangularSolver {
     for (int j = threadIdx.x; j < in.L; j += kSolverThreads) {
       const int i = s.owner[j], price = r.price[j];
       prices += price;
-      if (i < 0) stranded += price;
+      if (i < 0) stranded += price, highest = max(highest, price);
       if (i >= 0) costs += Scan::cost(s.object[j], a.bidder(i));
     }
     costs = warp_sum(costs), prices = warp_sum(prices), stranded = warp_sum(stranded);
+    highest = warp_max(highest);
     if (lane == 0) {
       atomicAdd(&h.value_sum, values);
       atomicAdd(&h.cost_sum, costs);
       atomicAdd(&h.price_sum, prices);
       atomicAdd(&shared.stranded_sum, stranded);
+      atomicMax(&shared.highest, highest);
     }
     __syncthreads();
     if (threadIdx.x == 0) s.board->values[s.team.rank] = h.value_sum;
@@ -92,7 +106,7 @@ struct RectangularSolver {
     for (int k = 0; k < s.team.size; ++k) values += load_fresh(s.board->values + k);
     const auto dual = static_cast<long long>(values) - static_cast<long long>(h.price_sum);
     const Sums sums{static_cast<double>(h.cost_sum), static_cast<double>(dual),
-                    static_cast<double>(shared.stranded_sum)};
+                    static_cast<double>(shared.stranded_sum), shared.highest};
     s.team.sync();  // before anyone writes the next sums
     return sums;
   }
@@ -145,8 +159,19 @@ struct RectangularSolver {
   }
 
   // The first eps, with the prices to start from.
-  __device__ __forceinline__ double open() {
+  __device__ __forceinline__ double open(double target) {
     a.restart([](int) { return 0; });
+    if (in.price_in == nullptr) {
+      const auto centre =
+          centre_of<kSquared>(h, s.object, r.K, in.L, [&](int i) { return a.bidder(i); });
+      const double off = centre.prices([&](int j, int price) { r.price[j] = price; });
+      if (off >= 0.0) {
+        const double finest = 0.5 * target * pass().dual / r.K;
+        const double first = fmax(kCentrePart * off, finest);
+        lower(kShift * first);
+        return first;
+      }
+    }
     const double nearest = pass().dual;
     // Coincident points can make every nearest cost 0 while the assignment is not free.
     const double first =
@@ -168,7 +193,7 @@ struct RectangularSolver {
 
   // Phases until the integer gap is within `target`; false: a bound was hit.
   __device__ __forceinline__ bool phases(double target) {
-    double next = open();
+    double next = open(target);
     int shift = kShift;
     a.war = kAssignWarBids * r.K;
     for (int phase = 0; phase < kMaxPhases; ++phase) {
@@ -179,9 +204,14 @@ struct RectangularSolver {
       if (sums.gap() <= target * sums.primal) return true;
       const bool stuck = sums.stranded > kStrandedPart * target * sums.primal;
       if (a.eps == 1 && !stuck) return false;
-      if (stuck) shift = min(2 * shift, kMaxShift);
-      const double drop = static_cast<double>(shift) * a.eps;
       next = assign_next_eps(a.eps, sums.gap() / sums.primal, target);
+      if (stuck) shift *= 2;
+      double drop = static_cast<double>(shift) * a.eps;
+      if (shift > kMaxShift) {
+        shift = kShift;
+        drop += sums.highest;
+        next = fmax(next, drop / kDropEps);
+      }
       lower_stranded();
       lower(drop);
     }

@@ -42,6 +42,7 @@ struct RectangularShared {
   int waiting[kRoundBids];                          // who has no object after a bid, or -1
   int waits, wins;
   unsigned long long stranded_sum;
+  int highest;  // stranded price
 };
 
 // Arrays of a block beside those of the solver's state that it uses: owner, queue, boxes.
