@@ -155,7 +155,7 @@ struct Opening {
       const long long more = static_cast<long long>(count) - mean;
       atomicAdd(&h.price_sum, static_cast<unsigned long long>(more * more));
     }
-    __syncthreads();
+    s.team.sync();  // before anyone turns the counts into words (Bids::run)
     const double squares = static_cast<double>(h.price_sum);
     __syncthreads();
     return squares / fmax(static_cast<double>(mean * (s.N / 32)), 1.0);
