@@ -119,7 +119,8 @@ def test_scipy(benchmark, batch, points):
 @pytest.mark.parametrize("name", ["torch", *PEERS])
 @pytest.mark.parametrize(("batch", "points"), sizes())
 def test_baseline(benchmark, name, batch, points):
-    if name == "torch" and batch * points * points > (2**33 if ON_GPU else 2**28):
+    # From 2^31 pairs on, torch.cdist fails on a GPU; a CPU's memory ends before.
+    if name == "torch" and batch * points * points >= (2**31 if ON_GPU else 2**28):
         pytest.skip("the full distance matrix does not fit")
     call = baselines.torch_nearest if name == "torch" else PEERS[name]
     x, y = make(surface, batch, points, points, device=harness.device())

@@ -3,12 +3,12 @@
 
     python -m benchmarks.record_sanitizers --commit $(git rev-parse HEAD) [--out FOLDER]
 
-Writes sanitizers-<gpu>.json: per tool the errors, the tests and the seconds. The tools run side by
-side, on GPUs of their own where there are several, each over several equal parts of the tests,
-without torch's caching of memory, so that a read past the end of one tensor is not one inside a
-neighbour. Left out for their time are the tests that
-compile or check schemas, the property tests, those of every kind of clouds and of billions of
-pairs; and those that capture a graph, where memory cannot be allocated without the cache.
+Writes sanitizers-<gpu>.json: per tool the errors, the tests and the seconds; tools that were run
+before for the same commit and tests stay in it. The tools run side by side, each over several
+equal parts of the tests, without torch's caching of memory, so that a read past the end of one
+tensor is not one inside a neighbour. Left out for their time are the tests that compile, check
+schemas or difference gradients, the property tests, those of every kind of clouds and of billions
+of pairs; and those that capture a graph, where memory cannot be allocated without the cache.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ TESTS += ("tests/test_assign.py", "tests/test_assign_rectangular.py")
 TESTS += ("tests/test_chamfer.py", "tests/test_emd.py")
 SELECT = "cuda and not " + " and not ".join(
     ["opcheck", "compile", "graph", "devices_agree", "methods_agree", "every_launch", "invarian"]
-    + ["bits_count", "very_many"]
+    + ["bits_count", "very_many", "test_gradients"]
 )
 # The tests that take longest, which come last, so that a limit cuts those off.
-LONGEST = ("many_points", "in_very_many", "shared_memory_holds", "every_layout", "a_thousand")
+LONGEST = ("many_points", "shared_memory_holds", "every_layout", "a_thousand", "one_gradient")
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 
@@ -95,8 +95,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--select", default=SELECT, help="pytest -k")
     parser.add_argument("--limit", type=float, default=900, help="seconds for all tools together")
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=[*TOOLS])
     parser.add_argument("--parts", type=int, default=4, help="processes a tool")
-    parser.add_argument("--gpus", type=int, nargs="+", default=[0], help="one tool each, in turns")
+    parser.add_argument("--gpus", type=int, nargs="+", default=[0], help="the parts take turns")
     parser.add_argument("tests", nargs="*", default=TESTS)
     args = parser.parse_args()
 
@@ -105,10 +106,11 @@ def main() -> int:
     shares = [tests[part :: args.parts] for part in range(min(args.parts, len(tests)))]
     begin = time.perf_counter()
     running = {}
-    for turn, tool in enumerate(TOOLS):
+    for turn, tool in enumerate(args.tools):
         for part, share in enumerate(shares):
             log = args.out / f"{tool}-{part}.log"
-            running[tool, part] = start(tool, share, log, args.gpus[turn % len(args.gpus)]), log
+            gpu = args.gpus[(turn + part) % len(args.gpus)]
+            running[tool, part] = start(tool, share, log, gpu), log
     ended: dict[tuple[str, int], float] = {}
     while len(ended) < len(running):
         late = time.perf_counter() - begin > args.limit
@@ -120,7 +122,7 @@ def main() -> int:
                 ended.setdefault(key, time.perf_counter() - begin)
         time.sleep(0.5)
     found = {}
-    for tool in TOOLS:
+    for tool in args.tools:
         parts = []
         for part, share in enumerate(shares):
             process, log = running[tool, part]
@@ -131,6 +133,10 @@ def main() -> int:
     machine = describe(args.commit)
     path = args.out / f"sanitizers-{slug(machine)}.json"
     record = {**machine, "selected": args.select, "tests": [*args.tests], "tools": found}
+    if path.exists():
+        earlier = json.loads(path.read_text())
+        same = all(earlier.get(key) == record[key] for key in ("commit", "selected", "tests"))
+        record["tools"] = {**(earlier["tools"] if same else {}), **found}
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(found, indent=1))
     return 0 if all(tool["clean"] for tool in found.values()) else 1
