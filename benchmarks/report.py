@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Tables and plots from the JSON that the benchmarks write.
 
-    python -m benchmarks.report FILE [FILE ...] [--plots FOLDER] [--readme README.md]
+    python -m benchmarks.report FILE [FILE ...] [--plots FOLDER] [--readme FILE] [--kinds ...]
 
---readme replaces the text between `<!-- benchmarks -->` and `<!-- /benchmarks -->`.
+What one op's files tell of one machine and commit comes into one table. --readme replaces the text
+between `<!-- benchmarks -->` and `<!-- /benchmarks -->`.
 """
 
 from __future__ import annotations
@@ -173,20 +174,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--plots", type=Path, help="folder for PNG plots")
-    parser.add_argument("--readme", type=Path, help="file whose table is to be replaced")
+    parser.add_argument("--readme", type=Path, help="file whose tables are to be replaced")
+    parser.add_argument("--kinds", nargs="+", help="the kinds of clouds to show (default: all)")
     args = parser.parse_args()
-    parts = []
+    found: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for path in args.files:
         heading, rows = load(path)
-        by_op: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
-            by_op[row["op"]].append(row)
-        for op, of_op in by_op.items():
-            table = TABLES.get(op, distance_table)(of_op)
-            parts.append(f"**{op}** ({heading})\n\n{table}")
-            if args.plots:
-                args.plots.mkdir(parents=True, exist_ok=True)
-                plot(op, of_op, args.plots)
+            if not args.kinds or row.get("kind") in (None, *args.kinds):
+                found[row["op"], heading].append(row)
+    parts = []
+    for (op, heading), rows in found.items():
+        table = TABLES.get(op, distance_table)(rows)
+        parts.append(f"**{op}** ({heading})\n\n{table}")
+        if args.plots:
+            args.plots.mkdir(parents=True, exist_ok=True)
+            plot(op, rows, args.plots)
     text = "\n\n".join(parts)
     print(text)
     if args.readme:
