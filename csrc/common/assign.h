@@ -24,9 +24,9 @@ constexpr double kAssignWarmRatio = 20.0;
 // A warm first phase that takes more bids a bidder than this is dropped for a cold start.
 constexpr int64_t kAssignWarmBids = 40;
 // This many bids a bidder without an end are a price war that eps is too small for (two far groups,
-// one bidder too many in one of them): eps grows by theta^2 within the phase. On CUDA, each phase
-// that did so doubles the allowance of the later ones, so the growing comes to an end; on the CPU
-// only the first phase does so, the later ones are finished by paths.
+// one bidder too many in one of them): eps grows by theta^2 within the phase. On CUDA, that doubles
+// the allowance of what follows, so the growing comes to an end; on the CPU only the first phase
+// does so, the later ones are finished by paths.
 constexpr int64_t kAssignWarBids = 40;
 // No bid raises a price by more than this many of the largest eps so far. A lone bidder would else
 // lift the price of its only near object to the size of the whole scene, which eats the digits of

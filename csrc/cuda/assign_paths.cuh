@@ -277,7 +277,8 @@ struct PathSearch {
     __syncthreads();
     for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) {
       const int j = g * 32 + threadIdx.x % 32;
-      if (j < s.N && s.tree[j] == static_cast<Id>(kNone)) s.word[j] = kNoLabel;
+      const bool labelled = j < s.N && distance_of(s.word[j]) < kUnreached;
+      if (labelled && s.tree[j] == static_cast<Id>(kNone)) s.word[j] = kNoLabel;
       worst_label(g, distance_of(s.word[j]));
     }
     return queue_bidders(s, h, [&](int i) { return s.reach[i] != kUnreached; }, [](int) {});
@@ -346,7 +347,10 @@ struct PathSearch {
         __syncthreads();
         cutoff = h.nearest + kAhead * quantum;
       } else {
-        if (min(next, free) >= kPriceLimit) break;
+        if (min(next, free) >= kPriceLimit) {  // too far for these prices: another solver's case
+          if (threadIdx.x == 0) h.overflow = 1;
+          break;
+        }
         limit = min(min(next, free) + width, cutoff);
         opened = true;
       }

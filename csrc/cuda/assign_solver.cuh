@@ -8,10 +8,10 @@
 // Method: phases of falling eps. Bidders whose object is not within eps of their best lose it, then
 // all without an object bid until few are left (assign_bids.cuh). Those stay for the next phase; in
 // the last, shortest augmenting paths serve them (assign_paths.cuh). The gap is summed in integers;
-// below the target the solver ends, else eps is halved. Assignment and gap are not trusted: the
-// certificate is computed in float64 from coordinates, prices and row minima (assign_minima.cuh),
-// and what misses it goes on in the general solver (assign_auction.cuh), as do more than three
-// dimensions and costs that differ by more than the 2^26 steps of the integers.
+// below the target the solver ends, else eps shrinks by what was missed. Assignment and gap are not
+// trusted: the certificate is computed in float64 from coordinates, prices and row minima
+// (assign_minima.cuh), and what misses it goes on in the general solver (assign_auction.cuh), as do
+// more than three dimensions and costs that differ by more than the 2^26 steps of the integers.
 // Source: eps-scaling and bids after D. P. Bertsekas, "The auction algorithm", Annals of Operations
 // Research 14 (1988); the sources of bids and paths stand in their files.
 //
@@ -104,6 +104,7 @@ struct Solver {
       const double p = in.price_in[order[j]] * in.price_scale * static_cast<double>(1 << kCostBits);
       return p > -kPriceLimit && p < kPriceLimit ? static_cast<int>(p) : 0;  // NaN: 0
     };
+    s.team.sync();  // all are done with the flags and words of earlier phases
     if (threadIdx.x == 0) h.least = INT_MAX, h.overflow = 0;
     __syncthreads();
     if (warm) {
@@ -205,6 +206,7 @@ struct Solver {
 
   // Gives an object to every bidder that is left without. The first block does, the others wait.
   __device__ __forceinline__ void serve_rest() {
+    s.team.sync();  // all have read the words of the auction
     if (s.team.rank == 0) {
       int quantum = 1;
       while (eps > 1 && 2 * quantum <= eps * kQuantumEps) quantum *= 2;

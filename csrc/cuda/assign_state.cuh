@@ -66,7 +66,7 @@ template <class Id>
 struct SolverState {
   float4 *object, *bidder;     // [32 G], [N]: coordinates; w: price, base of a row (int bits)
   unsigned long long* word;    // [2^ceil(log2 32 G)]: sort keys; price and owner; label
-  int* reach;                  // [N]: slack; label of a row
+  int* reach;                  // [N]: slack, at first best value; label of a row
   Id *partner, *owner;         // [N], [32 G] or kNone
   Id* tree;                    // [32 G] root of a labelled object
   Id* queue;                   // [N] waiting bidders; rows to be expanded
@@ -75,10 +75,12 @@ struct SolverState {
   int N, G;
   Team team;
   // In global memory, of the whole team:
-  Pair<Id>* cache;           // [N, 32]
-  int* bound;                // [N] no object outside the cache has a lesser value
-  unsigned long long* bids;  // [N] price and owner while bidders bid; a single block's is `word`
-  int* slack;                // [N] a single block's is `reach`
+  Pair<Id>* cache;  // [N, 32]
+  int* bound;       // [N] no object outside the cache has a lesser value
+  // [N] bidders for each group in a first pass; price and owner while they bid. A single block's
+  // is `word`.
+  unsigned long long* bids;
+  int* slack;  // [N] what goes to `reach`, which a single block's is
   TeamBoard* board;
 };
 

@@ -15,7 +15,7 @@ constexpr int kMaxTeam = 8;
 
 // In global memory.
 struct TeamBoard {
-  unsigned long long values[kMaxTeam], costs[kMaxTeam];  // sums of a pass over the rows
+  unsigned long long values[kMaxTeam], costs[kMaxTeam];  // sums of a pass over the rows, by block
   int head, open, longest, overflow;
   int64_t rounds;
 };
