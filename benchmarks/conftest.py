@@ -20,3 +20,4 @@ def pytest_benchmark_update_json(config, benchmarks, output_json):
     output_json.pop("commit_info", None)
     for b in output_json["benchmarks"]:
         b["stats"].pop("data", None)
+        b.pop("params", None)  # functions, which JSON has no word for; extra_info says it
