@@ -145,6 +145,37 @@ __device__ inline bool open_to(bool (*serves)(int64_t, int64_t, int64_t), const 
   return c.K > 0 && serves(c.K, c.L, c.dim) && c.head->finite && c.head->exponent != INT_MIN;
 }
 
+// What the integer solvers get of cloud b, and where they leave what they find.
+__device__ inline SolverInput input_of(const AssignPlan& plan, const AuctionCloud& c, int64_t b) {
+  const int units = c.head->exponent * (plan.squared ? 2 : 1);
+  const int64_t wide = plan.N < plan.M ? plan.M : plan.N;
+  return {c.bidder_f,
+          c.object_f,
+          c.bidder,
+          c.object,
+          plan.price_in ? plan.price_in + b * wide : nullptr,
+          ldexp(1.0, -units),
+          static_cast<int>(c.K),
+          static_cast<int>(c.L),
+          static_cast<int>(c.dim),
+          plan.rtol,
+          assign_round_limit(plan.max_rounds, c.L),
+          plan.deterministic};
+}
+__device__ inline SolverOutput output_of(const AuctionCloud& c) {
+  return {c.price, c.price_f, c.owner, c.partner, c.best, 0, 0.0, false};
+}
+
+// Leaves the rest with the cloud, by the first block of the team.
+__device__ inline void keep(const SolverOutput& out, const AuctionCloud& c, const Team& team) {
+  if (threadIdx.x == 0 && team.rank == 0) {
+    c.head->rounds = out.rounds;
+    c.head->eps = out.eps;
+    c.head->solved = out.solved;
+  }
+  __syncthreads();
+}
+
 // Map: team of blocks = cloud. The integer solver for (nearly) equal sizes, where it serves.
 template <class Id, bool kSquared>
 __global__ void __launch_bounds__(kSolverThreads) assign_integers(AssignPlan plan) {
@@ -155,35 +186,16 @@ __global__ void __launch_bounds__(kSolverThreads) assign_integers(AssignPlan pla
     bool swapped;
     const AuctionCloud c = plan.cloud(b, &swapped);
     if (!open_to(square_serves, c)) continue;
-    const int units = c.head->exponent * (kSquared ? 2 : 1);
-    const int64_t wide = plan.N < plan.M ? plan.M : plan.N;
-    const SolverInput in{c.bidder_f,
-                         c.object_f,
-                         c.bidder,
-                         c.object,
-                         plan.price_in ? plan.price_in + b * wide : nullptr,
-                         ldexp(1.0, -units),
-                         static_cast<int>(c.K),
-                         static_cast<int>(c.L),
-                         static_cast<int>(c.dim),
-                         plan.rtol,
-                         assign_round_limit(plan.max_rounds, c.L),
-                         plan.deterministic};
     SolverState<Id> state = solver_state<Id>(c.L);
     state.cache = reinterpret_cast<Pair<Id>*>(c.cache);
     state.bound = c.queue[0];
     state.bids = c.key;
     state.slack = c.target;
     state.board = c.board;
-    SolverOutput out{c.price, c.price_f, c.owner, c.partner, c.best, 0, 0.0, false};
     char* arrays = sizeof(Id) == sizeof(int) ? c.state : memory;
-    solve_integers<Id, kSquared>(in, shared, state, arrays, c.order, out);
-    if (threadIdx.x == 0 && team.rank == 0) {
-      c.head->rounds = out.rounds;
-      c.head->eps = out.eps;
-      c.head->solved = out.solved;
-    }
-    __syncthreads();
+    SolverOutput out = output_of(c);
+    solve_integers<Id, kSquared>(input_of(plan, c, b), shared, state, arrays, c.order, out);
+    keep(out, c, team);
   }
 }
 
@@ -199,29 +211,12 @@ __global__ void __launch_bounds__(kSolverThreads)
     bool swapped;
     const AuctionCloud c = plan.cloud(b, &swapped);
     if (!open_to(unequal_serves, c)) continue;
-    const int units = c.head->exponent * (kSquared ? 2 : 1);
-    const int64_t wide = plan.N < plan.M ? plan.M : plan.N;
-    const RectangularInput in{c.bidder_f,
-                              c.object_f,
-                              c.bidder,
-                              c.object,
-                              plan.price_in ? plan.price_in + b * wide : nullptr,
-                              ldexp(1.0, -units),
-                              static_cast<int>(c.K),
-                              static_cast<int>(c.L),
-                              static_cast<int>(c.dim),
-                              plan.rtol,
-                              assign_round_limit(plan.max_rounds, c.L)};
     RectangularState sizes = rectangular_state(c.K, c.L);
     char* arrays = in_shared ? memory : c.rectangle + lay_out_shared(sizes, nullptr);
-    SolverOutput out{c.price, c.price_f, c.owner, c.partner, c.best, 0, 0.0, false};
-    solve_rectangular<kSquared>(in, shared, c.board, c.rectangle, arrays, c.order, out);
-    if (threadIdx.x == 0 && team.rank == 0) {
-      c.head->rounds = out.rounds;
-      c.head->eps = out.eps;
-      c.head->solved = out.solved;
-    }
-    __syncthreads();
+    SolverOutput out = output_of(c);
+    solve_rectangular<kSquared>(input_of(plan, c, b), shared, c.board, c.rectangle, arrays, c.order,
+                                out);
+    keep(out, c, team);
   }
 }
 

@@ -15,7 +15,7 @@ struct SolverInput {
   const double *bidder_exact, *object_exact;  // the same, as given but for the scale
   const double* price_in;                     // [N] or null
   double price_scale;                         // takes price_in to units of the costs
-  int K, N, dim;                              // to the K bidders come N - K whom all costs nothing
+  int K, N, dim;                              // bidders, objects
   double rtol;
   int64_t round_limit;
   bool deterministic;

@@ -48,9 +48,7 @@ struct Centre {
     }
     __syncthreads();
     for (int d = 0; d < 3; ++d) {
-      for (int offset = 16; offset > 0; offset /= 2) {
-        sum[d] += __shfl_xor_sync(kWholeWarp, sum[d], offset);
-      }
+      sum[d] = warp_sum(sum[d]);
       if (lane == 0) part[d * kSolverWarps + warp] = sum[d];
     }
     __syncthreads();
@@ -70,9 +68,7 @@ struct Centre {
     __syncthreads();
     unsigned long long costs = 0;
     for (int k = threadIdx.x; k < count; k += kSolverThreads) costs += cost_at(k);
-    for (int offset = 16; offset > 0; offset /= 2) {
-      costs += __shfl_xor_sync(kWholeWarp, costs, offset);
-    }
+    costs = warp_sum(costs);
     if (threadIdx.x % 32 == 0) atomicAdd(&h.cost_sum, costs);
     __syncthreads();
     return static_cast<double>(h.cost_sum) / count;

@@ -54,7 +54,7 @@ struct RectangularSolver {
   SolverState<int>& s;
   RectangularShared& shared;
   SolverShared& h;
-  const RectangularInput& in;
+  const SolverInput& in;
   int* order;  // [L] object at position j of the curve
 
   struct Sums {
@@ -62,12 +62,6 @@ struct RectangularSolver {
     int highest;                    // of those
     __device__ double gap() const { return primal - dual; }
   };
-  __device__ __forceinline__ static unsigned long long warp_sum(unsigned long long value) {
-    for (int offset = 16; offset > 0; offset /= 2) {
-      value += __shfl_xor_sync(kWholeWarp, value, offset);
-    }
-    return value;
-  }
 
   __device__ __forceinline__ Sums pass() {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -84,7 +78,7 @@ struct RectangularSolver {
       if (lane == 0) r.value[i] = best;
       values += best;
     }
-    for (int j = threadIdx.x; j < in.L; j += kSolverThreads) {
+    for (int j = threadIdx.x; j < in.N; j += kSolverThreads) {
       const int i = s.owner[j], price = r.price[j];
       prices += price;
       if (i < 0) stranded += price, highest = max(highest, price);
@@ -113,7 +107,7 @@ struct RectangularSolver {
 
   // Lowers the prices of what nobody owns until a bidder would as soon have it as its best.
   __device__ __forceinline__ void lower_stranded() {
-    for (int j = threadIdx.x / 32; j < in.L; j += kSolverWarps) {
+    for (int j = threadIdx.x / 32; j < in.N; j += kSolverWarps) {
       if (s.owner[j] >= 0 || r.price[j] == 0) continue;
       const float4 o = s.object[j];
       int most = 0;
@@ -133,7 +127,7 @@ struct RectangularSolver {
     __syncthreads();
     unsigned long long costs = 0;
     for (int i = threadIdx.x; i < r.K; i += kSolverThreads) {
-      costs += Scan::cost(a.point(in.object, in.L, i, in.dim), a.bidder(i));
+      costs += Scan::cost(a.point(in.object, in.N, i, in.dim), a.bidder(i));
     }
     costs = warp_sum(costs);
     if (threadIdx.x % 32 == 0) atomicAdd(&h.cost_sum, costs);
@@ -150,7 +144,7 @@ struct RectangularSolver {
     if (threadIdx.x == 0) h.least = INT_MAX;
     __syncthreads();
     int least = INT_MAX;
-    for (int j = threadIdx.x; j < in.L; j += kSolverThreads) least = min(least, units(j));
+    for (int j = threadIdx.x; j < in.N; j += kSolverThreads) least = min(least, units(j));
     least = warp_min(least);
     if (threadIdx.x % 32 == 0) atomicMin(&h.least, least);
     a.restart([&](int j) {
@@ -163,7 +157,7 @@ struct RectangularSolver {
     a.restart([](int) { return 0; });
     if (in.price_in == nullptr) {
       const auto centre =
-          centre_of<kSquared>(h, s.object, r.K, in.L, [&](int i) { return a.bidder(i); });
+          centre_of<kSquared>(h, s.object, r.K, in.N, [&](int i) { return a.bidder(i); });
       const double off = centre.prices([&](int j, int price) { r.price[j] = price; });
       if (off >= 0.0) {
         const double finest = 0.5 * target * pass().dual / r.K;
@@ -245,8 +239,8 @@ struct RectangularSolver {
       unsigned groups = __ballot_sync(kWholeWarp, within);
       for (; groups != 0; groups &= groups - 1) {
         const int j = (g0 + __ffs(groups) - 1) * 32 + lane;
-        if (j >= in.L || Scan::cost(s.object[j], p) + r.price[j] > limit) continue;
-        const double cost = assign_cost(in.bidder_exact + i, in.K, in.object_exact + order[j], in.L,
+        if (j >= in.N || Scan::cost(s.object[j], p) + r.price[j] > limit) continue;
+        const double cost = assign_cost(in.bidder_exact + i, in.K, in.object_exact + order[j], in.N,
                                         in.dim, kSquared);
         least = fmin(least, cost + price(j));
       }
@@ -269,7 +263,7 @@ struct RectangularSolver {
   __device__ __forceinline__ void store(const SolverOutput& out) {
     for (int i = threadIdx.x; i < r.K; i += kSolverThreads) out.partner[i] = -1;
     __syncthreads();
-    for (int j = threadIdx.x; j < in.L; j += kSolverThreads) {
+    for (int j = threadIdx.x; j < in.N; j += kSolverThreads) {
       const int k = order[j], i = s.owner[j];
       out.price[k] = price(j);
       out.price_f[k] = static_cast<float>(out.price[k]);
@@ -282,11 +276,10 @@ struct RectangularSolver {
 
 // `team_memory` holds what the team shares, `memory` comes to hold the arrays of the block.
 template <bool kSquared>
-__device__ __forceinline__ void solve_rectangular(const RectangularInput& in,
-                                                  RectangularShared& shared, TeamBoard* board,
-                                                  char* team_memory, char* memory, int* order,
-                                                  SolverOutput& out) {
-  RectangularState r = rectangular_state(in.K, in.L);
+__device__ __forceinline__ void solve_rectangular(const SolverInput& in, RectangularShared& shared,
+                                                  TeamBoard* board, char* team_memory, char* memory,
+                                                  int* order, SolverOutput& out) {
+  RectangularState r = rectangular_state(in.K, in.N);
   lay_out_shared(r, team_memory);
   lay_out(r, memory);
   r.s.team = Team::here();

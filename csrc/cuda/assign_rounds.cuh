@@ -25,16 +25,6 @@ __host__ __device__ constexpr bool rectangular_serves(int64_t L, int64_t dim) {
   return dim <= 3 && L < (int64_t{1} << 26);
 }
 
-struct RectangularInput {
-  const float *bidder, *object;               // [dim, K], [dim, L], sizes below 1
-  const double *bidder_exact, *object_exact;  // the same, as given but for the scale
-  const double* price_in;                     // [L] or null
-  double price_scale;                         // takes price_in to units of the costs
-  int K, L, dim;
-  double rtol;
-  int64_t round_limit;
-};
-
 struct RectangularShared {
   SolverShared solver;
   int object[2][kRoundBids], price[2][kRoundBids];  // bids of an even and of an odd round
@@ -108,7 +98,7 @@ struct RectangularAuction {
   SolverState<int>& s;
   RectangularShared& shared;
   SolverShared& h;
-  const RectangularInput& in;
+  const SolverInput& in;
   int* order;                   // [L] object at position j of the curve
   int64_t rounds = 0, war = 0;  // war: bids won that a phase may take at its eps
   int eps = 1, parity = 0;
@@ -128,13 +118,11 @@ struct RectangularAuction {
   // Sorts the objects along the curve, fills the boxes. The first block sorts, the others wait.
   __device__ __forceinline__ void load() {
     if (s.team.rank == 0) {
-      const SolverInput objects{nullptr, in.object, nullptr, nullptr, nullptr, 1.0,
-                                0,       in.L,      in.dim,  in.rtol, 0,       false};
-      Loader<int, kSquared>{s, h, objects, order}.sort_objects();
+      Loader<int, kSquared>{s, h, in, order}.sort_objects();
       for (int j = threadIdx.x; j < 32 * s.G; j += kSolverThreads) {
-        const int k = static_cast<int>(s.word[min(j, in.L - 1)] & 0xffffffffu);
-        if (j < in.L) order[j] = k;
-        s.object[j] = point(in.object, in.L, k, in.dim);
+        const int k = static_cast<int>(s.word[min(j, in.N - 1)] & 0xffffffffu);
+        if (j < in.N) order[j] = k;
+        s.object[j] = point(in.object, in.N, k, in.dim);
       }
       for (int i = threadIdx.x; i < r.K; i += kSolverThreads) r.seed[i] = -1;
     }
@@ -164,7 +152,7 @@ struct RectangularAuction {
   __device__ __forceinline__ void restart(Price price_at) {
     __syncthreads();
     for (int j = threadIdx.x; j < 32 * s.G; j += kSolverThreads) {
-      r.price[j] = j < in.L ? price_at(j) : kFar;
+      r.price[j] = j < in.N ? price_at(j) : kFar;
       s.owner[j] = -1;
     }
     refresh_boxes();
@@ -325,7 +313,7 @@ struct RectangularAuction {
 
   // Takes back by how much the last bid for an object left it dearer than was paid.
   __device__ __forceinline__ void settle() {
-    for (int j = threadIdx.x; j < in.L; j += kSolverThreads) {
+    for (int j = threadIdx.x; j < in.N; j += kSolverThreads) {
       if (s.owner[j] >= 0) r.price[j] = max(r.price[j] - eps, 0);
     }
     refresh_boxes();

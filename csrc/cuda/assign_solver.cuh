@@ -162,9 +162,7 @@ struct Solver {
       if (lane == 0 && first && i < in.K) atomicAdd(s.bids + top.object / 32, 1ull);
     }
     for (int j = threadIdx.x; j < s.N; j += kSolverThreads) prices += price_of(s.object[j]);
-    for (int offset = 16; offset > 0; offset /= 2) {
-      prices += __shfl_xor_sync(kWholeWarp, prices, offset);
-    }
+    prices = warp_sum(prices);
     if (lane == 0) {
       atomicAdd(&h.value_sum, values);
       atomicAdd(&h.cost_sum, costs);

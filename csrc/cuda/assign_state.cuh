@@ -44,6 +44,14 @@ __device__ __forceinline__ int warp_min(int value) {
 }
 __device__ __forceinline__ int warp_max(int value) { return ~warp_min(~value); }
 
+template <class T>
+__device__ __forceinline__ T warp_sum(T value) {
+  for (int offset = 16; offset > 0; offset /= 2) {
+    value += __shfl_xor_sync(kWholeWarp, value, offset);
+  }
+  return value;
+}
+
 // A bidder's two cached objects of one lane; none: kNone.
 template <class Id>
 struct Pair {
