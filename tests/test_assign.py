@@ -23,6 +23,16 @@ def assert_valid(x, y, found, rtol, squared=False):
     return gap
 
 
+def assert_same_bits(x, y):
+    """Every time, and of each cloud alone as in the batch."""
+    together = assign(x, y)
+    assert all(torch.equal(a, b) for a, b in zip(together, assign(x, y), strict=True))
+    for b in range(len(x)):
+        alone = assign(x[b], y[b])
+        assert torch.equal(alone.idx, together.idx[b])
+        assert torch.equal(alone.price, together.price[b])
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
 @pytest.mark.parametrize("squared", [False, True], ids=["plain", "squared"])
 def test_certified_against_the_optimum(kind, squared, device, dtype):
@@ -252,12 +262,7 @@ def test_certificate_tells_apart_what_floats_do_not(device):
 
 def test_same_bits_every_time_and_in_any_batch(device, deterministic):
     x, y = make(surface, 4, 150, 150, device=device)
-    together = assign(x, y)
-    assert all(torch.equal(a, b) for a, b in zip(together, assign(x, y), strict=True))
-    for b in range(4):
-        alone = assign(x[b], y[b])
-        assert torch.equal(alone.idx, together.idx[b])
-        assert torch.equal(alone.price, together.price[b])
+    assert_same_bits(x, y)
 
 
 def test_single_cloud_and_half(device, deterministic):

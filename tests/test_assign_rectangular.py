@@ -16,7 +16,7 @@ from clouds import (
     surface,
     two_scales,
 )
-from test_assign import assert_valid
+from test_assign import assert_same_bits, assert_valid
 
 from pointloss import assign, reference
 
@@ -124,12 +124,7 @@ def test_lengths_choose_the_solver_for_each_cloud(device, deterministic):
 def test_same_bits_in_any_batch_without_asking(device):
     """Very unequal clouds race for nothing: their rounds are synchronous."""
     x, y = make(blob, 5, 300, 900, device=device)
-    together = assign(x, y)
-    assert all(torch.equal(a, b) for a, b in zip(together, assign(x, y), strict=True))
-    for b in range(5):
-        alone = assign(x[b], y[b])
-        assert torch.equal(alone.idx, together.idx[b])
-        assert torch.equal(alone.price, together.price[b])
+    assert_same_bits(x, y)
 
 
 @pytest.mark.parametrize("sizes", [(200, 210), (200, 1000)])
