@@ -56,7 +56,8 @@ def emd(
         point_reduction "none". NaN where `assign` says NaN; an empty cloud contributes 0.
         The distances are squared on the way: beyond about 1e19 float32 says inf, below 1e-22 it
         says 0, where `assign` still tells the cost in float64.
-        Differentiable twice and more. It works wherever `nearest` works.
+        Differentiable twice and more. It works wherever `nearest` works, but more than 2^31 numbers
+        have not been tried.
 
     Raises:
         ValueError: shapes, devices or options do not fit.

@@ -57,7 +57,7 @@ def assign(
         Assignment, without batch axis for single clouds. Nothing in it is differentiable; `emd`
         is. An empty cloud gives cost 0, gap 0, idx -1. A coordinate that is not finite gives cost
         NaN, gap inf, converged False, and some injection; a length out of range the same with
-        idx -1. It works wherever `nearest` works.
+        idx -1. It works wherever `nearest` works, but more than 2^31 numbers have not been tried.
 
     Raises:
         ValueError: shapes, devices, rtol or max_rounds do not fit.
