@@ -47,10 +47,15 @@
 // leaf for the query in the middle before all queries scan it (no gain at 131072 points, 5 % at a
 // million).
 //
-// Away from surfaces, us at 131072 / at a million, where a surface takes 104 / 630: volume 117 /
-// 759; half in a hundredth of the size 161 / 1118; line 232 / 1594; 20 clusters of 0.003 244 /
-// 1839; all of x in a blob of a hundredth, far from y, 486 / 3800. From afar many leaves look as
-// near as the nearest one; what would help is a bound per query that follows the surface.
+// Away from surfaces, us at 131072 / at a million, where a surface takes 106 / 638: volume 119 /
+// 767; half in a hundredth of the size 164 / 1140; line 238 / 1597; 20 clusters of 0.003 250 /
+// 1864; all of x in a blob of a hundredth, far from y, 455 / 3420 (491 / 3830 if x asks first).
+// From afar many leaves look as near as the nearest one. What else was tried for that blob, exact
+// and measured beside this: a warp that is far lists the points that any of its queries can want,
+// found with all lanes together, 342 / 2799, but clusters 314 / 2435 and half in a ten-thousandth
+// 496 / 3053 instead of 449 / 2810; blocks of 128 queries that share a list of leaves before the
+// walks, 849 / 3123, or after them with one warp a query for the rest, 544 / 4163: few blocks or
+// queries take most of the time there, each as a chain of dependent loads.
 #pragma once
 
 #include "nearest_tree_boxes.cuh"
@@ -122,13 +127,25 @@ __device__ __forceinline__ void visit_uppers(Walk<TreeTarget, kLanes>& walk, Far
   }
 }
 
+// The block's place in the order of queries: those of y come first if x is much the smaller cloud
+// (as the first pair has it). Queries far from a small cloud take longest, and what starts last
+// ends alone.
+template <int kStep>
+__device__ __forceinline__ int64_t query_task(const NearestPairParams& p, const Forest& f) {
+  constexpr float kMuchSmaller = 4;
+  const int64_t task = blockIdx.x;
+  if (p.dist_y == nullptr || !(f.frames[0].scale > kMuchSmaller * f.frames[f.B].scale)) return task;
+  const int64_t of_x = f.B * ((f.N + kStep - 1) / kStep), of_y = f.B * ((f.M + kStep - 1) / kStep);
+  return task < of_y ? of_x + task : task - of_y;
+}
+
 // The clouds of f ask those of `others`, which may be f itself.
 template <int kLanes>
 __global__ void __launch_bounds__(kQueryThreads, 8)
     tree_query_kernel(const NearestPairParams p, const Forest f, const Forest others) {
   constexpr int kQueries = 32 / kLanes, kStep = kQueryThreads / kLanes;
   after_previous_kernel();
-  const BlockPlace block = block_place<kStep>(f, blockIdx.x);
+  const BlockPlace block = block_place<kStep>(f, query_task<kStep>(p, f));
   const int64_t first = block.first + threadIdx.x / 32 * kQueries;
   const int count = f.count[block.cloud], lane = threadIdx.x % 32;
   if (first >= count) return;
