@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: MIT
 """Run the GPU half of the ops' tests under compute-sanitizer and record what it found.
 
-    python -m benchmarks.record_sanitizers --commit $(git rev-parse HEAD) [--out FOLDER]
+    python -m benchmarks.record_sanitizers nearest --commit $(git rev-parse HEAD) [--out FOLDER]
+    python -m benchmarks.record_sanitizers assign --commit $(git rev-parse HEAD) [--out FOLDER]
 
-Writes sanitizers-<gpu>.json: per tool the errors, the tests and the seconds; tools that were run
-before for the same commit and tests stay in it. The tools run side by side, each over several
-equal parts of the tests, without torch's caching of memory, so that a read past the end of one
-tensor is not one inside a neighbour. Left out for their time are the tests that compile, check
-schemas or difference gradients, the property tests, those where whole methods or devices are
-compared, those of the very largest clouds; and those that capture a graph, where memory cannot be
-allocated without the cache. "reports" counts what a tool said, also of tests that passed.
+Writes sanitizers-nearest-<gpu>.json or sanitizers-assign-<gpu>.json: per tool the errors, the tests
+and the seconds; tools that were run before for the same commit and tests stay in it. The tools run
+side by side, each over several equal parts of the tests, without torch's caching of memory, so that
+a read past the end of one tensor is not one inside a neighbour. Left out for their time are the
+tests that compile, check schemas or difference gradients, the property tests, those where whole
+methods or devices are compared, those of the very largest clouds; and those that capture a graph,
+where memory cannot be allocated without the cache. "reports" counts what a tool said, also of tests
+that passed.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ from typing import Any
 from benchmarks.machine import describe, slug
 
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
-TESTS = ("tests/test_nearest.py", "tests/test_nearest_backward.py", "tests/test_nearest_index.py")
-TESTS += ("tests/test_assign.py", "tests/test_assign_rectangular.py")
-TESTS += ("tests/test_chamfer.py", "tests/test_emd.py")
+TESTS = {
+    "nearest": ("nearest", "nearest_backward", "nearest_index", "chamfer"),
+    "assign": ("assign", "assign_rectangular", "emd"),
+}
 SELECT = "(cuda or shared_memory_holds or same_bits_of_many) and not " + " and not ".join(
     ["opcheck", "compile", "graph", "devices_agree", "methods_agree", "every_launch", "invarian"]
     + ["bits_count", "very_many", "test_gradients"]
@@ -98,26 +101,28 @@ def together(parts: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("op", choices=TESTS, help="whose tests")
     parser.add_argument("--commit", required=True, help="the commit that is being tested")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--select", default=SELECT, help="pytest -k")
     parser.add_argument("--limit", type=float, default=900, help="seconds for all tools together")
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=[*TOOLS])
-    parser.add_argument("--parts", type=int, default=4, help="processes a tool")
+    parser.add_argument("--parts", type=int, default=4, help="processes a tool; racecheck: thrice")
     parser.add_argument("--gpus", type=int, nargs="+", default=[0], help="the parts take turns")
-    parser.add_argument("tests", nargs="*", default=TESTS)
     args = parser.parse_args()
 
     args.out.mkdir(parents=True, exist_ok=True)
-    tests = collect([*args.tests], args.select)
-    shares = [tests[part :: args.parts] for part in range(min(args.parts, len(tests)))]
+    files = [f"tests/test_{name}.py" for name in TESTS[args.op]]
+    tests = collect(files, args.select)
+    shares = {}
+    for tool in args.tools:
+        parts = min(args.parts * (3 if tool == "racecheck" else 1), len(tests))  # it is the slowest
+        shares.update({(tool, part): tests[part::parts] for part in range(parts)})
     begin = time.perf_counter()
     running = {}
-    for turn, tool in enumerate(args.tools):
-        for part, share in enumerate(shares):
-            log = args.out / f"{tool}-{part}.log"
-            gpu = args.gpus[(turn + part) % len(args.gpus)]
-            running[tool, part] = start(tool, share, log, gpu), log
+    for turn, ((tool, part), share) in enumerate(shares.items()):
+        log = args.out / f"{args.op}-{tool}-{part}.log"
+        running[tool, part] = start(tool, share, log, args.gpus[turn % len(args.gpus)]), log
     ended: dict[tuple[str, int], float] = {}
     while len(ended) < len(running):
         late = time.perf_counter() - begin > args.limit
@@ -130,16 +135,17 @@ def main() -> int:
         time.sleep(0.5)
     found = {}
     for tool in args.tools:
-        parts = []
-        for part, share in enumerate(shares):
-            process, log = running[tool, part]
-            parts.append(outcome(log, process.returncode, len(share)))
-            if parts[-1]["clean"]:
+        parts = [key for key in shares if key[0] == tool]
+        outcomes = []
+        for key in parts:
+            process, log = running[key]
+            outcomes.append(outcome(log, process.returncode, len(shares[key])))
+            if outcomes[-1]["clean"]:
                 log.unlink()
-        found[tool] = together(parts, max(ended[tool, part] for part in range(len(shares))))
+        found[tool] = together(outcomes, max(ended[key] for key in parts))
     machine = describe(args.commit)
-    path = args.out / f"sanitizers-{slug(machine)}.json"
-    record = {**machine, "selected": args.select, "tests": [*args.tests], "tools": found}
+    path = args.out / f"sanitizers-{args.op}-{slug(machine)}.json"
+    record = {**machine, "selected": args.select, "tests": files, "tools": found}
     if path.exists():
         earlier = json.loads(path.read_text())
         same = all(earlier.get(key) == record[key] for key in ("commit", "selected", "tests"))

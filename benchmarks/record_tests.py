@@ -32,7 +32,7 @@ def main() -> int:
     print(doctor.stdout, doctor.stderr)
     start = time.perf_counter()
     tests = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rfs", *args.pytest], capture_output=True, text=True
+        [sys.executable, "-m", "pytest", "-rfs", *args.pytest], capture_output=True, text=True
     )
     seconds = time.perf_counter() - start
     print(tests.stdout[-6000:], tests.stderr[-2000:])
