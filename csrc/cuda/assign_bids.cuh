@@ -19,24 +19,27 @@ namespace pointloss {
 // A scan takes in what lies within this many eps of the second best, for the sake of the cache.
 constexpr int kSlackEps = 2;
 
-// Queues every bidder with take(i) in order, after calling with(i); returns how many.
-template <class Id, class Take, class With>
-__device__ __forceinline__ int queue_bidders(const SolverState<Id>& s, SolverShared& h, Take take,
-                                             With with) {
+// Queues every bidder of bidder_at(0), ..., bidder_at(count - 1) with take(i) in order, and calls
+// with(i); returns how many. They may come from the queue itself.
+template <class Id, class BidderAt, class Take, class With>
+__device__ __forceinline__ int queue_bidders_at(const SolverState<Id>& s, SolverShared& h,
+                                                int count, BidderAt bidder_at, Take take,
+                                                With with) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int start = 0;
-  for (int i0 = 0; i0 < s.N; i0 += kSolverThreads) {
-    const int i = i0 + static_cast<int>(threadIdx.x);
-    const bool taken = i < s.N && take(i);
+  for (int k0 = 0; k0 < count; k0 += kSolverThreads) {
+    const int k = k0 + static_cast<int>(threadIdx.x);
+    const int i = k < count ? bidder_at(k) : 0;
+    const bool taken = take(i, k < count);
     const unsigned mask = __ballot_sync(kWholeWarp, taken);
     __syncthreads();  // the last counts may still be being read
     if (lane == 0) h.base[warp] = __popc(mask);
     __syncthreads();
     int before = start;
     for (int w = 0; w < kSolverWarps; ++w) {
-      const int count = h.base[w];
-      before += w < warp ? count : 0;
-      start += count;
+      const int more = h.base[w];
+      before += w < warp ? more : 0;
+      start += more;
     }
     if (!taken) continue;
     s.queue[before + __popc(mask & ((1u << lane) - 1))] = static_cast<Id>(i);
@@ -44,6 +47,13 @@ __device__ __forceinline__ int queue_bidders(const SolverState<Id>& s, SolverSha
   }
   __syncthreads();
   return start;
+}
+
+template <class Id, class Take, class With>
+__device__ __forceinline__ int queue_bidders(const SolverState<Id>& s, SolverShared& h, Take take,
+                                             With with) {
+  return queue_bidders_at(
+      s, h, s.N, [](int i) { return i; }, [&](int i, bool real) { return real && take(i); }, with);
 }
 
 template <class Id, bool kSquared>

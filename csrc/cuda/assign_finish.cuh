@@ -184,7 +184,7 @@ __device__ inline double finish_cloud(Auction& auction, double rtol, int64_t lim
       block_over(auction.shared, c.K, 0.0, Sum(), [&](int64_t i) { return c.partner[i] < 0; });
   if (open == 0.0) {
     gap = auction.gap_of_rows(mean_cost);
-    if (gap <= rtol) return gap;
+    if (gap <= rtol || auction.rounds >= limit) return gap;
   }
   for (int64_t j = threadIdx.x; j < c.L; j += kAssignThreads) {
     c.key[j] = 0;

@@ -22,7 +22,7 @@ constexpr double kNearEps = 0.5;
 constexpr double kTwoSamples = 1.7, kFarCloud = 16.0;
 // After prices of the centre: this part of what they may be off.
 constexpr double kCentreEps = 0.05;
-// Objects from which column_gap() is estimated.
+// Objects from which misses() are estimated.
 constexpr int kColumns = 128;
 
 // Prices of the centre. bidder(i) gives coordinates, as object[j] does.
@@ -106,14 +106,13 @@ struct Centre {
     const float4 at = mean();
     // No bidder's best value is further below the centre's than `extent` in the mean: by the
     // triangle inequality, or, in squares, by that of Cauchy and Schwarz.
-    const double far = mean_cost(N, [&](int j) { return cost(object[j], at); });
+    const int most = level(at);
+    const auto price = [&](int j) { return max(0, most - cost(object[j], at)); };
+    const double far = most - mean_cost(N, price) * N / K;  // lower bound if all were there
     const double own = mean_cost(K, [&](int i) { return cost(bidder(i), at); });
     const double extent = kSquared ? 2.0 * sqrt(own * far) : own;
     if (far <= extent || far - extent <= sampled_nearest()) return -1.0;
-    const int most = level(at);
-    for (int j = threadIdx.x; j < N; j += kSolverThreads) {
-      set(j, max(0, most - cost(object[j], at)));
-    }
+    for (int j = threadIdx.x; j < N; j += kSolverThreads) set(j, price(j));
     __syncthreads();
     return extent;
   }
@@ -164,10 +163,13 @@ struct Opening {
     return alike || uneven > kFarCloud ? kNearEps : kOpeningEps;
   }
 
-  // By how much objects miss being the best of a bidder, in the mean of a sample; the bidders' best
-  // values are in reach[].
-  __device__ __forceinline__ double column_gap() const {
-    if (threadIdx.x == 0) h.price_sum = 0;
+  // By how much objects miss being the best of a bidder, in a sample; the bidders' best values are
+  // in reach[].
+  struct Misses {
+    double mean, worst;
+  };
+  __device__ __forceinline__ Misses misses() const {
+    if (threadIdx.x == 0) h.price_sum = 0, h.worst = 0;
     __syncthreads();
     for (int k = threadIdx.x / 32; k < kColumns; k += kSolverWarps) {
       const float4 o = s.object[(2 * k + 1) * int64_t{s.N} / (2 * kColumns)];
@@ -175,15 +177,16 @@ struct Opening {
       for (int i = threadIdx.x % 32; i < s.N; i += 32) {
         least = min(least, Scan::value(o, s.bidder[i]) - s.reach[i]);
       }
-      least = warp_min(least);
+      least = max(warp_min(least), 0);
       if (threadIdx.x % 32 == 0) {
-        atomicAdd(&h.price_sum, static_cast<unsigned long long>(max(least, 0)));
+        atomicAdd(&h.price_sum, static_cast<unsigned long long>(least));
+        atomicMax(&h.worst, least);
       }
     }
     __syncthreads();
-    const double sum = static_cast<double>(h.price_sum);
-    __syncthreads();
-    return sum / kColumns;
+    const Misses found{static_cast<double>(h.price_sum) / kColumns, static_cast<double>(h.worst)};
+    __syncthreads();  // before anyone writes the next sums
+    return found;
   }
 };
 

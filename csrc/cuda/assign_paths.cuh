@@ -4,9 +4,10 @@
 // Shortest augmenting paths from all bidders that have no object at once: each is the root of a
 // tree, an object's label is its distance from the nearest root in the eps-reduced costs, and the
 // bidder that owns a labelled object is a row that offers labels to all objects. Labels are settled
-// bucket by bucket. When a tree has reached a free object, the root is served along the path, the
-// prices of the tree's objects rise by what their labels lack to the bucket's limit, and the other
-// trees, whose labels stay right, offer theirs to the objects that have become free of a tree
+// bucket by bucket, and within one no further than the least label of a free object, which a large
+// frontier looks for ahead (assign_ahead.cuh). When a tree has reached one, the root is served
+// along the path, the prices of the tree's objects rise by what their labels lack to that, and the
+// other trees, whose labels stay right, offer theirs to the objects that have become free of a tree
 // (grafting; after A. Azad, A. Buluc and A. Pothen, "Computing maximum cardinality matchings in
 // parallel on bipartite graphs via tree-grafting", IEEE TPDS 28 (2017)). So all roots are served in
 // one sweep of growing labels, 2 to 4 times fewer rounds than one search a root.
@@ -21,7 +22,7 @@
 // select only in groups with new labels.
 #pragma once
 
-#include "assign_bids.cuh"
+#include "assign_ahead.cuh"
 
 namespace pointloss {
 
@@ -32,7 +33,6 @@ constexpr int kWideFrontier = 32;
 // At least 1. Labels further than this many quanta beyond the nearest free object are left out:
 // they are needed only after a root is served, when all rows offer theirs again.
 constexpr int kAhead = 4;
-constexpr int kUnreached = INT_MAX;
 constexpr unsigned long long kNoLabel = static_cast<unsigned long long>(kUnreached) << 32;
 // Below the distance, a label holds the round and the bidder that it is from.
 constexpr int kBidderBits = 18;
@@ -116,6 +116,7 @@ struct PathSearch {
     if (from != kNone) {
       s.word[j] = static_cast<unsigned long long>(rounded(lowest)) << 32 | tag |
                   static_cast<unsigned>(from);
+      if (s.owner[j] == kNone) atomicMin(&h.free, rounded(lowest));
     }
     worst_label(g, distance_of(s.word[j]));
   }
@@ -184,17 +185,16 @@ struct PathSearch {
   }
 
   // Makes rows of the owners of objects with a new label of at most `limit`. Counters of round r:
-  // rows, least label of the other owned objects, least of the free ones.
+  // rows, least label of the other owned objects.
   __device__ __forceinline__ void select(int r, int limit) {
     const int lane = threadIdx.x % 32;
-    int next = kUnreached, free = kUnreached, own = 0;
+    int next = kUnreached, own = 0;
     for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) {
       const int j = g * 32 + lane;
       const int distance = distance_of(s.word[j]);
       const int i = s.owner[j];
       const bool pending = i != kNone && distance < s.reach[i];
       const bool row = pending && distance <= limit;
-      if (j < s.N && i == kNone) free = min(free, distance);
       if (pending && !row) next = min(next, distance);
       if (row) {
         s.bidder[i].w = __int_as_float(distance - Scan::value(s.object[j], s.bidder[i]));
@@ -203,16 +203,17 @@ struct PathSearch {
       push(row, i, h.count + r % 3, own);
     }
     if (lane == 0) h.base[threadIdx.x / 32] = own;
-    next = warp_min(next), free = warp_min(free);
+    next = warp_min(next);
     if (lane == 0 && next < kUnreached) atomicMin(h.next_label + r % 3, next);
-    if (lane == 0 && free < kUnreached) atomicMin(h.free_label + r % 3, free);
   }
 
   __device__ __forceinline__ void reset_counters(int r) {
     if (threadIdx.x != 0) return;
     h.count[r % 3] = 0;
-    h.next_label[r % 3] = h.free_label[r % 3] = kUnreached;
+    h.next_label[r % 3] = kUnreached;
   }
+
+  __device__ __forceinline__ LookAhead<Id, kSquared> ahead() const { return {s, h, quantum}; }
 
   // Roots the trees at the first `count` bidders of the queue.
   __device__ __forceinline__ void plant(int count) {
@@ -222,8 +223,12 @@ struct PathSearch {
       s.word[j] = j < s.N ? kNoLabel : 0;  // nothing improves what pads the last group
       worst_label(g, distance_of(s.word[j]));
     }
-    if (threadIdx.x == 0) h.served = h.settled = 0, h.nearest = kPriceLimit;
+    if (threadIdx.x == 0) {
+      h.served = h.settled = h.opens = 0;
+      h.nearest = kPriceLimit, h.free = kUnreached, h.near[0] = kUnlisted;
+    }
     __syncthreads();
+    for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) ahead().list_free(g);
     for (int q = threadIdx.x / 32; q < count; q += kSolverWarps) {
       const int i = s.queue[q];
       const Top top = Scan::best_two(s, i, kSlackEps * eps);
@@ -265,7 +270,10 @@ struct PathSearch {
     }
     __syncthreads();
     for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) mark_served(g);
-    if (threadIdx.x == 0) h.nearest = kPriceLimit;
+    if (threadIdx.x == 0) {
+      h.nearest = kPriceLimit, h.free = kUnreached;
+      h.opens = 0, h.near[0] = kUnlisted;
+    }
     __syncthreads();
     if (threadIdx.x < count) {
       const auto found = h.found[threadIdx.x];
@@ -278,7 +286,10 @@ struct PathSearch {
     for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) {
       const int j = g * 32 + threadIdx.x % 32;
       const bool labelled = j < s.N && distance_of(s.word[j]) < kUnreached;
-      if (labelled && s.tree[j] == static_cast<Id>(kNone)) s.word[j] = kNoLabel;
+      const bool dropped = labelled && s.tree[j] == static_cast<Id>(kNone);
+      if (dropped) s.word[j] = kNoLabel;
+      if (labelled && !dropped && s.owner[j] == kNone) atomicMin(&h.free, distance_of(s.word[j]));
+      ahead().list_free(g);
       worst_label(g, distance_of(s.word[j]));
     }
     return queue_bidders(s, h, [&](int i) { return s.reach[i] != kUnreached; }, [](int) {});
@@ -324,23 +335,25 @@ struct PathSearch {
     int cutoff = h.nearest + kAhead * quantum;
     bool opened = false;  // the bucket in this round
     for (int r = 0; rounds < round_limit && h.overflow == 0; ++r) {
+      if (rows > kLookAhead && h.opens <= kMaxOpen) rows = ahead().run(rows, floor, limit);
       if (rows > 0) {
         ++rounds;
         offer(rows, floor, cutoff, rounds);
         __syncthreads();
       }
-      select(r, limit);
+      const int free = h.free;  // read before the barrier: the next offer lowers it
+      select(r, free <= floor ? -1 : min(limit, free - 1));
       reset_counters(r + 1);
       __syncthreads();
       rows = deterministic ? gather() : h.count[r % 3];
-      const int next = h.next_label[r % 3], free = h.free_label[r % 3];
+      const int next = h.next_label[r % 3];
       if (free < kPriceLimit) cutoff = min(cutoff, free + kAhead * quantum);
       if (rows > 0) {
         if (opened && rows < kNarrowFrontier) width = min(2 * width, kRaiseLimit);
         if (opened && rows > kWideFrontier) width = max(width / 2, quantum);
         opened = false;
       } else if (free <= limit) {
-        rows = serve(count, limit);
+        rows = serve(count, free);
         floor = h.settled;
         if (h.served == count) break;
         scout(rows, floor);

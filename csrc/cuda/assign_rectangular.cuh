@@ -50,12 +50,6 @@ struct RectangularSolver {
   using Scan = Scanner<int, kSquared>;
 
   RectangularAuction<kSquared> a;
-  RectangularState& r;
-  SolverState<int>& s;
-  RectangularShared& shared;
-  SolverShared& h;
-  const SolverInput& in;
-  int* order;  // [L] object at position j of the curve
 
   struct Sums {
     double primal, dual, stranded;  // stranded: prices of what nobody owns
@@ -67,55 +61,56 @@ struct RectangularSolver {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     __syncthreads();
     if (threadIdx.x == 0) {
-      h.value_sum = h.cost_sum = h.price_sum = shared.stranded_sum = 0;
-      shared.highest = 0;
+      a.h.value_sum = a.h.cost_sum = a.h.price_sum = a.shared.stranded_sum = 0;
+      a.shared.highest = 0;
     }
     __syncthreads();
     unsigned long long values = 0, costs = 0, prices = 0, stranded = 0;
     int highest = 0;
-    for (int i = warp * s.team.size + s.team.rank; i < r.K; i += kSolverWarps * s.team.size) {
+    for (int i = warp * a.s.team.size + a.s.team.rank; i < a.r.K;
+         i += kSolverWarps * a.s.team.size) {
       const int best = a.look(i, a.bidder(i), 0, {0, 0}).best;
-      if (lane == 0) r.value[i] = best;
+      if (lane == 0) a.r.value[i] = best;
       values += best;
     }
-    for (int j = threadIdx.x; j < in.N; j += kSolverThreads) {
-      const int i = s.owner[j], price = r.price[j];
+    for (int j = threadIdx.x; j < a.in.N; j += kSolverThreads) {
+      const int i = a.s.owner[j], price = a.r.price[j];
       prices += price;
       if (i < 0) stranded += price, highest = max(highest, price);
-      if (i >= 0) costs += Scan::cost(s.object[j], a.bidder(i));
+      if (i >= 0) costs += Scan::cost(a.s.object[j], a.bidder(i));
     }
     costs = warp_sum(costs), prices = warp_sum(prices), stranded = warp_sum(stranded);
     highest = warp_max(highest);
     if (lane == 0) {
-      atomicAdd(&h.value_sum, values);
-      atomicAdd(&h.cost_sum, costs);
-      atomicAdd(&h.price_sum, prices);
-      atomicAdd(&shared.stranded_sum, stranded);
-      atomicMax(&shared.highest, highest);
+      atomicAdd(&a.h.value_sum, values);
+      atomicAdd(&a.h.cost_sum, costs);
+      atomicAdd(&a.h.price_sum, prices);
+      atomicAdd(&a.shared.stranded_sum, stranded);
+      atomicMax(&a.shared.highest, highest);
     }
     __syncthreads();
-    if (threadIdx.x == 0) s.board->values[s.team.rank] = h.value_sum;
-    s.team.sync();
+    if (threadIdx.x == 0) a.s.board->values[a.s.team.rank] = a.h.value_sum;
+    a.s.team.sync();
     values = 0;
-    for (int k = 0; k < s.team.size; ++k) values += load_fresh(s.board->values + k);
-    const auto dual = static_cast<long long>(values) - static_cast<long long>(h.price_sum);
-    const Sums sums{static_cast<double>(h.cost_sum), static_cast<double>(dual),
-                    static_cast<double>(shared.stranded_sum), shared.highest};
-    s.team.sync();  // before anyone writes the next sums
+    for (int k = 0; k < a.s.team.size; ++k) values += load_fresh(a.s.board->values + k);
+    const auto dual = static_cast<long long>(values) - static_cast<long long>(a.h.price_sum);
+    const Sums sums{static_cast<double>(a.h.cost_sum), static_cast<double>(dual),
+                    static_cast<double>(a.shared.stranded_sum), a.shared.highest};
+    a.s.team.sync();  // before anyone writes the next sums
     return sums;
   }
 
   // Lowers the prices of what nobody owns until a bidder would as soon have it as its best.
   __device__ __forceinline__ void lower_stranded() {
-    for (int j = threadIdx.x / 32; j < in.N; j += kSolverWarps) {
-      if (s.owner[j] >= 0 || r.price[j] == 0) continue;
-      const float4 o = s.object[j];
+    for (int j = threadIdx.x / 32; j < a.in.N; j += kSolverWarps) {
+      if (a.s.owner[j] >= 0 || a.r.price[j] == 0) continue;
+      const float4 o = a.s.object[j];
       int most = 0;
-      for (int i = threadIdx.x % 32; i < r.K; i += 32) {
-        most = max(most, load_fresh(r.value + i) - Scan::cost(o, a.bidder(i)));
+      for (int i = threadIdx.x % 32; i < a.r.K; i += 32) {
+        most = max(most, load_fresh(a.r.value + i) - Scan::cost(o, a.bidder(i)));
       }
       most = warp_max(most);
-      if (threadIdx.x % 32 == 0) r.price[j] = min(r.price[j], most);
+      if (threadIdx.x % 32 == 0) a.r.price[j] = min(a.r.price[j], most);
     }
     __syncthreads();
   }
@@ -123,44 +118,47 @@ struct RectangularSolver {
   // Mean cost of pairing bidder i with object i.
   __device__ __forceinline__ double identity_cost() {
     __syncthreads();
-    if (threadIdx.x == 0) h.cost_sum = 0;
+    if (threadIdx.x == 0) a.h.cost_sum = 0;
     __syncthreads();
     unsigned long long costs = 0;
-    for (int i = threadIdx.x; i < r.K; i += kSolverThreads) {
-      costs += Scan::cost(a.point(in.object, in.N, i, in.dim), a.bidder(i));
+    for (int i = threadIdx.x; i < a.r.K; i += kSolverThreads) {
+      costs += Scan::cost(a.point(a.in.object, a.in.N, i, a.in.dim), a.bidder(i));
     }
     costs = warp_sum(costs);
-    if (threadIdx.x % 32 == 0) atomicAdd(&h.cost_sum, costs);
+    if (threadIdx.x % 32 == 0) atomicAdd(&a.h.cost_sum, costs);
     __syncthreads();
-    return static_cast<double>(h.cost_sum) / r.K;
+    return static_cast<double>(a.h.cost_sum) / a.r.K;
   }
 
   // Warm prices, less the least of them; what is not a price counts as 0.
   __device__ __forceinline__ void load_prices() {
     const auto units = [&](int j) {
-      const double p = in.price_in[order[j]] * in.price_scale * static_cast<double>(1 << kCostBits);
+      const double p =
+          a.in.price_in[a.order[j]] * a.in.price_scale * static_cast<double>(1 << kCostBits);
       return p > -kPriceLimit && p < kPriceLimit ? static_cast<int>(p) : 0;  // NaN: 0
     };
-    if (threadIdx.x == 0) h.least = INT_MAX;
+    if (threadIdx.x == 0) a.h.least = INT_MAX;
     __syncthreads();
     int least = INT_MAX;
-    for (int j = threadIdx.x; j < in.N; j += kSolverThreads) least = min(least, units(j));
+    for (int j = threadIdx.x; j < a.in.N; j += kSolverThreads) least = min(least, units(j));
     least = warp_min(least);
-    if (threadIdx.x % 32 == 0) atomicMin(&h.least, least);
+    if (threadIdx.x % 32 == 0) atomicMin(&a.h.least, least);
     a.restart([&](int j) {
-      return static_cast<int>(min(static_cast<int64_t>(units(j)) - h.least, int64_t{kRaiseLimit}));
+      return static_cast<int>(
+          min(static_cast<int64_t>(units(j)) - a.h.least, int64_t{kRaiseLimit}));
     });
   }
 
   // The first eps, with the prices to start from.
   __device__ __forceinline__ double open(double target) {
     a.restart([](int) { return 0; });
-    if (in.price_in == nullptr) {
+    if (a.in.price_in == nullptr) {
       const auto centre =
-          centre_of<kSquared>(h, s.object, r.K, in.N, [&](int i) { return a.bidder(i); });
-      const double off = centre.prices([&](int j, int price) { r.price[j] = price; });
+          centre_of<kSquared>(a.h, a.s.object, a.r.K, a.in.N, [&](int i) { return a.bidder(i); });
+      const double off = centre.prices([&](int j, int price) { a.r.price[j] = price; });
       if (off >= 0.0) {
-        const double finest = 0.5 * target * pass().dual / r.K;
+        a.refresh_boxes();
+        const double finest = 0.5 * target * pass().dual / a.r.K;
         const double first = fmax(kCentrePart * off, finest);
         lower(kShift * first);
         return first;
@@ -168,9 +166,9 @@ struct RectangularSolver {
     }
     const double nearest = pass().dual;
     // Coincident points can make every nearest cost 0 while the assignment is not free.
-    const double first =
-        nearest > 0.0 ? nearest / r.K : kAssignOpeningPart * identity_cost() / kRectangularOpening;
-    if (in.price_in == nullptr) return kRectangularOpening * first;
+    const double first = nearest > 0.0 ? nearest / a.r.K
+                                       : kAssignOpeningPart * identity_cost() / kRectangularOpening;
+    if (a.in.price_in == nullptr) return kRectangularOpening * first;
     load_prices();
     if (pass().dual <= nearest) {
       a.restart([](int) { return 0; });
@@ -182,14 +180,14 @@ struct RectangularSolver {
 
   __device__ __forceinline__ void lower(double drop) {
     const int less = static_cast<int>(fmin(drop, static_cast<double>(kPriceLimit)));
-    a.restart([&](int j) { return max(r.price[j] - less, 0); });
+    a.restart([&](int j) { return max(a.r.price[j] - less, 0); });
   }
 
   // Phases until the integer gap is within `target`; false: a bound was hit.
   __device__ __forceinline__ bool phases(double target) {
     double next = open(target);
     int shift = kShift;
-    a.war = kAssignWarBids * r.K;
+    a.war = kAssignWarBids * a.r.K;
     for (int phase = 0; phase < kMaxPhases; ++phase) {
       a.eps = max(1, static_cast<int>(fmin(next, static_cast<double>(kRaiseLimit))));
       if (!a.auction()) return false;
@@ -215,17 +213,17 @@ struct RectangularSolver {
   // The least price, in h.least.
   __device__ __forceinline__ void find_least() {
     __syncthreads();
-    if (threadIdx.x == 0) h.least = INT_MAX;
+    if (threadIdx.x == 0) a.h.least = INT_MAX;
     __syncthreads();
     int least = INT_MAX;
-    for (int g = threadIdx.x; g < s.G; g += kSolverThreads) least = min(least, s.box_price[g]);
+    for (int g = threadIdx.x; g < a.s.G; g += kSolverThreads) least = min(least, a.s.box_price[g]);
     least = warp_min(least);
-    if (threadIdx.x % 32 == 0) atomicMin(&h.least, least);
+    if (threadIdx.x % 32 == 0) atomicMin(&a.h.least, least);
     __syncthreads();
   }
 
   __device__ __forceinline__ double price(int j) const {
-    return (r.price[j] - h.least) * (1.0 / (1 << kCostBits));
+    return (a.r.price[j] - a.h.least) * (1.0 / (1 << kCostBits));
   }
 
   // min_j (c_ij + p_j) of bidder i in float64, by a warp: see assign_minima.cuh.
@@ -234,14 +232,14 @@ struct RectangularSolver {
     const float4 p = a.bidder(i);
     const int limit = a.look(i, p, 0, {0, 0}).best + 2 * kCostError;
     double least = INFINITY;
-    for (int g0 = 0; g0 < s.G; g0 += 32) {
-      const bool within = g0 + lane < s.G && Scan::group_bound(s, g0 + lane, p) <= limit;
+    for (int g0 = 0; g0 < a.s.G; g0 += 32) {
+      const bool within = g0 + lane < a.s.G && Scan::group_bound(a.s, g0 + lane, p) <= limit;
       unsigned groups = __ballot_sync(kWholeWarp, within);
       for (; groups != 0; groups &= groups - 1) {
         const int j = (g0 + __ffs(groups) - 1) * 32 + lane;
-        if (j >= in.N || Scan::cost(s.object[j], p) + r.price[j] > limit) continue;
-        const double cost = assign_cost(in.bidder_exact + i, in.K, in.object_exact + order[j], in.N,
-                                        in.dim, kSquared);
+        if (j >= a.in.N || Scan::cost(a.s.object[j], p) + a.r.price[j] > limit) continue;
+        const double cost = assign_cost(a.in.bidder_exact + i, a.in.K,
+                                        a.in.object_exact + a.order[j], a.in.N, a.in.dim, kSquared);
         least = fmin(least, cost + price(j));
       }
     }
@@ -253,18 +251,18 @@ struct RectangularSolver {
 
   // Row minima for the certificate, the bidders shared out among the warps of the team.
   __device__ __forceinline__ void minima(double* minimum) const {
-    const int first = static_cast<int>(threadIdx.x) / 32 * s.team.size + s.team.rank;
-    for (int i = first; i < r.K; i += kSolverWarps * s.team.size) {
+    const int first = static_cast<int>(threadIdx.x) / 32 * a.s.team.size + a.s.team.rank;
+    for (int i = first; i < a.r.K; i += kSolverWarps * a.s.team.size) {
       const double least = row_minimum(i);
       if (threadIdx.x % 32 == 0) minimum[i] = least;
     }
   }
 
   __device__ __forceinline__ void store(const SolverOutput& out) {
-    for (int i = threadIdx.x; i < r.K; i += kSolverThreads) out.partner[i] = -1;
+    for (int i = threadIdx.x; i < a.r.K; i += kSolverThreads) out.partner[i] = -1;
     __syncthreads();
-    for (int j = threadIdx.x; j < in.N; j += kSolverThreads) {
-      const int k = order[j], i = s.owner[j];
+    for (int j = threadIdx.x; j < a.in.N; j += kSolverThreads) {
+      const int k = a.order[j], i = a.s.owner[j];
       out.price[k] = price(j);
       out.price_f[k] = static_cast<float>(out.price[k]);
       out.owner[k] = i;
@@ -284,8 +282,7 @@ __device__ __forceinline__ void solve_rectangular(const SolverInput& in, Rectang
   lay_out(r, memory);
   r.s.team = Team::here();
   r.s.board = board;
-  RectangularSolver<kSquared> solver{
-      {r, r.s, shared, shared.solver, in, order}, r, r.s, shared, shared.solver, in, order};
+  RectangularSolver<kSquared> solver{{r, r.s, shared, shared.solver, in, order}};
   solver.a.load();
   const double target = fmax(in.rtol * (1.0 - 0x1p-10) - 1e-7, 1e-7);
   const bool done = solver.phases(target);

@@ -21,10 +21,10 @@
 // paths and adds 2 ms of bids, N / 128 adds 2 ms of paths and takes off 1 ms of bids. The last eps
 // is 1.4 times what the gap allows if it were the mean slack: at 1.6, blobs fail by a hair and pay
 // for another phase. Blobs begin at the prices of their centre (assign_opening.cuh): 77 instead of
-// 470 bids in a row, 2.0 instead of 6.4 ms.
+// 470 bids in a row, 1.1 instead of 6.4 ms.
 //
 // Cost: 2 (blob) to 17 bids a bidder, each of 64 cached values or of the near groups; 80 (blob, at
-// 7 us) to 1200 (surface, at 2 us) bids in a row by one warp, then 15 (blob) to 400 (surface)
+// 7 us) to 1200 (surface, at 2 us) bids in a row by one warp, then 8 (blob) to 400 (surface)
 // rounds of paths at 6 us. The slowest of 32 surfaces takes 1.7 times the mean and sets the time.
 // Memory O(N).
 //
@@ -58,11 +58,14 @@ constexpr int kMaxPhases = 64;
 // The path search rounds distances to a power of two of at most this many eps. At 1, paths take a
 // fifth longer; at 8, some clouds miss the gap.
 constexpr float kQuantumEps = 4.0f;
-// A warm start begins at the column gap if the best objects lie more evenly than this, as they do
-// when prices fit, and gives that up after this many bids of a warp for each turn of all bidders.
-// Else it begins at the mean best value: in a training, where the clouds of a sample move for an
-// epoch before it comes again, a finer eps costs several times a cold start.
-constexpr double kWarmUneven = 2.0;
+// A warm start begins at the mean of what objects miss being a bidder's best by, if prices fit: if
+// the best objects lie more evenly than the first number, or if no object of a sample misses by
+// more than so many gaps wanted, as in a blob, where a coarse gap leaves the best objects uneven
+// (blobs: 1.3 to 1.6, rarely 2.1; two of 256 clouds of a training: less than 2). It gives that up
+// after this many bids of a warp for each turn of all bidders. Else it begins at the mean best
+// value: in a training, where the clouds of a sample move for an epoch before it comes again, a
+// finer eps costs several times a cold start.
+constexpr double kWarmUneven = 1.0, kWarmMiss = 2.0;
 constexpr int kWarmTurns = 8;
 // A gap that even the finest integer eps leaves above this is for another solver from the start.
 constexpr double kCoarseGap = 1e-3;
@@ -236,11 +239,14 @@ struct Solver {
     Auction{s, h, eps, false}.settle();
   }
 
-  // The eps to begin at, after the first pass.
-  __device__ __forceinline__ double first_eps(bool warm, double mean) {
+  // The eps to begin at, after the first pass; `wanted`: the gap of a bidder.
+  __device__ __forceinline__ double first_eps(bool warm, double mean, double wanted) {
     const Opening<Id, kSquared> opening{s, h, in};
     if (!warm) return mean * opening.nearest_costs();
-    return opening.unevenness() < kWarmUneven ? fmin(opening.column_gap(), mean) : mean;
+    const double uneven = opening.unevenness();
+    const auto misses = opening.misses();
+    const bool fits = uneven < kWarmUneven || misses.worst < kWarmMiss * wanted;
+    return fits ? fmin(misses.mean, mean) : mean;
   }
 
   // Phases from the first eps down until the integer gap is within `target`; false: a bound was
@@ -257,7 +263,7 @@ struct Solver {
       const double finest = fmax(1.0, kLastEps * target * best / s.N);
       if (phase == 0) {
         if (warm && sums.dual <= 0.0) return false;
-        if (next < 0.0) next = first_eps(warm, best / in.K);
+        if (next < 0.0) next = first_eps(warm, best / in.K, target * best / s.N);
       } else if (cut) {
         next = best / in.K;
       } else if (!last) {

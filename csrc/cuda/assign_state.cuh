@@ -27,6 +27,7 @@ constexpr int kFar = 1 << 30;         // price of what pads the last group
 constexpr int kPriceLimit = 1 << 29;  // a price above is given up on: sums must stay below 2^31
 constexpr int kRaiseLimit = 1 << 28;  // the largest cost; no bid raises a price by more
 constexpr int kMaxSources = 1024;     // bidders that one path search starts from
+constexpr int kMaxOpen = 32;          // free objects up to which it looks ahead
 constexpr unsigned kNobody = 0xffffffffu;
 constexpr unsigned kWholeWarp = 0xffffffffu;
 // Coordinates of a bidder whom every object costs nothing: see nearest_int() and group_bound().
@@ -63,9 +64,13 @@ struct SolverShared {
   unsigned long long value_sum, cost_sum, price_sum;  // of a pass over the rows
   int low[3], high[3];                                // bounding box, as ordered integers
   int base[kSolverWarps];
-  int stop, overflow, least;                   // stop: few enough bidders are without an object
-  int count[3], next_label[3], free_label[3];  // of a round of the path search
-  int served, settled, nearest;  // roots; label up to which; least label offered to a free object
+  int stop, overflow, least, worst;  // stop: few enough bidders are without an object
+  int count[3], next_label[3];       // of a round of the path search
+  int served, settled;               // roots; label up to which
+  int free, nearest;                 // least label of a free object; least that one is offered
+  int ahead, opens;                  // least that a frontier offers to one; number of free objects
+  int open[kMaxOpen];                // free objects, unless they are more
+  int near[kSolverWarps];            // owned ones from which one of those is near, or none
   unsigned long long found[kMaxSources];  // label and free object to serve a root with
 };
 
