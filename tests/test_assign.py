@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 import pytest
 import torch
-from clouds import KINDS, blob, duplicates, lattice, make, noisy, ring, surface, uniform
+from clouds import KINDS, blob, duplicates, exponents, lattice, make, noisy, ring, surface, uniform
 from streams import aside, capture
 
 from pointloss import assign, reference
@@ -198,6 +198,20 @@ def test_a_bound_on_rounds_still_gives_an_injection(device):
     assert_valid(x, y, found, 1e-6)
     assert not found.converged.any()
     assert (found.rounds <= 2).all()
+
+
+def test_a_bound_on_rounds_counts_the_steps_of_paths():
+    """On the CPU, where the last digits of squares of all sizes are found by paths."""
+    x, y = make(exponents, 1, 96, 96)
+    free, counted = (
+        assign(x, y, rtol=0, squared=True, max_rounds=bound).rounds.item()
+        for bound in (None, 10**9)
+    )
+    assert counted > free  # by the steps, which are no rounds without a bound
+    for bound in (free, (free + counted) // 2):
+        found = assign(x, y, rtol=0, squared=True, max_rounds=bound)
+        assert_valid(x, y, found, 0, squared=True)
+        assert found.rounds.item() <= bound
 
 
 @pytest.mark.parametrize("max_rounds", [1, 5, 100, 200, 1000])

@@ -38,6 +38,7 @@ struct State {
   std::vector<int32_t> partner;  // [bidders] object or -1
   std::vector<int32_t> owner;    // [stride] bidder or -1
   int64_t rounds = 0;
+  bool count_steps = false;  // a step of a path search is a round, as is a bid without rivals
   // As they were at the end of the last whole phase; empty before the first one ends.
   std::vector<double> last_price;
   double last_level = 0.0;

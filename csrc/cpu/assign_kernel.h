@@ -92,6 +92,7 @@ inline double retry_by_paths(const Frame& frame, int64_t limit, Auction<double>&
 inline double solve_frame(const Frame& frame, double rtol, int64_t max_rounds,
                           const double* price_in, State& state) {
   const int64_t limit = assign_round_limit(max_rounds, frame.objects);
+  state.count_steps = max_rounds > 0;
   state.price.assign(frame.stride, INFINITY);
   std::fill_n(state.price.begin(), frame.objects, 0.0);
   state.partner.assign(frame.bidders, -1);

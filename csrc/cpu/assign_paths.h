@@ -17,7 +17,9 @@
 // linear assignment problems", Computing 38 (1987); the phantoms are ours.
 //
 // Cost: a search settles objects, each with one scan of its owner's row, in double: at most K rows,
-// mostly some tens. At most one search for each bidder and each phantom without an object.
+// mostly some tens. At most one search for each bidder and each phantom without an object. A search
+// is one round of the default bound, which K rows cannot make endless; of a bound that the caller
+// sets every step is, or a round would take K times as long as most bids do.
 #pragma once
 
 #include "assign_frame.h"
@@ -36,18 +38,19 @@ class Paths {
         from_(frame.objects),
         settled_(frame.objects) {}
 
-  // Gives every bidder and every phantom an object; false when the bound on rounds was hit first.
+  // Gives every bidder and every phantom an object; false when the bound on rounds was hit first: a
+  // search that it cuts short changes nothing.
   bool finish(int64_t round_limit) {
     for (int32_t i = 0; i < frame_.bidders; ++i) {
       if (state_.partner[i] >= 0) continue;
       if (state_.rounds >= round_limit) return false;
       ++state_.rounds;
-      augment(i);
+      if (!augment(i, round_limit)) return false;
     }
     while (frame_.bidders < frame_.objects && any_stranded()) {
       if (state_.rounds >= round_limit) return false;
       ++state_.rounds;
-      augment(kPhantom);
+      if (!augment(kPhantom, round_limit)) return false;
     }
     return true;
   }
@@ -64,7 +67,7 @@ class Paths {
     return false;
   }
 
-  void augment(int32_t source);
+  bool augment(int32_t source, int64_t round_limit);
   void step(int32_t row, double start);
   void step_of_phantoms(double start, int32_t entry);
   void raise(double length);
@@ -113,7 +116,7 @@ inline void Paths::step_of_phantoms(double start, int32_t entry) {
   }
 }
 
-inline void Paths::augment(int32_t source) {
+inline bool Paths::augment(int32_t source, int64_t round_limit) {
   std::fill(distance_.begin(), distance_.end(), INFINITY);
   std::fill(settled_.begin(), settled_.end(), false);
   order_.clear();
@@ -129,6 +132,11 @@ inline void Paths::augment(int32_t source) {
       if (!settled_[j] && (nearest < 0 || distance_[j] < distance_[nearest])) nearest = j;
     }
     const double distance = distance_[nearest];
+    const bool goes_on = state_.owner[nearest] >= 0 || (at_level(nearest) && !level_is_free);
+    if (goes_on && state_.count_steps) {
+      if (state_.rounds >= round_limit) return false;
+      ++state_.rounds;
+    }
     settled_[nearest] = true;
     if (state_.owner[nearest] >= 0) {
       order_.push_back(nearest);
@@ -137,7 +145,8 @@ inline void Paths::augment(int32_t source) {
       step_of_phantoms(distance, nearest);
     } else {
       raise(distance);
-      return move_along(nearest, source);
+      move_along(nearest, source);
+      return true;
     }
   }
 }
