@@ -11,7 +11,9 @@
 // A blob of 2048 points at 0.1 % expands 80 instead of 14336 rows (simulated), 1.75 instead of 2.3
 // ms for 32 on an H200; after a step of training 1200 instead of 8000, at a third of the
 // evaluations. Of no use: to lower the prices of free objects beforehand, a finer quantum; of less:
-// a limit of rows a warp alone.
+// a limit of rows a warp alone. Best-first where the free objects are far, by what a row offers
+// them: a blob's fourth step takes 2.0 instead of 2.7 ms (1.4 instead of 2.1 at 1 %), but a cold
+// surface 8.3 instead of 7.0, whose frontiers then are small and many.
 #pragma once
 
 #include "assign_bids.cuh"
