@@ -33,10 +33,11 @@
 // 131072 in as many 70 instead of 79.
 //
 // Profiled (ncu) at 131072 points of a surface, two lanes a query: 2040 instructions a warp of 16
-// queries, 57 % of the issue slots, 84 % hits in L1 and 89 % in L2. All of x in a blob inside of y:
-// 14400 instructions and 71 %. There a warp visits 12 nodes instead of 3 and scans 26 to 36 leaves
-// a query instead of 3.7, though with boxes and discs at the final bound 10 nodes and 7 to 17
-// leaves would do; a third of the time goes to x asking y, the rest to y asking the blob.
+// queries, 57 % of the issue slots, 84 % hits in L1 and 89 % in L2. All of x in a blob inside of y,
+// before nearest_tree_far.cuh: 14400 instructions and 71 %. There a warp visited 12 nodes instead
+// of 3 and scanned 26 to 36 leaves a query instead of 3.7, though with boxes and discs at the final
+// bound 10 nodes and 7 to 17 leaves would do; a third of the time went to x asking y, the rest to y
+// asking the blob.
 //
 // Did not pay: leaves of 8 (4 to 10 % slower on surfaces); two lanes a query for a million points
 // (15 % slower; below 2^19 queries they hide latency instead); ordering every node in its own box
@@ -47,18 +48,17 @@
 // leaf for the query in the middle before all queries scan it (no gain at 131072 points, 5 % at a
 // million).
 //
-// Away from surfaces, us at 131072 / at a million, where a surface takes 106 / 638: volume 119 /
-// 767; half in a hundredth of the size 164 / 1140; line 238 / 1597; 20 clusters of 0.003 250 /
-// 1864; all of x in a blob of a hundredth, far from y, 455 / 3420 (491 / 3830 if x asks first).
-// From afar many leaves look as near as the nearest one. What else was tried for that blob, exact
-// and measured beside this: a warp that is far lists the points that any of its queries can want,
-// found with all lanes together, 342 / 2799, but clusters 314 / 2435 and half in a ten-thousandth
-// 496 / 3053 instead of 449 / 2810; blocks of 128 queries that share a list of leaves before the
-// walks, 849 / 3123, or after them with one warp a query for the rest, 544 / 4163: few blocks or
-// queries take most of the time there, each as a chain of dependent loads.
+// Away from surfaces, us at 131072 / at a million, where a surface takes 103 / 631: volume 116 /
+// 759; half in a hundredth of the size 156 / 1099; line 231 / 1550; 20 clusters of 0.003 244 /
+// 1829; all of x in a blob of a hundredth, far from y, 347 / 2489 (491 / 3826 before there was
+// nearest_tree_far.cuh and the order of query_task()). Also tried for that blob, exact, and worse:
+// blocks of 128 queries that share a list of leaves before the walks (849 / 3123), or after them
+// with one warp a query for the rest (544 / 4163): few blocks or queries take most of the time
+// there, each as a chain of dependent loads.
 #pragma once
 
 #include "nearest_tree_boxes.cuh"
+#include "nearest_tree_far.cuh"
 #include "nearest_tree_refine.cuh"
 #include "nearest_tree_walk.cuh"
 
@@ -67,72 +67,14 @@ namespace pointloss {
 constexpr int kQueryThreads = 128;
 constexpr int64_t kFourLaneQueries = 1 << 16, kTwoLaneQueries = 1 << 19;  // measured on an H200
 
-struct TreeTarget {
-  const TreeLeaf* leaves;
-  const Box *leaf_boxes, *node_boxes;
-  const Disc *leaf_discs, *node_discs;
-  const UpperNode* upper_nodes;
-  int leaf_count, node_count, upper_count;
-  const float* points;
-
-  static constexpr bool kHasDiscs = true;
-
-  __device__ __forceinline__ float3 point(int index) const { return load_point(points, index); }
-  __device__ __forceinline__ int nearest_node(float3 low, float3 high) const;
-  __device__ __forceinline__ TreeTarget(const Forest& f, const NearestPairParams& p,
-                                        int64_t cloud) {
-    const int64_t leaf = f.within(cloud, f.capacity) / kLeafPoints, node = f.within(cloud, f.nodes);
-    leaves = f.leaves + leaf;
-    leaf_boxes = f.leaf_boxes + leaf, leaf_discs = f.leaf_discs + leaf;
-    node_boxes = f.node_boxes + node, node_discs = f.node_discs + node;
-    upper_nodes = f.upper_nodes + f.within(cloud, f.uppers);
-    leaf_count = f.size(cloud) == 0 ? 0 : (f.count[cloud] + kLeafPoints - 1) / kLeafPoints;
-    node_count = (leaf_count + 31) / 32;
-    upper_count = (node_count + 31) / 32;
-    points = cloud_rows(p, cloud).points;
-  }
-};
-
-// A node near a warp's queries: the nearest in the nearest upper node.
-__device__ __forceinline__ int TreeTarget::nearest_node(float3 low, float3 high) const {
-  const int lane = threadIdx.x % 32;
-  float distance = kInfinity;
-  int upper = 0;
-  for (int k = lane; k < upper_count; k += 32) {
-    const float other = box_box(low, high, upper_nodes[k].box());
-    if (other < distance) distance = other, upper = k;
-  }
-  upper = __shfl_sync(kWholeWarp, upper, lane_of_least(kWholeWarp, distance));
-  return 32 * upper + warp_nearest_box(low, high, node_boxes + 32 * upper, node_count - 32 * upper);
-}
-
-// Upper nodes, 32 at a time, the nearest of them first.
-template <int kLanes, class Far>
-__device__ __forceinline__ void visit_uppers(Walk<TreeTarget, kLanes>& walk, Far far) {
-  const TreeTarget& target = walk.target;
-  const int lane = threadIdx.x % 32;
-  for (int first = 0; first < target.upper_count; first += 32) {
-    const bool in = first + lane < target.upper_count;
-    const Box box = target.upper_nodes[in ? first + lane : 0].box();
-    const float distance = in ? box_box(walk.low, walk.high, box) : kInfinity;
-    const auto survives = [&] { return !far || walk.far_test.wants(box); };
-    bool wanted = walk.warp_wants(in, distance, box) && survives();
-    unsigned pending = __ballot_sync(kWholeWarp, wanted);
-    while (pending != 0) {
-      const int child = lane_of_least(pending, distance, box.least());
-      walk.visit_nodes(far, 32 * (first + child));
-      wanted = walk.warp_wants(wanted && lane != child, distance, box) && survives();
-      pending = __ballot_sync(kWholeWarp, wanted);
-    }
-  }
-}
+// A cloud is much smaller than another if its grid has so many times the cells a length.
+constexpr float kMuchSmaller = 4;
 
 // The block's place in the order of queries: those of y come first if x is much the smaller cloud
 // (as the first pair has it). Queries far from a small cloud take longest, and what starts last
 // ends alone.
 template <int kStep>
 __device__ __forceinline__ int64_t query_task(const NearestPairParams& p, const Forest& f) {
-  constexpr float kMuchSmaller = 4;
   const int64_t task = blockIdx.x;
   if (p.dist_y == nullptr || !(f.frames[0].scale > kMuchSmaller * f.frames[f.B].scale)) return task;
   const int64_t of_x = f.B * ((f.N + kStep - 1) / kStep), of_y = f.B * ((f.M + kStep - 1) / kStep);
@@ -144,6 +86,7 @@ template <int kLanes>
 __global__ void __launch_bounds__(kQueryThreads, 8)
     tree_query_kernel(const NearestPairParams p, const Forest f, const Forest others) {
   constexpr int kQueries = 32 / kLanes, kStep = kQueryThreads / kLanes;
+  __shared__ float4 listed[kQueryThreads / 32][kListed];
   after_previous_kernel();
   const BlockPlace block = block_place<kStep>(f, query_task<kStep>(p, f));
   const int64_t first = block.first + threadIdx.x / 32 * kQueries;
@@ -158,7 +101,10 @@ __global__ void __launch_bounds__(kQueryThreads, 8)
   const int row = leaf.index[at % kLeafPoints];
   if (target.leaf_count > 0) {
     if (walk.start(f.guess[at])) {
-      visit_uppers(walk, Known<true>());
+      const float size = f.frames[block.cloud].scale,
+                  other = others.frames[f.other(block.cloud)].scale;
+      const bool sizes_differ = fmaxf(size, other) > kMuchSmaller * fminf(size, other);
+      answer_from_afar(walk, sizes_differ, listed[threadIdx.x / 32]);
     } else {
       visit_uppers(walk, Known<false>());
     }

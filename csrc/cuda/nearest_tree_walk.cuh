@@ -65,14 +65,6 @@ struct FarTest {
   }
 };
 
-// Which of the first 32 of `count` boxes is nearest to the box of a warp's queries.
-__device__ __forceinline__ int warp_nearest_box(float3 low, float3 high, const Box* boxes,
-                                                int count) {
-  const int lane = threadIdx.x % 32;
-  const unsigned in = __ballot_sync(kWholeWarp, lane < count);
-  return lane_of_least(in, box_box(low, high, boxes[min(lane, count - 1)]));
-}
-
 // A bool that is known when the code is compiled.
 template <bool kValue>
 struct Known {
@@ -80,7 +72,7 @@ struct Known {
 };
 
 // Target: leaves with leaf_boxes and leaf_count, their parents' node_boxes and node_count, discs of
-// both and nearest_node(low, high) of a warp's queries where kHasDiscs, and point(index).
+// both and nearest_leaf(low, high) of a warp's queries where kHasDiscs, and point(index).
 template <class Target, int kLanes>
 struct Walk {
   static constexpr int kQueries = 32 / kLanes;
@@ -186,15 +178,23 @@ struct Walk {
     const float wide = sum_of_squares(high.x - low.x, high.y - low.y, high.z - low.z);
     if (radius <= 4 * wide) return false;
     if constexpr (Target::kHasDiscs) {  // far away, or the guess was bad
-      const int first_leaf = 32 * target.nearest_node(low, high);
-      scan(first_leaf + warp_nearest_box(low, high, target.leaf_boxes + first_leaf,
-                                         target.leaf_count - first_leaf));
+      scan(target.nearest_leaf(low, high));
       __syncwarp();
       share();
     }
     if (!(radius > 4 * wide && radius < kInfinity)) return false;
     place_pivot();
     return true;
+  }
+
+  // What another walk has found; nothing is at INT_MAX.
+  __device__ __forceinline__ void take(float distance, int at) {
+    if (at != INT_MAX && (distance < best || (distance == best && at < lookup()))) {
+      best = distance, index = at;
+      bound = fminf(bound, best);
+    }
+    __syncwarp();
+    share();
   }
 
   // The nearest known target point of a query in the middle becomes the pivot.

@@ -65,6 +65,13 @@ __device__ __forceinline__ int lane_of_least(unsigned lanes, float value) {
   return warp_min(in ? (__float_as_uint(value) & ~31u) | lane : 0xffffffffu) & 31;
 }
 
+// The same for values of any sign.
+__device__ __forceinline__ int lane_of_lowest(unsigned lanes, float value) {
+  const unsigned lane = threadIdx.x % 32;
+  const bool in = (lanes >> lane) & 1;
+  return warp_min(in ? (to_ordered(value) & ~31u) | lane : 0xffffffffu) & 31;
+}
+
 // Among the lanes that share the least value, the one with the lowest `rank`.
 __device__ __forceinline__ int lane_of_least(unsigned lanes, float value, int rank) {
   const int lane = threadIdx.x % 32, first = lane_of_least(lanes, value);
