@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Run the GPU half of the ops' tests under compute-sanitizer and record what it found.
+"""Run the GPU half of an op's tests under compute-sanitizer and record what it found.
 
     python -m benchmarks.record_sanitizers nearest --commit $(git rev-parse HEAD) [--out FOLDER]
-    python -m benchmarks.record_sanitizers assign --commit $(git rev-parse HEAD) [--out FOLDER]
 
-Writes sanitizers-nearest-<gpu>.json or sanitizers-assign-<gpu>.json: per tool the errors, the tests
-and the seconds; tools that were run before for the same commit and tests stay in it. The tools run
-side by side, each over several equal parts of the tests, without torch's caching of memory, so that
-a read past the end of one tensor is not one inside a neighbour. Left out for their time are the
-tests that compile, check schemas or difference gradients, the property tests, those where whole
-methods or devices are compared, those of the very largest clouds; and those that capture a graph,
-where memory cannot be allocated without the cache. "reports" counts what a tool said, also of tests
-that passed.
+Writes sanitizers-<op>-<gpu>.json: per tool the commit, the files, the errors, the tests and the
+seconds; tools that are not run now stay as they were recorded. The tools run side by side, each
+over several equal parts of the tests, without torch's caching of memory, so that a read past the
+end of one tensor is not one inside a neighbour. Left out for their time are the tests that compile,
+check schemas or difference gradients, the property tests, those where whole methods or devices are
+compared, those of the very largest clouds; and those that capture a graph, where memory cannot be
+allocated without the cache. "reports" counts what a tool said, also of tests that passed.
 """
 
 from __future__ import annotations
@@ -31,8 +29,10 @@ from benchmarks.machine import describe, slug
 
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 TESTS = {
-    "nearest": ("nearest", "nearest_backward", "nearest_index", "chamfer"),
-    "assign": ("assign", "assign_rectangular", "emd"),
+    "nearest": ("nearest", "nearest_backward", "nearest_index"),
+    "chamfer": ("chamfer",),
+    "assign": ("assign", "assign_rectangular"),
+    "emd": ("emd",),
 }
 SELECT = "(cuda or shared_memory_holds or same_bits_of_many) and not " + " and not ".join(
     ["opcheck", "compile", "graph", "devices_agree", "methods_agree", "every_launch", "invarian"]
@@ -142,14 +142,12 @@ def main() -> int:
             outcomes.append(outcome(log, process.returncode, len(shares[key])))
             if outcomes[-1]["clean"]:
                 log.unlink()
-        found[tool] = together(outcomes, max(ended[key] for key in parts))
+        told = together(outcomes, max(ended[key] for key in parts))
+        found[tool] = {"commit": args.commit, "files": files, "selected": args.select, **told}
     machine = describe(args.commit)
     path = args.out / f"sanitizers-{args.op}-{slug(machine)}.json"
-    record = {**machine, "selected": args.select, "tests": files, "tools": found}
-    if path.exists():
-        earlier = json.loads(path.read_text())
-        same = all(earlier.get(key) == record[key] for key in ("commit", "selected", "tests"))
-        record["tools"] = {**(earlier["tools"] if same else {}), **found}
+    earlier = json.loads(path.read_text())["tools"] if path.exists() else {}
+    record = {**machine, "tools": {**earlier, **found}}
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(found, indent=1))
     return 0 if all(tool["clean"] for tool in found.values()) else 1

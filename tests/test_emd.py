@@ -150,7 +150,7 @@ def test_module_keeps_prices_per_sample(device, deterministic):
     assert torch.equal(fresh.price_cache.to(device), loss.price_cache)
 
 
-def test_module_is_the_function(device):
+def test_module_is_the_function(device, deterministic):
     x, y = make(uniform, 2, 15, 16, device=device)
     options = {"squared": True, "rtol": 1e-3, "batch_reduction": "sum"}
     assert torch.equal(EMDLoss(**options)(x, y), emd(x, y, **options))

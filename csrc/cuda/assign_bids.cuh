@@ -70,10 +70,16 @@ struct Bids {
     return (static_cast<unsigned long long>(price) << 32) | owner;
   }
 
-  // Least price of group g, by one warp. A price that rises meanwhile leaves it too low, no harm.
+  // Least price of group g, by one warp.
   __device__ __forceinline__ static void refresh_group(const SolverState<Id>& s, int g) {
     const int least = warp_min(price_of(s.object[g * 32 + threadIdx.x % 32]));
-    if (threadIdx.x % 32 == 0) *const_cast<volatile int*>(s.box_price + g) = least;
+    if (threadIdx.x % 32 == 0) s.box_price[g] = least;
+  }
+  // The same while bids raise prices, which leaves it too low at worst, no harm; an atomic, because
+  // other warps read it meanwhile, and in small clouds write it.
+  __device__ __forceinline__ static void raise_group(const SolverState<Id>& s, int g) {
+    const int least = warp_min(price_of(s.object[g * 32 + threadIdx.x % 32]));
+    if (threadIdx.x % 32 == 0) atomicMax(s.box_price + g, least);
   }
 
   // Lets the `count` bidders of the queue bid until at most `enough` are without an object, or a
@@ -102,7 +108,7 @@ struct Bids {
       if (deterministic) s.team.sync();
       if (i != kNone) i = place(i, top, enough);
       if (bids % 4 == 3) {
-        refresh_group(s, group);
+        raise_group(s, group);
         group = group + kSolverWarps < s.G ? group + kSolverWarps : warp % s.G;
       }
       if (deterministic) s.team.sync();

@@ -146,6 +146,7 @@ struct PathSearch {
 
   __device__ __forceinline__ void worst_label(int g, int distance) const {
     const int worst = warp_max(distance);
+    __syncwarp();  // all lanes have read the last
     if (threadIdx.x % 32 == 0) s.box_label[g] = worst;
     __syncwarp();
   }

@@ -268,6 +268,7 @@ struct RectangularAuction {
         const int at = head + bids + behind + waits + __popc(mask & ((1u << lane) - 1));
         const bool won = q0 + lane < bids && i != bidder_at(q0 + lane);
         wins += __popc(__ballot_sync(kWholeWarp, won));
+        __syncwarp();  // all lanes have read bidder_at(), whose places come round again
         if (i >= 0) s.queue[at % r.K] = i;
         waits += __popc(mask);
       }
