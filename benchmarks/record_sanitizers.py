@@ -38,8 +38,9 @@ SELECT = "(cuda or shared_memory_holds or same_bits_of_many) and not " + " and n
     ["opcheck", "compile", "graph", "devices_agree", "methods_agree", "every_launch", "invarian"]
     + ["bits_count", "very_many", "test_gradients"]
 )
-# The tests that take longest, which come last, so that a limit cuts those off.
+# The tests that take longest, of many sizes each, come last, so that a limit cuts those off.
 LONGEST = ("many_points", "shared_memory_holds", "every_layout", "a_thousand", "one_gradient")
+LONGEST += ("certified_against", "against_the_optimum", "agrees_with_reference", "same_bits_as")
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 
