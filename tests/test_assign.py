@@ -262,6 +262,15 @@ def test_prices_certify_the_bound_independently(device):
     assert found.cost[0].item() * (1 - found.gap[0].item()) <= bound.item() * (1 + 1e-12)
 
 
+@pytest.mark.parametrize("rtol", [1.0, 1e3, 1e6, 1e300])
+def test_any_finite_rtol_ends(rtol, device):
+    """A path search that rounded to a part of so large an eps never began."""
+    x, y = make(uniform, 2, 200, 200, device=device)
+    for squared in (False, True):
+        assert_valid(x, y, assign(x, y, squared=squared, rtol=rtol), rtol, squared)
+        assert_valid(x[:, :50], y, assign(x[:, :50], y, squared=squared, rtol=rtol), rtol, squared)
+
+
 def test_certificate_tells_apart_what_floats_do_not(device):
     """Half of the objects lie closer together than the solver's integers resolve."""
     x, y = make(uniform, 1, 300, 300, dtype=torch.float64, device=device)

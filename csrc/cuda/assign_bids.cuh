@@ -19,8 +19,9 @@ namespace pointloss {
 // A scan takes in what lies within this many eps of the second best, for the sake of the cache.
 constexpr int kSlackEps = 2;
 
-// Queues every bidder of bidder_at(0), ..., bidder_at(count - 1) with take(i) in order, and calls
-// with(i); returns how many. They may come from the queue itself.
+// Queues every bidder of bidder_at(0), ..., bidder_at(count - 1) with take(i, true) in order, and
+// calls with(i); returns how many. They may come from the queue itself. All lanes call take(),
+// those beyond `count` with (0, false).
 template <class Id, class BidderAt, class Take, class With>
 __device__ __forceinline__ int queue_bidders_at(const SolverState<Id>& s, SolverShared& h,
                                                 int count, BidderAt bidder_at, Take take,

@@ -210,7 +210,7 @@ struct Solver {
     s.team.sync();  // all have read the words of the auction
     if (s.team.rank == 0) {
       int quantum = 1;
-      while (eps > 1 && 2 * quantum <= eps * kQuantumEps) quantum *= 2;
+      while (eps > 1 && quantum < kRaiseLimit && 2 * quantum <= eps * kQuantumEps) quantum *= 2;
       while (rounds < in.round_limit && h.overflow == 0) {
         const int left =
             queue_bidders(s, h, [&](int i) { return s.partner[i] == kNone; }, [](int) {});

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// State and scans of the integer assignment solver (see assign_solver.cuh): one block, one cloud.
+// State and scans of the integer assignment solver (see assign_solver.cuh), of one block.
 //
 // A cost is a float rounded to 2^-26 of the scaled extent, prices are integers in that unit, so a
 // bid always raises a price and no sum depends on an order. Objects lie along a Hilbert curve in
@@ -59,7 +59,8 @@ struct Pair {
   Id a, b;
 };
 
-// Counters of the block. Those with [3] belong to round r % 3; the next one's are reset meanwhile.
+// Counters of the block. count[] and next_label[] belong to round r % 3; the next one's are reset
+// meanwhile.
 struct SolverShared {
   unsigned long long value_sum, cost_sum, price_sum;  // of a pass over the rows
   int low[3], high[3];                                // bounding box, as ordered integers
