@@ -51,8 +51,8 @@ def assign(
         price: [B, max(N, M)], an earlier result's prices as a warm start. Any values are safe: bad
             ones cost time, never certainty.
         max_rounds: stop after this many rounds, complete the matching greedily and report the gap
-            that it has. None is a bound that ordinary inputs do not reach. On the CPU a bound counts
-            every step of the path searches too, so more than `rounds` tells without one.
+            that it has. None is a bound that ordinary inputs do not reach. On the CPU a bound
+            counts every step of the path searches too, so more than `rounds` tells without one.
 
     Returns:
         Assignment, without batch axis for single clouds. Nothing in it is differentiable; `emd`
