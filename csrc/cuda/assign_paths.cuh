@@ -33,10 +33,8 @@ constexpr int kWideFrontier = 32;
 // At least 1. Labels further than this many quanta beyond the nearest free object are left out:
 // they are needed only after a root is served, when all rows offer theirs again.
 constexpr int kAhead = 4;
+// Below its distance a label holds the bidder that it is from.
 constexpr unsigned long long kNoLabel = static_cast<unsigned long long>(kUnreached) << 32;
-// Below the distance, a label holds the round and the bidder that it is from.
-constexpr int kBidderBits = 18;
-constexpr int64_t kLastTag = (1 << (32 - kBidderBits)) - 1;
 // In place of the free object that a root was found, with its label.
 constexpr unsigned long long kUnserved = ~0ull, kServed = kUnserved - 1;
 
@@ -54,15 +52,14 @@ struct PathSearch {
     return static_cast<int>(label >> 32);
   }
   __device__ __forceinline__ static int bidder_of(unsigned long long label) {
-    return static_cast<int>(label & ((1u << kBidderBits) - 1));
+    return static_cast<int>(label & 0xffffffffu);
   }
 
   // Least labels of at most `cutoff` for the objects, from the rows of the queue. A warp keeps to
   // its own groups: it finds the rows that matter to a group by a lane each, then their labels for
   // its objects by a lane each. Of equal labels the first stays.
-  __device__ __forceinline__ void offer(int count, int floor, int cutoff, int64_t round) {
+  __device__ __forceinline__ void offer(int count, int floor, int cutoff) {
     const int lane = threadIdx.x % 32;
-    const unsigned tag = static_cast<unsigned>(min(round, kLastTag)) << kBidderBits;
     for (int q = lane; q - lane < count; q += 32) {
       const bool real = q < count;
       const int i = real ? s.queue[q] : 0;
@@ -72,14 +69,14 @@ struct PathSearch {
         const int least = max(rounded(Scan::group_bound(s, g, at) + price_of(at)), reach);
         const int worst = min(s.box_label[g], cutoff + 1);
         const unsigned rows = __ballot_sync(kWholeWarp, real && least < worst);
-        if (rows != 0) offer_group(g, i, least, rows, floor, cutoff, tag);
+        if (rows != 0) offer_group(g, i, least, rows, floor, cutoff);
       }
     }
   }
 
   // To group g from those rows of the lanes whose bits are set, each with at least `least`.
   __device__ __forceinline__ void offer_group(int g, int i, int least, unsigned rows, int floor,
-                                              int cutoff, unsigned tag) {
+                                              int cutoff) {
     const int j = g * 32 + threadIdx.x % 32;
     const float4 o = s.object[j];
     int lowest = min(distance_of(s.word[j]), cutoff + 1), from = kNone;
@@ -114,8 +111,8 @@ struct PathSearch {
       if (rows == 0) break;
     }
     if (from != kNone) {
-      s.word[j] = static_cast<unsigned long long>(rounded(lowest)) << 32 | tag |
-                  static_cast<unsigned>(from);
+      s.word[j] =
+          static_cast<unsigned long long>(rounded(lowest)) << 32 | static_cast<unsigned>(from);
       if (s.owner[j] == kNone) atomicMin(&h.free, rounded(lowest));
     }
     worst_label(g, distance_of(s.word[j]));
@@ -225,7 +222,7 @@ struct PathSearch {
       worst_label(g, distance_of(s.word[j]));
     }
     if (threadIdx.x == 0) {
-      h.served = h.settled = h.opens = 0;
+      h.served = h.opens = 0;
       h.nearest = kPriceLimit, h.free = kUnreached, h.near[0] = kUnlisted;
     }
     __syncthreads();
@@ -251,9 +248,9 @@ struct PathSearch {
     return 0;
   }
 
-  // Serves every root whose tree has a free object within `limit`, and makes rows of all that is
-  // left in the trees of the others: returns how many. Labels up to `limit` are final; prices need
-  // only rise to the largest label that a root is served at.
+  // Serves every root whose tree has a free object at `limit`, the least label of all free objects,
+  // and makes rows of all that is left in the trees of the others: returns how many. Labels up to
+  // `limit` are final.
   __device__ __forceinline__ int serve(int count, int limit) {
     for (int j = threadIdx.x; j < s.N; j += kSolverThreads) {
       const int distance = distance_of(s.word[j]);
@@ -265,12 +262,7 @@ struct PathSearch {
       }
     }
     __syncthreads();
-    if (threadIdx.x < count) {
-      const auto found = h.found[threadIdx.x];
-      if (found < kServed) atomicMax(&h.settled, static_cast<int>(found >> 32));
-    }
-    __syncthreads();
-    for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) mark_served(g);
+    for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) mark_served(g, limit);
     if (threadIdx.x == 0) {
       h.nearest = kPriceLimit, h.free = kUnreached;
       h.opens = 0, h.near[0] = kUnlisted;
@@ -297,11 +289,11 @@ struct PathSearch {
   }
 
   // Raises the prices of the objects of served roots, and takes their owners out of the trees.
-  __device__ __forceinline__ void mark_served(int g) {
+  __device__ __forceinline__ void mark_served(int g, int limit) {
     const int j = g * 32 + threadIdx.x % 32;
     int price = price_of(s.object[j]);
     if (j < s.N && distance_of(s.word[j]) < kUnreached && h.found[s.tree[j]] < kServed) {
-      price += max(0, h.settled - distance_of(s.word[j]));
+      price += max(0, limit - distance_of(s.word[j]));
       s.object[j].w = __int_as_float(price);
       s.tree[j] = static_cast<Id>(kNone);
       if (s.owner[j] != kNone) s.reach[s.owner[j]] = kUnreached;
@@ -339,7 +331,7 @@ struct PathSearch {
       if (rows > kLookAhead && h.opens <= kMaxOpen) rows = ahead().run(rows, floor, limit);
       if (rows > 0) {
         ++rounds;
-        offer(rows, floor, cutoff, rounds);
+        offer(rows, floor, cutoff);
         __syncthreads();
       }
       const int free = h.free;  // read before the barrier: the next offer lowers it
@@ -355,7 +347,7 @@ struct PathSearch {
         opened = false;
       } else if (free <= limit) {
         rows = serve(count, free);
-        floor = h.settled;
+        floor = free;
         if (h.served == count) break;
         scout(rows, floor);
         __syncthreads();

@@ -69,11 +69,13 @@ constexpr double kWarmUneven = 1.0, kWarmMiss = 2.0;
 constexpr int kWarmTurns = 8;
 // A gap that even the finest integer eps leaves above this is for another solver from the start.
 constexpr double kCoarseGap = 1e-3;
+// Larger clouds are for another solver: here they have not been tried.
+constexpr int64_t kMostPoints = 1 << 18;
 // Clouds up to this size have ids of 16 bits.
 constexpr int64_t kShortIds = 60000;
 
 __host__ __device__ constexpr bool solver_serves(int64_t N, int64_t dim) {
-  return dim <= 3 && N < (int64_t{1} << kBidderBits);
+  return dim <= 3 && N < kMostPoints;
 }
 
 // What the solver leaves: prices (units of 2^-kCostBits) and owners by object, partners by bidder.

@@ -67,7 +67,7 @@ struct SolverShared {
   int base[kSolverWarps];
   int stop, overflow, least, worst;  // stop: few enough bidders are without an object
   int count[3], next_label[3];       // of a round of the path search
-  int served, settled;               // roots; label up to which
+  int served;                        // roots
   int free, nearest;                 // least label of a free object; least that one is offered
   int ahead, opens;                  // least that a frontier offers to one; number of free objects
   int open[kMaxOpen];                // free objects, unless they are more
