@@ -37,13 +37,12 @@ struct LookAhead {
 
   // Lists the free objects of group g, by one warp.
   __device__ __forceinline__ void list_free(int g) const {
-    const int lane = threadIdx.x % 32, j = g * 32 + lane;
-    const unsigned frees = __ballot_sync(kWholeWarp, j < s.N && s.owner[j] == kNone);
+    const int j = g * 32 + threadIdx.x % 32;
+    const bool free = j < s.N && s.owner[j] == kNone;
+    const unsigned frees = __ballot_sync(kWholeWarp, free);
     if (frees == 0) return;
-    int at = 0;
-    if (lane == 0) at = atomicAdd(&h.opens, __popc(frees));
-    at = __shfl_sync(kWholeWarp, at, 0) + __popc(frees & ((1u << lane) - 1));
-    if ((frees >> lane & 1) != 0 && at < kMaxOpen) h.open[at] = j;
+    const int at = append_place(&h.opens, frees);
+    if (free && at < kMaxOpen) h.open[at] = j;
   }
 
   // Lists objects whose owners would as soon have a free one, one from the bidders of each warp.
@@ -113,7 +112,7 @@ struct LookAhead {
           place += kSolverThreads;
           const bool offers = real && !stays && !beyond && label(i, floor, near) == least;
           const unsigned others = __ballot_sync(kWholeWarp, offers);
-          const bool first = offers && (others & ((1u << threadIdx.x % 32) - 1)) == 0;
+          const bool first = offers && rank_in(others) == 0;
           if (real && !stays && !first) s.reach[i] = kUnreached;
           return stays || first;
         },

@@ -43,7 +43,7 @@ __device__ __forceinline__ int queue_bidders_at(const SolverState<Id>& s, Solver
       start += more;
     }
     if (!taken) continue;
-    s.queue[before + __popc(mask & ((1u << lane) - 1))] = static_cast<Id>(i);
+    s.queue[before + rank_in(mask)] = static_cast<Id>(i);
     with(i);
   }
   __syncthreads();
@@ -72,14 +72,17 @@ struct Bids {
   }
 
   // Least price of group g, by one warp.
+  __device__ __forceinline__ static int least_price(const SolverState<Id>& s, int g) {
+    return warp_min(price_of(s.object[g * 32 + threadIdx.x % 32]));
+  }
   __device__ __forceinline__ static void refresh_group(const SolverState<Id>& s, int g) {
-    const int least = warp_min(price_of(s.object[g * 32 + threadIdx.x % 32]));
+    const int least = least_price(s, g);
     if (threadIdx.x % 32 == 0) s.box_price[g] = least;
   }
   // The same while bids raise prices, which leaves it too low at worst, no harm; an atomic, because
   // other warps read it meanwhile, and in small clouds write it.
   __device__ __forceinline__ static void raise_group(const SolverState<Id>& s, int g) {
-    const int least = warp_min(price_of(s.object[g * 32 + threadIdx.x % 32]));
+    const int least = least_price(s, g);
     if (threadIdx.x % 32 == 0) atomicMax(s.box_price + g, least);
   }
 

@@ -19,6 +19,12 @@ struct SolverInput {
   double rtol;
   int64_t round_limit;
   bool deterministic;
+
+  // The price given for object k, in units; 0 for what is none, as NaN.
+  __device__ __forceinline__ int price_units(int k) const {
+    const double p = price_in[k] * price_scale * static_cast<double>(1 << kCostBits);
+    return p > -kPriceLimit && p < kPriceLimit ? static_cast<int>(p) : 0;
+  }
 };
 
 template <class Id, bool kSquared>

@@ -104,12 +104,12 @@ struct Centre {
   template <class Set>
   __device__ __forceinline__ double prices(Set set) const {
     const float4 at = mean();
-    // No bidder's best value is further below the centre's than `extent` in the mean: by the
-    // triangle inequality, or, in squares, by that of Cauchy and Schwarz.
     const int most = level(at);
     const auto price = [&](int j) { return max(0, most - cost(object[j], at)); };
     const double far = most - mean_cost(N, price) * N / K;  // lower bound if all were there
     const double own = mean_cost(K, [&](int i) { return cost(bidder(i), at); });
+    // About how far a bidder's best value is below the centre's at most, in the mean: by the
+    // triangle inequality, or, in squares, by that of Cauchy and Schwarz.
     const double extent = kSquared ? 2.0 * sqrt(own * far) : own;
     if (far <= extent || far - extent <= sampled_nearest()) return -1.0;
     for (int j = threadIdx.x; j < N; j += kSolverThreads) set(j, price(j));

@@ -151,17 +151,11 @@ struct PathSearch {
   // Appends the bidders of the lanes with `in` to the queue; deterministic: to the part of tree[]
   // that belongs to the objects of this warp, which holds `own` by now.
   __device__ __forceinline__ void push(bool in, int bidder, int* count, int& own) const {
-    const int lane = threadIdx.x % 32;
     const unsigned mask = __ballot_sync(kWholeWarp, in);
     if (mask == 0) return;
-    int at = 0;
-    if (!deterministic && lane == 0) at = atomicAdd(count, __popc(mask));
-    at = deterministic ? part() + own : __shfl_sync(kWholeWarp, at, 0);
+    const int at = deterministic ? part() + own + rank_in(mask) : append_place(count, mask);
     own += __popc(mask);
-    if (in) {
-      (deterministic ? s.tree : s.queue)[at + __popc(mask & ((1u << lane) - 1))] =
-          static_cast<Id>(bidder);
-    }
+    if (in) (deterministic ? s.tree : s.queue)[at] = static_cast<Id>(bidder);
   }
   __device__ __forceinline__ int part() const {
     const int warp = threadIdx.x / 32;
@@ -213,6 +207,13 @@ struct PathSearch {
 
   __device__ __forceinline__ LookAhead<Id, kSquared> ahead() const { return {s, h, quantum}; }
 
+  // Nothing is known of the free objects.
+  __device__ __forceinline__ void forget_free() const {
+    if (threadIdx.x != 0) return;
+    h.nearest = kPriceLimit, h.free = kUnreached;
+    h.opens = 0, h.near[0] = kUnlisted;
+  }
+
   // Roots the trees at the first `count` bidders of the queue.
   __device__ __forceinline__ void plant(int count) {
     for (int i = threadIdx.x; i < s.N; i += kSolverThreads) s.reach[i] = kUnreached;
@@ -221,10 +222,8 @@ struct PathSearch {
       s.word[j] = j < s.N ? kNoLabel : 0;  // nothing improves what pads the last group
       worst_label(g, distance_of(s.word[j]));
     }
-    if (threadIdx.x == 0) {
-      h.served = h.opens = 0;
-      h.nearest = kPriceLimit, h.free = kUnreached, h.near[0] = kUnlisted;
-    }
+    if (threadIdx.x == 0) h.served = 0;
+    forget_free();
     __syncthreads();
     for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) ahead().list_free(g);
     for (int q = threadIdx.x / 32; q < count; q += kSolverWarps) {
@@ -263,10 +262,7 @@ struct PathSearch {
     }
     __syncthreads();
     for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) mark_served(g, limit);
-    if (threadIdx.x == 0) {
-      h.nearest = kPriceLimit, h.free = kUnreached;
-      h.opens = 0, h.near[0] = kUnlisted;
-    }
+    forget_free();
     __syncthreads();
     if (threadIdx.x < count) {
       const auto found = h.found[threadIdx.x];

@@ -132,11 +132,7 @@ struct RectangularSolver {
 
   // Warm prices, less the least of them; what is not a price counts as 0.
   __device__ __forceinline__ void load_prices() {
-    const auto units = [&](int j) {
-      const double p =
-          a.in.price_in[a.order[j]] * a.in.price_scale * static_cast<double>(1 << kCostBits);
-      return p > -kPriceLimit && p < kPriceLimit ? static_cast<int>(p) : 0;  // NaN: 0
-    };
+    const auto units = [&](int j) { return a.in.price_units(a.order[j]); };
     if (threadIdx.x == 0) a.h.least = INT_MAX;
     __syncthreads();
     int least = INT_MAX;

@@ -265,7 +265,7 @@ struct RectangularAuction {
       for (int q0 = 0; q0 < bids; q0 += 32) {
         const int i = q0 + lane < bids ? shared.waiting[q0 + lane] : -1;
         const unsigned mask = __ballot_sync(kWholeWarp, i >= 0);
-        const int at = head + bids + behind + waits + __popc(mask & ((1u << lane) - 1));
+        const int at = head + bids + behind + waits + rank_in(mask);
         const bool won = q0 + lane < bids && i != bidder_at(q0 + lane);
         wins += __popc(__ballot_sync(kWholeWarp, won));
         __syncwarp();  // all lanes have read bidder_at(), whose places come round again

@@ -105,10 +105,7 @@ struct Solver {
   // 0. Forgets caches and assignment. Returns the eps to begin at, negative if that is not known
   // yet.
   __device__ __forceinline__ double set_prices(bool warm) {
-    const auto units = [&](int j) {
-      const double p = in.price_in[order[j]] * in.price_scale * static_cast<double>(1 << kCostBits);
-      return p > -kPriceLimit && p < kPriceLimit ? static_cast<int>(p) : 0;  // NaN: 0
-    };
+    const auto units = [&](int j) { return in.price_units(order[j]); };
     s.team.sync();  // all are done with the flags and words of earlier phases
     if (threadIdx.x == 0) h.least = INT_MAX, h.overflow = 0;
     __syncthreads();

@@ -53,6 +53,17 @@ __device__ __forceinline__ T warp_sum(T value) {
   return value;
 }
 
+// How many lanes of `mask` come before this one.
+__device__ __forceinline__ int rank_in(unsigned mask) {
+  return __popc(mask & ((1u << threadIdx.x % 32) - 1));
+}
+// The place of this lane in a list of *count, to which the lanes of `mask` are appended.
+__device__ __forceinline__ int append_place(int* count, unsigned mask) {
+  int at = 0;
+  if (threadIdx.x % 32 == 0) at = atomicAdd(count, __popc(mask));
+  return __shfl_sync(kWholeWarp, at, 0) + rank_in(mask);
+}
+
 // A bidder's two cached objects of one lane; none: kNone.
 template <class Id>
 struct Pair {

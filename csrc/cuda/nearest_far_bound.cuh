@@ -81,6 +81,12 @@ struct FarBound {
     return sum;
   }
   __device__ __forceinline__ bool wants(float least) const { return !(least > slack); }
+  // The same for a disc; `order` becomes its excess.
+  __device__ __forceinline__ bool wants(const Disc& disc, float& order) const {
+    const float3 t = relative(disc.centre);
+    order = excess(disc, t);
+    return wants(order - reach(t, disc.radius + disc.half_height));
+  }
 };
 
 }  // namespace pointloss

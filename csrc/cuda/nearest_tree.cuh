@@ -67,8 +67,11 @@ namespace pointloss {
 constexpr int kQueryThreads = 128;
 constexpr int64_t kFourLaneQueries = 1 << 16, kTwoLaneQueries = 1 << 19;  // measured on an H200
 
-// A cloud is much smaller than another if its grid has so many times the cells a length.
-constexpr float kMuchSmaller = 4;
+// Whether the first cloud is much smaller than the second: its grid has more cells a length.
+__device__ __forceinline__ bool much_smaller(const CurveFrame& cloud, const CurveFrame& other) {
+  constexpr float kMuchSmaller = 4;
+  return cloud.scale > kMuchSmaller * other.scale;
+}
 
 // The block's place in the order of queries: those of y come first if x is much the smaller cloud
 // (as the first pair has it). Queries far from a small cloud take longest, and what starts last
@@ -76,7 +79,7 @@ constexpr float kMuchSmaller = 4;
 template <int kStep>
 __device__ __forceinline__ int64_t query_task(const NearestPairParams& p, const Forest& f) {
   const int64_t task = blockIdx.x;
-  if (p.dist_y == nullptr || !(f.frames[0].scale > kMuchSmaller * f.frames[f.B].scale)) return task;
+  if (p.dist_y == nullptr || !much_smaller(f.frames[0], f.frames[f.B])) return task;
   const int64_t of_x = f.B * ((f.N + kStep - 1) / kStep), of_y = f.B * ((f.M + kStep - 1) / kStep);
   return task < of_y ? of_x + task : task - of_y;
 }
@@ -101,9 +104,8 @@ __global__ void __launch_bounds__(kQueryThreads, 8)
   const int row = leaf.index[at % kLeafPoints];
   if (target.leaf_count > 0) {
     if (walk.start(f.guess[at])) {
-      const float size = f.frames[block.cloud].scale,
-                  other = others.frames[f.other(block.cloud)].scale;
-      const bool sizes_differ = fmaxf(size, other) > kMuchSmaller * fminf(size, other);
+      const CurveFrame &own = f.frames[block.cloud], &other = others.frames[f.other(block.cloud)];
+      const bool sizes_differ = much_smaller(own, other) || much_smaller(other, own);
       answer_from_afar(walk, sizes_differ, listed[threadIdx.x / 32]);
     } else {
       visit_uppers(walk, Known<false>());

@@ -63,11 +63,11 @@ struct FarWalk {
 
   // Lists the points of those lanes whose are wanted.
   __device__ __forceinline__ void add(bool wanted, float x, float y, float z, int i) {
-    const unsigned lanes = __ballot_sync(kWholeWarp, wanted), lane = threadIdx.x % 32;
-    const int more = __popc(lanes);
+    const unsigned who = __ballot_sync(kWholeWarp, wanted), lane = threadIdx.x % 32;
+    const int more = __popc(who);
     if (listed + more > kListed) ask();
     if (wanted) {
-      list[listed + __popc(lanes & ((1u << lane) - 1))] = make_float4(x, y, z, __int_as_float(i));
+      list[listed + __popc(who & ((1u << lane) - 1))] = make_float4(x, y, z, __int_as_float(i));
     }
     listed += more;
   }
@@ -102,14 +102,14 @@ struct FarWalk {
     const int second = next(), third = next(), fourth = next();
     const int one = lane < kLeafPoints ? leaf : second, two = lane < kLeafPoints ? third : fourth;
     const TreeLeaf &a = target.leaves[first + max(one, 0)], &b = target.leaves[first + max(two, 0)];
-    const float3 p = a.point(slot), q = b.point(slot);
+    const float3 p = a.point(slot), r = b.point(slot);
     const int i = a.index[slot], j = b.index[slot];
     const float excess = visit_point(one >= 0, p, i);
-    const float other = third >= 0 ? visit_point(two >= 0, q, j) : 0;
+    const float other = third >= 0 ? visit_point(two >= 0, r, j) : 0;
     const unsigned nearer = __ballot_sync(kWholeWarp, excess < 0 || other < 0);
     if (nearer == 0) return false;
     const int from = lane_of_lowest(nearer, fminf(excess, other));
-    test.place(low, high, from_lane(excess <= other ? p : q, from));
+    test.place(low, high, from_lane(excess <= other ? p : r, from));
     return true;
   }
 
@@ -118,12 +118,7 @@ struct FarWalk {
     const int lane = threadIdx.x % 32, own = min(first + lane, target.leaf_count - 1);
     const Disc& disc = target.leaf_discs[own];
     float order = 0;
-    const auto wants = [&] {
-      const float3 t = test.relative(disc.centre);
-      order = test.excess(disc, t);
-      return test.wants(order - test.reach(t, disc.radius + disc.half_height));
-    };
-    bool wanted = first + lane < target.leaf_count && wants(), moved = false;
+    bool wanted = first + lane < target.leaf_count && test.wants(disc, order), moved = false;
     unsigned turn = __ballot_sync(kWholeWarp, wanted);
     if (turn == 0) return false;
     if (__any_sync(kWholeWarp, wanted && disc.radius == 0)) {
@@ -134,7 +129,7 @@ struct FarWalk {
       turn &= ~(1u << child);
       if (!visit_points(first, child, turn)) continue;
       moved = true;
-      turn = __ballot_sync(kWholeWarp, ((turn >> lane) & 1) && wants());
+      turn = __ballot_sync(kWholeWarp, ((turn >> lane) & 1) && test.wants(disc, order));
     }
     return moved;
   }
@@ -145,12 +140,7 @@ struct FarWalk {
     const Disc& disc = target.node_discs[own];
     const Box& box = target.node_boxes[own];
     float order = 0;
-    const auto wants = [&] {
-      const float3 t = test.relative(disc.centre);
-      order = test.excess(disc, t);
-      return test.wants(order - test.reach(t, disc.radius + disc.half_height)) &&
-             test.wants(test.least(box));
-    };
+    const auto wants = [&] { return test.wants(disc, order) && test.wants(test.least(box)); };
     bool moved = false;
     unsigned turn = add_equal(first + lane < target.node_count && wants(), box);
     while (turn != 0 && spare >= 0) {

@@ -57,19 +57,20 @@ __device__ __forceinline__ float warp_max_positive(float v) {
   return __uint_as_float(warp_max(__float_as_uint(v)));
 }
 
-// The lane of `lanes` (not empty) with about the least value >= 0: the low five bits give way to
-// the lane, which only decides what is visited first.
-__device__ __forceinline__ int lane_of_least(unsigned lanes, float value) {
+// The lane of `lanes` (not empty) with about the least unsigned number, or value >= 0, whose bits
+// have its order: the low five give way to the lane, which only decides what is visited first.
+__device__ __forceinline__ int lane_of_least(unsigned lanes, unsigned ordered) {
   const unsigned lane = threadIdx.x % 32;
   const bool in = (lanes >> lane) & 1;
-  return warp_min(in ? (__float_as_uint(value) & ~31u) | lane : 0xffffffffu) & 31;
+  return warp_min(in ? (ordered & ~31u) | lane : 0xffffffffu) & 31;
+}
+__device__ __forceinline__ int lane_of_least(unsigned lanes, float value) {
+  return lane_of_least(lanes, __float_as_uint(value));
 }
 
 // The same for values of any sign.
 __device__ __forceinline__ int lane_of_lowest(unsigned lanes, float value) {
-  const unsigned lane = threadIdx.x % 32;
-  const bool in = (lanes >> lane) & 1;
-  return warp_min(in ? (to_ordered(value) & ~31u) | lane : 0xffffffffu) & 31;
+  return lane_of_least(lanes, to_ordered(value));
 }
 
 // Among the lanes that share the least value, the one with the lowest `rank`.
