@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 import pytest
 import torch
-from clouds import CROWDED, KINDS, make, surface, uniform
+from clouds import CROWDED, KINDS, blob, make, surface, uniform
 from hypothesis import given
 from hypothesis import strategies as st
 from streams import aside, capture
 
-from pointloss import nearest, nearest_both, reference
+from pointloss import NearestIndex, nearest, nearest_both, reference
 
 SIZES = [(1, 1, 1), (3, 1, 7), (2, 31, 33), (1, 129, 2), (2, 257, 1025), (1, 1000, 513)]
 
@@ -77,18 +77,20 @@ def test_methods_agree_bit_for_bit(kind, device):
 @pytest.mark.parametrize(
     ("batch", "n", "m"), [(1, 3000, 4000), (70, 8192, 8192), (1, 70000, 66000), (1, 600000, 550000)]
 )
+@pytest.mark.parametrize("kind", [surface, blob])
 @pytest.mark.parametrize("scale", [1, 4e19], ids=["usual", "squares overflow"])
-def test_every_launch_of_the_cuda_trees(batch, n, m, scale, cuda):
+def test_every_launch_of_the_cuda_trees(batch, n, m, kind, scale, cuda):
     """Sizes that take the launches with other blocks, and fewer lanes a query."""
-    x, y = (scale * p for p in make(surface, batch, n, m, device="cuda"))
+    x, y = (scale * p for p in make(kind, batch, n, m, device="cuda"))
     rows = slice(0, None, max(1, n // 5000))
     there, back = nearest_both(x, y, method="tree")
-    brute = nearest(x[:, rows], y, method="brute")
-    assert torch.equal(there.dist[:, rows], brute.dist)
-    assert torch.equal(there.idx[:, rows], brute.idx)
-    brute = nearest(y[:, rows], x, method="brute")
-    assert torch.equal(back.dist[:, rows], brute.dist)
-    assert torch.equal(back.idx[:, rows], brute.idx)
+    for found, a, b in ((there, x, y), (back, y, x)):
+        brute = nearest(a[:, rows], b, method="brute")
+        assert torch.equal(found.dist[:, rows], brute.dist)
+        assert torch.equal(found.idx[:, rows], brute.idx)
+        for alone in (nearest(a, b, method="tree"), NearestIndex(b).query(a)):
+            assert torch.equal(alone.dist, found.dist)
+            assert torch.equal(alone.idx, found.idx)
 
 
 @pytest.mark.parametrize("norm", [1, 2])

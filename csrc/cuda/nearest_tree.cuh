@@ -50,11 +50,11 @@
 //
 // Away from surfaces, us at 131072 / at a million, where a surface takes 103 / 631: volume 116 /
 // 759; half in a hundredth of the size 156 / 1099; line 231 / 1550; 20 clusters of 0.003 244 /
-// 1829; all of x in a blob of a hundredth, far from y, 347 / 2489 (491 / 3826 before there was
-// nearest_tree_far.cuh and the order of query_task()). Also tried for that blob, exact, and worse:
-// blocks of 128 queries that share a list of leaves before the walks (849 / 3123), or after them
-// with one warp a query for the rest (544 / 4163): few blocks or queries take most of the time
-// there, each as a chain of dependent loads.
+// 1829; all of x in a blob of a hundredth, far from y, 315 / 2470 (491 / 3826 before there were
+// nearest_tree_far.cuh, nearest_tree_lone.cuh and the order of query_place()). Also tried for that
+// blob, exact, and worse: blocks of 128 queries that share a list of leaves before the walks (849 /
+// 3123), or after them with one warp a query for the rest (544 / 4163): few blocks or queries take
+// most of the time there, each as a chain of dependent loads. One lane a query for x alone: 341.
 #pragma once
 
 #include "nearest_tree_boxes.cuh"
@@ -65,37 +65,49 @@
 namespace pointloss {
 
 constexpr int kQueryThreads = 128;
+constexpr int kBlocksPerLone = kLeafPoints / (kQueryThreads / 32);  // a warp a point of a leaf
+constexpr int kLoneBlocks = kLoneLeaves * kBlocksPerLone;
+constexpr int64_t kMostLonePairs = 2;  // of more, others have work when the longest warps run
 constexpr int64_t kFourLaneQueries = 1 << 16, kTwoLaneQueries = 1 << 19;  // measured on an H200
 
-// Whether the first cloud is much smaller than the second: its grid has more cells a length.
-__device__ __forceinline__ bool much_smaller(const CurveFrame& cloud, const CurveFrame& other) {
-  constexpr float kMuchSmaller = 4;
-  return cloud.scale > kMuchSmaller * other.scale;
-}
+// Where a block's queries begin. Blocks of lone queries come first, then those of x, then of y, but
+// those of y before if x is much the smaller cloud (as the first pair has it). Queries far from a
+// small cloud take longest, and what starts last ends alone.
+struct QueryPlace : BlockPlace {
+  bool alone;
+};
 
-// The block's place in the order of queries: those of y come first if x is much the smaller cloud
-// (as the first pair has it). Queries far from a small cloud take longest, and what starts last
-// ends alone.
-template <int kStep>
-__device__ __forceinline__ int64_t query_task(const NearestPairParams& p, const Forest& f) {
-  const int64_t task = blockIdx.x;
-  if (p.dist_y == nullptr || !much_smaller(f.frames[0], f.frames[f.B])) return task;
-  const int64_t of_x = f.B * ((f.N + kStep - 1) / kStep), of_y = f.B * ((f.M + kStep - 1) / kStep);
-  return task < of_y ? of_x + task : task - of_y;
+template <int kLanes>
+__device__ __forceinline__ QueryPlace query_place(const NearestPairParams& p, const Forest& f) {
+  constexpr int kWarps = kQueryThreads / 32, kStep = kQueryThreads / kLanes;
+  int64_t task = blockIdx.x;
+  if (kLanes > 1 && f.lone_clouds > 0) {
+    if (task < kLoneBlocks) {
+      if (task / kBlocksPerLone >= *f.lone_count) return {{0, INT_MAX}, true};
+      const int64_t leaf = f.lone[task / kBlocksPerLone], cloud = f.cloud_of(leaf);
+      const int64_t first = leaf * kLeafPoints - f.within(cloud, f.capacity);
+      return {{cloud, first + task % kBlocksPerLone * kWarps}, true};
+    }
+    task -= kLoneBlocks;
+  }
+  if (p.dist_y != nullptr && much_smaller(f.frames[0], f.frames[f.B])) {
+    const int64_t of_x = f.B * ceil_divide(f.N, kStep), of_y = f.B * ceil_divide(f.M, kStep);
+    task += task < of_y ? of_x : -of_y;
+  }
+  return {block_place<kStep>(f, task), false};
 }
 
 // The clouds of f ask those of `others`, which may be f itself.
 template <int kLanes>
 __global__ void __launch_bounds__(kQueryThreads, 8)
     tree_query_kernel(const NearestPairParams p, const Forest f, const Forest others) {
-  constexpr int kQueries = 32 / kLanes, kStep = kQueryThreads / kLanes;
   __shared__ float4 listed[kQueryThreads / 32][kListed];
   after_previous_kernel();
-  const BlockPlace block = block_place<kStep>(f, query_task<kStep>(p, f));
-  const int64_t first = block.first + threadIdx.x / 32 * kQueries;
-  const int count = f.count[block.cloud], lane = threadIdx.x % 32;
+  const QueryPlace block = query_place<kLanes>(p, f);
+  const int count = f.count[block.cloud], lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int64_t first = block.first + warp * (block.alone ? 1 : 32 / kLanes);
   if (first >= count) return;
-  const int64_t place = first + lane / kLanes;
+  const int64_t place = first + (block.alone ? 0 : lane / kLanes);
   const bool valid = place < count;
   const int64_t at = f.within(block.cloud, f.capacity) + (valid ? place : count - 1);
   const TreeLeaf& leaf = f.leaves[at / kLeafPoints];
@@ -103,16 +115,18 @@ __global__ void __launch_bounds__(kQueryThreads, 8)
   Walk<TreeTarget, kLanes> walk(target, leaf.point(at % kLeafPoints));
   const int row = leaf.index[at % kLeafPoints];
   if (target.leaf_count > 0) {
-    if (walk.start(f.guess[at])) {
+    const int guess = f.guess[at];
+    if (kLanes > 1 && !block.alone && __all_sync(kWholeWarp, guess == kAskedAlone)) return;
+    if (walk.start(guess)) {
       const CurveFrame &own = f.frames[block.cloud], &other = others.frames[f.other(block.cloud)];
       const bool sizes_differ = much_smaller(own, other) || much_smaller(other, own);
-      answer_from_afar(walk, sizes_differ, listed[threadIdx.x / 32]);
+      answer_from_afar(walk, sizes_differ, listed[warp]);
     } else {
       visit_uppers(walk, Known<false>());
     }
   }
   const int found = walk.finish();
-  if (!valid || lane % kLanes != 0) return;
+  if (!valid || lane % (block.alone ? 32 : kLanes) != 0) return;
   const CloudRows rows = cloud_rows(p, block.cloud);
   rows.dist[row] = walk.bound;
   rows.idx[row] = found;
@@ -185,15 +199,21 @@ void add_query(KernelChain& chain, const NearestPairParams& p, const Forest& f,
   constexpr int kStep = kQueryThreads / kLanes;
   const int64_t blocks =
       p.dist_y == nullptr ? p.B * ceil_divide(p.N, kStep) : block_count<kStep>(f);
-  if (blocks > 0) chain.add(&tree_query_kernel<kLanes>, blocks, kQueryThreads, p, f, others);
+  const int64_t lone = f.lone_clouds > 0 ? kLoneBlocks : 0;
+  if (blocks > 0) chain.add(&tree_query_kernel<kLanes>, lone + blocks, kQueryThreads, p, f, others);
 }
 
-// Lanes a query: more where the queries alone would leave the device waiting for memory.
-inline void ask_trees(KernelChain& chain, const NearestPairParams& p, const Forest& f,
-                      const Forest& others) {
-  const int64_t queries = p.B * (p.N + (p.dist_y == nullptr ? 0 : p.M));
-  if (queries <= kFourLaneQueries) return add_query<4>(chain, p, f, others);
-  if (queries <= kTwoLaneQueries) return add_query<2>(chain, p, f, others);
+// Builds the trees of f, whose points then ask those of `others`.
+inline void build_and_ask(KernelChain& chain, const NearestPairParams& p, Forest& f,
+                          const Forest& others) {
+  const int64_t asking = p.dist_y == nullptr ? 1 : 2;  // clouds of a pair
+  // Lanes a query: more where the queries alone would leave the device waiting for memory.
+  const int64_t queries = p.B * (p.N + (asking == 1 ? 0 : p.M));
+  const int lanes = queries <= kFourLaneQueries ? 4 : queries <= kTwoLaneQueries ? 2 : 1;
+  f.lone_clouds = lanes == 1 || p.B > kMostLonePairs ? 0 : asking * p.B;
+  build_trees(chain, p, f, others);
+  if (lanes == 4) return add_query<4>(chain, p, f, others);
+  if (lanes == 2) return add_query<2>(chain, p, f, others);
   add_query<1>(chain, p, f, others);
 }
 
@@ -204,8 +224,7 @@ inline cudaError_t launch_nearest_tree(const NearestPairParams& p, void* workspa
   Forest f;
   lay_out(f, p.B, p.N, p.M, static_cast<char*>(workspace));
   KernelChain chain(stream);
-  build_trees(chain, p, f, f);
-  ask_trees(chain, p, f, f);
+  build_and_ask(chain, p, f, f);
   return chain.error;
 }
 
@@ -231,8 +250,7 @@ inline cudaError_t launch_nearest_query(const NearestPairParams& p, void* index,
   lay_out(f, p.B, p.N, 0, static_cast<char*>(workspace));
   lay_out(others, p.B, 0, p.M, static_cast<char*>(index));
   KernelChain chain(stream);
-  build_trees(chain, p, f, others);
-  ask_trees(chain, p, f, others);
+  build_and_ask(chain, p, f, others);
   return chain.error;
 }
 

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "nearest_tree_disc.cuh"
-#include "nearest_tree_sort.cuh"
+#include "nearest_tree_lone.cuh"
 
 namespace pointloss {
 
@@ -213,6 +213,9 @@ __global__ void __launch_bounds__(kThreads) tree_boxes_kernel(const Forest f, co
   const int leaves =
       (min(count - static_cast<int>(place.first), kNodePoints) + kLeafPoints - 1) / kLeafPoints;
   if (warp == 0) make_node(f, scratch, place.cloud, node, leaves);
+  if (place.cloud < f.lone_clouds && much_smaller(other_frame, frame)) {
+    list_lone(f, place.cloud, place.first / kLeafPoints, leaves, other_frame);
+  }
 }
 
 }  // namespace pointloss

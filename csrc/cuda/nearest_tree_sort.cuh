@@ -24,6 +24,8 @@ namespace pointloss {
 constexpr int kNodePoints = 32 * kLeafPoints;
 constexpr int kScanCells = 4096;  // of a block of the scan: four a thread
 constexpr int kBuildThreads = 256;
+constexpr int kLoneLeaves = 132;  // the list is of that many
+constexpr int kAskedAlone = -1;
 
 using TreeLeaf = Leaf<int32_t>;
 
@@ -70,6 +72,7 @@ struct Forest {
   unsigned* zeroed;  // what is cleared before a build: from the ticket to the starts
   unsigned* ticket;  // of the scan
   SegmentQueue* queue;
+  int* lone_count;  // leaves that asked for a place among the lone ones
   Segment* segments;
   int segment_most;    // found beyond these, a segment is left as it is, which only costs speed
   Crowding* crowding;  // of a node: its most crowded cell
@@ -81,7 +84,9 @@ struct Forest {
   TreeLeaf* leaves;
   Box *leaf_boxes, *node_boxes;
   Disc *leaf_discs, *node_discs;
-  int* guess;  // leaf of the other cloud near a point, in curve order
+  int* guess;               // leaf of the other cloud near a point, in curve order, or kAskedAlone
+  int* lone;                // leaves whose points get a warp each, see nearest_tree_lone.cuh
+  int64_t lone_clouds = 0;  // clouds that may have such leaves, the first ones
   size_t zeroed_bytes;
 
   __host__ __device__ int side(int64_t cloud) const { return cloud < B ? 0 : 1; }
@@ -89,6 +94,11 @@ struct Forest {
     return cloud < B ? cloud * size[0] : B * size[0] + (cloud - B) * size[1];
   }
   __host__ __device__ int64_t size(int64_t cloud) const { return cloud < B ? N : M; }
+  // The cloud that has a leaf.
+  __device__ int64_t cloud_of(int64_t leaf) const {
+    const int64_t point = leaf * kLeafPoints, of_x = B * capacity[0];
+    return point < of_x ? point / capacity[0] : B + (point - of_x) / capacity[1];
+  }
   __device__ unsigned* cells_of(int64_t cloud) const {
     return starts + (cloud - first_in_cells) * cells;
   }
@@ -97,7 +107,7 @@ struct Forest {
   }
 };
 
-inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+__host__ __device__ inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Lays the forest out from `base`, which may be null; returns the bytes it takes.
 inline size_t lay_out(Forest& f, int64_t B, int64_t N, int64_t M, char* base) {
@@ -127,6 +137,7 @@ inline size_t lay_out(Forest& f, int64_t B, int64_t N, int64_t M, char* base) {
   take(f.ticket, 1);
   f.zeroed = f.ticket;
   take(f.queue, 1);
+  take(f.lone_count, 1);
   take(f.segments, f.segment_most);
   take(f.crowding, nodes);
   take(f.tile_state, f.cell_clouds * f.tiles);
@@ -143,6 +154,7 @@ inline size_t lay_out(Forest& f, int64_t B, int64_t N, int64_t M, char* base) {
   take(f.node_boxes, nodes);
   take(f.node_discs, nodes);
   take(f.guess, points);
+  take(f.lone, kLoneLeaves);
   return used;
 }
 
