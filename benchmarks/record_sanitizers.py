@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Run the GPU half of an op's tests under compute-sanitizer and record what it found.
+"""Run the GPU half of some ops' tests under compute-sanitizer and record what it found.
 
-    python -m benchmarks.record_sanitizers nearest --commit $(git rev-parse HEAD) [--out FOLDER]
+    python -m benchmarks.record_sanitizers nearest chamfer --commit $(git rev-parse HEAD) --mps
 
 Writes sanitizers-<op>-<gpu>.json: per tool the commit, the files, the errors, the tests and the
-seconds; tools that are not run now stay as they were recorded. The tools run side by side, each
-over several equal parts of the tests, without torch's caching of memory, so that a read past the
-end of one tensor is not one inside a neighbour. Left out for their time are the tests that compile,
-check schemas or difference gradients, the property tests, those where whole methods or devices are
-compared, those of the very largest clouds; and those that capture a graph, where memory cannot be
-allocated without the cache. "reports" counts what a tool said, also of tests that passed.
+seconds; tools that are not run now stay as they were recorded. Processes of a few tests each run
+side by side, without torch's caching of memory, so that a read past the end of one tensor is not
+one inside a neighbour. Under racecheck a kernel of a block takes thousands of times as long, and
+kernels of different processes take turns: --mps lets them run at once (eight took the time of one).
+
+Left out for their time are the tests that compile, check schemas or difference gradients, the
+property tests, those where whole methods or devices are compared, those of the very largest clouds;
+and those that capture a graph, where memory cannot be allocated without the cache. "reports" counts
+what a tool said, also of tests that passed.
 """
 
 from __future__ import annotations
@@ -18,12 +21,16 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.machine import describe, slug
 
@@ -38,25 +45,73 @@ SELECT = "(cuda or shared_memory_holds or same_bits_of_many) and not " + " and n
     ["opcheck", "compile", "graph", "devices_agree", "methods_agree", "every_launch", "invarian"]
     + ["bits_count", "very_many", "test_gradients"]
 )
-# The tests that take longest, of many sizes each, come last, so that a limit cuts those off.
-LONGEST = ("many_points", "shared_memory_holds", "every_layout", "a_thousand", "one_gradient")
-LONGEST += ("certified_against", "against_the_optimum", "agrees_with_reference", "same_bits_as")
+# The tests that take longest, of many sizes or of large clouds, each in a process of its own. They
+# start after the others, in this order, so that a limit cuts off the longest.
+LONGEST = (
+    *("agrees_with_reference", "same_bits_as", "one_gradient", "certified_against"),
+    *(
+        "against_the_optimum",
+        "shared_memory_holds",
+        "a_thousand",
+        "many_points",
+        "test_every_layout",
+    ),
+)
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 
-def collect(tests: list[str], select: str) -> list[str]:
-    """The selected tests by name, the longest last."""
-    command = [*PYTEST, "--collect-only", "-k", select, *tests]
+TESTS_OF_A_PROCESS = 4
+
+
+class Share(NamedTuple):
+    """What one process runs."""
+
+    op: str
+    tool: str
+    tests: list[str]
+
+    @property
+    def length(self) -> int:
+        """A rank: 0 for short tests, else from the place in LONGEST."""
+        return max(
+            k for test in self.tests for k, word in enumerate(("", *LONGEST)) if word in test
+        )
+
+
+def collect(op: str, select: str) -> list[list[str]]:
+    """The selected tests by name, those of a process together."""
+    files = [f"tests/test_{name}.py" for name in TESTS[op]]
+    command = [*PYTEST, "--collect-only", "-k", select, *files]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     names = [line for line in shown.splitlines() if "::" in line]
-    return sorted(names, key=lambda name: any(word in name for word in LONGEST))
+    long = [name for name in names if any(word in name for word in LONGEST)]
+    short = [name for name in names if name not in long]
+    count = -(-len(short) // TESTS_OF_A_PROCESS)
+    return [[name] for name in long] + [short[k::count] for k in range(count)]
 
 
-def start(tool: str, tests: list[str], log: Path, gpu: int) -> subprocess.Popen[bytes]:
-    command = ["compute-sanitizer", "--tool", tool, "--target-processes", "all"]
-    command += ["--error-exitcode", "99", *PYTEST, *tests]
+@contextmanager
+def multi_process_server(wanted: bool) -> Iterator[dict[str, str]]:
+    """NVIDIA's MPS, for the processes that get these variables; none where it is not wanted."""
+    if not wanted:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        variables = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
+        environment = {**os.environ, **variables}
+        control = "nvidia-cuda-mps-control"
+        subprocess.run([control, "-d"], env=environment, check=True)
+        try:
+            yield variables
+        finally:
+            subprocess.run([control], input=b"quit -t 5\n", env=environment, timeout=60)
+
+
+def start(share: Share, log: Path, variables: dict[str, str]) -> subprocess.Popen[bytes]:
+    command = ["compute-sanitizer", "--tool", share.tool, "--target-processes", "all"]
+    command += ["--error-exitcode", "99", *PYTEST, *share.tests]
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    environment |= {"CUDA_VISIBLE_DEVICES": str(gpu), "OMP_NUM_THREADS": "1"}  # a core a process
+    environment |= {"OMP_NUM_THREADS": "1", **variables}  # a core a process
     return subprocess.Popen(
         command,
         stdout=log.open("wb"),
@@ -66,9 +121,43 @@ def start(tool: str, tests: list[str], log: Path, gpu: int) -> subprocess.Popen[
     )
 
 
-def outcome(log: Path, returncode: int, tests: int) -> dict[str, Any]:
-    """What one part of the tests came to."""
-    text = log.read_text(errors="replace")
+def run_all(
+    shares: list[Share], folder: Path, slots: list[dict[str, str]], limit: float
+) -> list[dict[str, Any]]:
+    """Run the shares in their order, one in each slot at a time; a slot's variables say where."""
+    begin = time.perf_counter()
+    outcomes: list[dict[str, Any]] = [outcome(None, None, len(share.tests)) for share in shares]
+    running: list[tuple[int, subprocess.Popen[bytes], Path] | None] = [None] * len(slots)
+    waiting = list(range(len(shares)))
+    while waiting or any(running):
+        late = time.perf_counter() - begin > limit
+        if late:
+            waiting.clear()
+        for slot, job in enumerate(running):
+            if job is None:
+                if waiting:
+                    turn = waiting.pop(0)
+                    log = folder / f"{shares[turn].op}-{shares[turn].tool}-{turn}.log"
+                    running[slot] = turn, start(shares[turn], log, slots[slot]), log
+                continue
+            turn, process, log = job
+            if late and process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            if process.poll() is None:
+                continue
+            outcomes[turn] = outcome(log, process.returncode, len(shares[turn].tests))
+            outcomes[turn]["seconds"] = time.perf_counter() - begin
+            if outcomes[turn]["clean"]:
+                log.unlink()
+            running[slot] = None
+        time.sleep(0.2)
+    return outcomes
+
+
+def outcome(log: Path | None, returncode: int | None, tests: int) -> dict[str, Any]:
+    """What one process came to; without a log it did not start."""
+    text = "" if log is None else log.read_text(errors="replace")
     summaries = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", text)
     reports = len(
         re.findall(r"={9} (?:Invalid|Uninit|Error:|Race|Warning|Barrier|Program hit)", text)
@@ -84,74 +173,69 @@ def outcome(log: Path, returncode: int, tests: int) -> dict[str, Any]:
         "reports": reports,
         "summaries": summaries or ["none: the tool did not finish"],
         "returncode": returncode,
+        "seconds": 0.0,
     }
 
 
-def together(parts: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
-    """What the parts of one tool's tests came to."""
+def together(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the processes of one tool came to."""
     keys = ("good", "not_good", "not_reached", "reports")
     counts = {key: sum(part[key] for part in parts) for key in keys}
     return {
         "clean": all(part["clean"] for part in parts),
         **counts,
         "summaries": sorted({found for part in parts for found in part["summaries"]}),
-        "returncodes": sorted({part["returncode"] for part in parts}),
-        "seconds": round(seconds, 1),
+        "returncodes": sorted({str(part["returncode"]) for part in parts}),
+        "seconds": round(max(part["seconds"] for part in parts), 1),
     }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("op", choices=TESTS, help="whose tests")
+    parser.add_argument("ops", nargs="+", choices=TESTS, help="whose tests")
     parser.add_argument("--commit", required=True, help="the commit that is being tested")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--select", default=SELECT, help="pytest -k")
-    parser.add_argument("--limit", type=float, default=900, help="seconds for all tools together")
+    parser.add_argument("--limit", type=float, default=900, help="seconds for all together")
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=[*TOOLS])
-    parser.add_argument("--parts", type=int, default=4, help="processes a tool; racecheck: thrice")
-    parser.add_argument("--gpus", type=int, nargs="+", default=[0], help="the parts take turns")
+    parser.add_argument("--processes", type=int, default=8, help="at a time, a core each")
+    parser.add_argument("--gpus", type=int, nargs="+", default=[0], help="they take turns")
+    parser.add_argument("--mps", action="store_true", help="let processes share a GPU at once")
     args = parser.parse_args()
+    for program in ["compute-sanitizer"] + ["nvidia-cuda-mps-control"] * args.mps:
+        if shutil.which(program) is None:
+            parser.error(f"there is no {program} on the PATH")
 
     args.out.mkdir(parents=True, exist_ok=True)
-    files = [f"tests/test_{name}.py" for name in TESTS[args.op]]
-    tests = collect(files, args.select)
-    shares = {}
-    for tool in args.tools:
-        parts = min(args.parts * (3 if tool == "racecheck" else 1), len(tests))  # it is the slowest
-        shares.update({(tool, part): tests[part::parts] for part in range(parts)})
-    begin = time.perf_counter()
-    running = {}
-    for turn, ((tool, part), share) in enumerate(shares.items()):
-        log = args.out / f"{args.op}-{tool}-{part}.log"
-        running[tool, part] = start(tool, share, log, args.gpus[turn % len(args.gpus)]), log
-    ended: dict[tuple[str, int], float] = {}
-    while len(ended) < len(running):
-        late = time.perf_counter() - begin > args.limit
-        for key, (process, _) in running.items():
-            if late and process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            if process.poll() is not None:
-                ended.setdefault(key, time.perf_counter() - begin)
-        time.sleep(0.5)
-    found = {}
-    for tool in args.tools:
-        parts = [key for key in shares if key[0] == tool]
-        outcomes = []
-        for key in parts:
-            process, log = running[key]
-            outcomes.append(outcome(log, process.returncode, len(shares[key])))
-            if outcomes[-1]["clean"]:
-                log.unlink()
-        told = together(outcomes, max(ended[key] for key in parts))
-        found[tool] = {"commit": args.commit, "files": files, "selected": args.select, **told}
+    shares = [
+        Share(op, tool, tests)
+        for op in args.ops
+        for tests in collect(op, args.select)
+        for tool in args.tools
+    ]
+    shares.sort(key=lambda share: share.length)
+    with multi_process_server(args.mps) as server:
+        gpus = [args.gpus[slot % len(args.gpus)] for slot in range(args.processes)]
+        slots = [{"CUDA_VISIBLE_DEVICES": str(gpu), **server} for gpu in gpus]
+        outcomes = run_all(shares, args.out, slots, args.limit)
     machine = describe(args.commit)
-    path = args.out / f"sanitizers-{args.op}-{slug(machine)}.json"
-    earlier = json.loads(path.read_text())["tools"] if path.exists() else {}
-    record = {**machine, "tools": {**earlier, **found}}
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
-    return 0 if all(tool["clean"] for tool in found.values()) else 1
+    clean = True
+    for op in args.ops:
+        files = [f"tests/test_{name}.py" for name in TESTS[op]]
+        path = args.out / f"sanitizers-{op}-{slug(machine)}.json"
+        tools = json.loads(path.read_text())["tools"] if path.exists() else {}
+        for tool in args.tools:
+            parts = [
+                part
+                for share, part in zip(shares, outcomes, strict=True)
+                if (share.op, share.tool) == (op, tool)
+            ]
+            told = together(parts)
+            tools[tool] = {"commit": args.commit, "files": files, "selected": args.select, **told}
+            clean = clean and told["clean"]
+            print(op, tool, json.dumps(told, indent=1))
+        path.write_text(json.dumps({**machine, "tools": tools}, indent=1) + "\n")
+    return 0 if clean else 1
 
 
 if __name__ == "__main__":

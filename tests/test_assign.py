@@ -23,6 +23,15 @@ def assert_valid(x, y, found, rtol, squared=False):
     return gap
 
 
+def assert_covered_by_prices(x, y, found):
+    """One pair of clouds: an injection whose certificate covers the gap that its prices prove."""
+    cost = reference.matching_cost(x, y, found.idx)  # raises unless it is one-to-one
+    torch.testing.assert_close(found.cost.cpu(), cost, rtol=1e-9, atol=0)
+    matrix = torch.cdist(x[0].double(), y[0].double(), compute_mode="donot_use_mm_for_euclid_dist")
+    bound = ((matrix + found.price[0]).amin(1).sum() - found.price[0].sum()) / x.shape[1]
+    assert (cost[0] - bound.cpu()) / cost[0] <= found.gap[0].cpu() + 1e-12
+
+
 def assert_same_bits(x, y):
     """Every time, and of each cloud alone as in the batch."""
     together = assign(x, y)
@@ -60,14 +69,17 @@ def test_every_layout(kind, points, device):
     x, y = make(kind, 1, points, points, device=device)
     for _ in range(2 if device.type == "cuda" else 1):  # bidders race: runs differ
         found = assign(x, y)
-        cost = reference.matching_cost(x, y, found.idx)  # raises unless it is one-to-one
-        torch.testing.assert_close(found.cost.cpu(), cost, rtol=1e-9, atol=0)
-        matrix = torch.cdist(
-            x[0].double(), y[0].double(), compute_mode="donot_use_mm_for_euclid_dist"
-        )
-        bound = ((matrix + found.price[0]).amin(1).sum() - found.price[0].sum()) / points
-        assert (cost[0] - bound.cpu()) / cost[0] <= found.gap[0].cpu() + 1e-12
+        assert_covered_by_prices(x, y, found)
         assert found.converged.all()
+
+
+@pytest.mark.parametrize("points", [31, 129, 1100, 3000, 5000])
+def test_a_bound_on_rounds_in_every_layout(points, device):
+    x, y = make(noisy, 1, points, points, device=device)
+    found = assign(x, y, rtol=1e-4, max_rounds=4)
+    assert_covered_by_prices(x, y, found)
+    assert not found.converged.any()
+    assert (found.rounds <= 4).all()
 
 
 @pytest.mark.parametrize("kind", [surface, noisy, blob, duplicates, lattice])
