@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,8 +45,8 @@ SELECT = "(cuda or shared_memory_holds or same_bits_of_many) and not " + " and n
     ["opcheck", "compile", "graph", "devices_agree", "methods_agree", "every_launch", "invarian"]
     + ["bits_count", "very_many", "test_gradients"]
 )
-# The tests that take longest, of many sizes or of large clouds, each in a process of its own. They
-# start after the others, in this order, so that a limit cuts off the longest.
+# The tests that take longest under racecheck, of many sizes or of large clouds. Each has a process
+# to itself, after the others and in this order, so that a limit cuts off the longest.
 LONGEST = (
     *("agrees_with_reference", "same_bits_as", "one_gradient", "certified_against"),
     *(
@@ -60,34 +60,32 @@ LONGEST = (
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 
-TESTS_OF_A_PROCESS = 4
-
-
 class Share(NamedTuple):
     """What one process runs."""
 
     op: str
     tool: str
     tests: list[str]
-
-    @property
-    def length(self) -> int:
-        """A rank: 0 for short tests, else from the place in LONGEST."""
-        return max(
-            k for test in self.tests for k, word in enumerate(("", *LONGEST)) if word in test
-        )
+    length: int = 0  # a rank, from the place in LONGEST
 
 
-def collect(op: str, select: str) -> list[list[str]]:
-    """The selected tests by name, those of a process together."""
+def collect(op: str, select: str) -> list[str]:
+    """The selected tests by name."""
     files = [f"tests/test_{name}.py" for name in TESTS[op]]
     command = [*PYTEST, "--collect-only", "-k", select, *files]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    names = [line for line in shown.splitlines() if "::" in line]
-    long = [name for name in names if any(word in name for word in LONGEST)]
-    short = [name for name in names if name not in long]
-    count = -(-len(short) // TESTS_OF_A_PROCESS)
-    return [[name] for name in long] + [short[k::count] for k in range(count)]
+    return [line for line in shown.splitlines() if "::" in line]
+
+
+def divide(op: str, tool: str, tests: list[str]) -> list[Share]:
+    def rank(test: str) -> int:
+        return max(k for k, word in enumerate(("", *LONGEST)) if word in test)
+
+    long = [test for test in tests if tool == "racecheck" and rank(test) > 0]
+    short = [test for test in tests if test not in long]
+    count = -(-len(short) // (4 if tool == "racecheck" else 12))
+    shares = [Share(op, tool, short[k::count]) for k in range(count)]
+    return shares + [Share(op, tool, [test], rank(test)) for test in long]
 
 
 @contextmanager
@@ -109,6 +107,8 @@ def multi_process_server(wanted: bool) -> Iterator[dict[str, str]]:
 
 def start(share: Share, log: Path, variables: dict[str, str]) -> subprocess.Popen[bytes]:
     command = ["compute-sanitizer", "--tool", share.tool, "--target-processes", "all"]
+    if share.tool == "racecheck":  # its threads wait busily, one for every core
+        command += ["--racecheck-num-workers", "1"]
     command += ["--error-exitcode", "99", *PYTEST, *share.tests]
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     environment |= {"OMP_NUM_THREADS": "1", **variables}  # a core a process
@@ -122,11 +122,14 @@ def start(share: Share, log: Path, variables: dict[str, str]) -> subprocess.Pope
 
 
 def run_all(
-    shares: list[Share], folder: Path, slots: list[dict[str, str]], limit: float
-) -> list[dict[str, Any]]:
+    shares: list[Share],
+    folder: Path,
+    slots: list[dict[str, str]],
+    limit: float,
+    ended: Callable[[int, dict[str, Any]], None],
+) -> None:
     """Run the shares in their order, one in each slot at a time; a slot's variables say where."""
     begin = time.perf_counter()
-    outcomes: list[dict[str, Any]] = [outcome(None, None, len(share.tests)) for share in shares]
     running: list[tuple[int, subprocess.Popen[bytes], Path] | None] = [None] * len(slots)
     waiting = list(range(len(shares)))
     while waiting or any(running):
@@ -141,18 +144,18 @@ def run_all(
                     running[slot] = turn, start(shares[turn], log, slots[slot]), log
                 continue
             turn, process, log = job
-            if late and process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            if process.poll() is None:
+            returncode = process.poll()
+            if returncode is None and late:
+                os.killpg(process.pid, signal.SIGKILL)  # the driver may keep it for a while
+                returncode = -signal.SIGKILL
+            if returncode is None:
                 continue
-            outcomes[turn] = outcome(log, process.returncode, len(shares[turn].tests))
-            outcomes[turn]["seconds"] = time.perf_counter() - begin
-            if outcomes[turn]["clean"]:
+            found = outcome(log, returncode, len(shares[turn].tests))
+            ended(turn, {**found, "seconds": time.perf_counter() - begin})
+            if found["clean"]:
                 log.unlink()
             running[slot] = None
         time.sleep(0.2)
-    return outcomes
 
 
 def outcome(log: Path | None, returncode: int | None, tests: int) -> dict[str, Any]:
@@ -190,6 +193,34 @@ def together(parts: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+class Record:
+    """What came of all shares, written whenever one has ended, so that nothing is lost."""
+
+    def __init__(self, shares: list[Share], commit: str, select: str, folder: Path):
+        self.shares, self.folder = shares, folder
+        self.outcomes = [outcome(None, None, len(share.tests)) for share in shares]
+        self.machine = describe(commit)
+        self.told = {"commit": commit, "selected": select}
+
+    def ended(self, turn: int, found: dict[str, Any]) -> None:
+        self.outcomes[turn] = found
+        self.write(self.shares[turn].op, self.shares[turn].tool)
+
+    def write(self, op: str, tool: str) -> bool:
+        """Returns whether all tests have run and the tool said nothing."""
+        parts = [
+            part
+            for share, part in zip(self.shares, self.outcomes, strict=True)
+            if (share.op, share.tool) == (op, tool)
+        ]
+        path = self.folder / f"sanitizers-{op}-{slug(self.machine)}.json"
+        tools = json.loads(path.read_text())["tools"] if path.exists() else {}
+        files = [f"tests/test_{name}.py" for name in TESTS[op]]
+        tools[tool] = {**self.told, "files": files, **together(parts)}
+        path.write_text(json.dumps({**self.machine, "tools": tools}, indent=1) + "\n")
+        return bool(tools[tool]["clean"])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("ops", nargs="+", choices=TESTS, help="whose tests")
@@ -207,35 +238,19 @@ def main() -> int:
             parser.error(f"there is no {program} on the PATH")
 
     args.out.mkdir(parents=True, exist_ok=True)
+    tests = {op: collect(op, args.select) for op in args.ops}
     shares = [
-        Share(op, tool, tests)
-        for op in args.ops
-        for tests in collect(op, args.select)
-        for tool in args.tools
+        share for op in args.ops for tool in args.tools for share in divide(op, tool, tests[op])
     ]
     shares.sort(key=lambda share: share.length)
+    record = Record(shares, args.commit, args.select, args.out)
     with multi_process_server(args.mps) as server:
         gpus = [args.gpus[slot % len(args.gpus)] for slot in range(args.processes)]
         slots = [{"CUDA_VISIBLE_DEVICES": str(gpu), **server} for gpu in gpus]
-        outcomes = run_all(shares, args.out, slots, args.limit)
-    machine = describe(args.commit)
-    clean = True
-    for op in args.ops:
-        files = [f"tests/test_{name}.py" for name in TESTS[op]]
-        path = args.out / f"sanitizers-{op}-{slug(machine)}.json"
-        tools = json.loads(path.read_text())["tools"] if path.exists() else {}
-        for tool in args.tools:
-            parts = [
-                part
-                for share, part in zip(shares, outcomes, strict=True)
-                if (share.op, share.tool) == (op, tool)
-            ]
-            told = together(parts)
-            tools[tool] = {"commit": args.commit, "files": files, "selected": args.select, **told}
-            clean = clean and told["clean"]
-            print(op, tool, json.dumps(told, indent=1))
-        path.write_text(json.dumps({**machine, "tools": tools}, indent=1) + "\n")
-    return 0 if clean else 1
+        run_all(shares, args.out, slots, args.limit, record.ended)
+    clean = {f"{op} {tool}": record.write(op, tool) for op in args.ops for tool in args.tools}
+    print(json.dumps(clean, indent=1))
+    return 0 if all(clean.values()) else 1
 
 
 if __name__ == "__main__":
