@@ -136,22 +136,21 @@ def plot(op: str, rows: list[Row], folder: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
+    rows = [r for r in rows if "scipy_seconds" not in r]
     pictures = [("points", "points in all clouds", lambda r: r["batch"] * r["points"])]
-    if matched := op in ("assign", "emd"):  # other M than N is another problem
+    if op in ("assign", "emd"):  # other M than N is another problem, clouds of a batch run at once
         rows = [r for r in rows if r.get("objects", r["points"]) == r["points"]]
         sizes = dict.fromkeys(size_of(r) for r in sorted(rows, key=lambda r: r["points"]))
         pictures = [("points", f"points a cloud ({', '.join(sizes)})", lambda r: r["points"])]
     if op == "assign":
         pictures.append(("gap", "certified gap", lambda r: r.get("certified_gap")))
     for name, label, key in pictures:
-        a_cloud = matched and name == "points"
         lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for r in rows:
-            if "scipy_seconds" not in r and key(r):
+            if key(r):
                 rtol = f", rtol {r['rtol']:g}" if op == "assign" and name == "points" else ""
                 size = f", {size_of(r)}" if name == "gap" else ""
-                seconds = r["seconds"] / (r["batch"] if a_cloud else 1)
-                lines[f"{r['method']}, {r['kind']}{rtol}{size}"].append((key(r), seconds))
+                lines[f"{r['method']}, {r['kind']}{rtol}{size}"].append((key(r), r["seconds"]))
         drawn = {line: points for line, points in lines.items() if len(points) > 1}
         if not drawn:  # single points are in the table
             continue
@@ -159,8 +158,7 @@ def plot(op: str, rows: list[Row], folder: Path) -> None:
         axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
         for line, points in drawn.items():
             axes.plot(*zip(*sorted(points), strict=True), marker="o", label=line, markersize=3)
-        unit = "seconds a cloud" if a_cloud else "seconds"
-        axes.set(xscale="log", yscale="log", xlabel=label, ylabel=unit, title=op)
+        axes.set(xscale="log", yscale="log", xlabel=label, ylabel="seconds (batch)", title=op)
         axes.legend(fontsize=6, ncols=2)
         axes.grid(True, which="both", linewidth=0.3)
         figure.tight_layout()
@@ -188,9 +186,12 @@ def main() -> int:
     for (op, heading), rows in found.items():
         table = TABLES.get(op, distance_table)(rows)
         parts.append(f"**{op}** ({heading})\n\n{table}")
-        if args.plots:
-            args.plots.mkdir(parents=True, exist_ok=True)
-            plot(op, rows, args.plots)
+    if args.plots:  # one of all the files in which an op was measured
+        args.plots.mkdir(parents=True, exist_ok=True)
+        for op in dict.fromkeys(op for op, _ in found):
+            plot(
+                op, [row for key, rows in found.items() if key[0] == op for row in rows], args.plots
+            )
     text = "\n\n".join(parts)
     print(text)
     if args.readme:
