@@ -11,6 +11,7 @@ def test_one_plot_of_all_files_of_an_op(tmp_path, monkeypatch, capsys):
     for commit, points in (("1111111", 1024), ("2222222", 8192)):
         facts = {"op": "assign", "method": "pointloss", "kind": "surface", "batch": 8}
         facts |= {"points": points, "rtol": 0.01, "certified_gap": 0.009, "one_to_one": True}
+        facts |= {"rounds_max": 9, "us_a_round": 2.5}
         row = {"extra_info": facts, "stats": {"median": 0.001, "rounds": 3}}
         files.append(tmp_path / f"{commit}.json")
         told = {"machine": {"gpu": "a GPU", "commit": commit}, "benchmarks": [row]}
