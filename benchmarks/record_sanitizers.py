@@ -48,14 +48,8 @@ SELECT = "(cuda or shared_memory_holds or same_bits_of_many) and not " + " and n
 # The tests that take longest under racecheck, of many sizes or of large clouds. Each has a process
 # to itself, after the others and in this order, so that a limit cuts off the longest.
 LONGEST = (
-    *("agrees_with_reference", "same_bits_as", "one_gradient", "certified_against"),
-    *(
-        "against_the_optimum",
-        "shared_memory_holds",
-        "a_thousand",
-        "many_points",
-        "test_every_layout",
-    ),
+    *("certified_against", "against_the_optimum", "shared_memory_holds"),
+    *("a_thousand", "many_points", "test_every_layout"),
 )
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 
