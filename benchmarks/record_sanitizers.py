@@ -4,7 +4,8 @@
     python -m benchmarks.record_sanitizers nearest chamfer --commit $(git rev-parse HEAD) --mps
 
 Writes sanitizers-<op>-<gpu>.json: per tool the commit, the files, the errors, the tests and the
-seconds; tools that are not run now stay as they were recorded. Processes of a few tests each run
+seconds; tools that are not run now stay as they were recorded, and --continue runs only the tests
+that were not reached, to be counted with the others. Processes of a few tests each run
 side by side, without torch's caching of memory, so that a read past the end of one tensor is not
 one inside a neighbour. Under racecheck a kernel of a block takes thousands of times as long, and
 kernels of different processes take turns: --mps lets them run at once (eight took the time of one).
@@ -71,13 +72,13 @@ def collect(op: str, select: str) -> list[str]:
     return [line for line in shown.splitlines() if "::" in line]
 
 
-def divide(op: str, tool: str, tests: list[str]) -> list[Share]:
+def divide(op: str, tool: str, tests: list[str], together: int) -> list[Share]:
     def rank(test: str) -> int:
         return max(k for k, word in enumerate(("", *LONGEST)) if word in test)
 
     long = [test for test in tests if tool == "racecheck" and rank(test) > 0]
     short = [test for test in tests if test not in long]
-    count = -(-len(short) // (4 if tool == "racecheck" else 12))
+    count = -(-len(short) // together)
     shares = [Share(op, tool, short[k::count]) for k in range(count)]
     return shares + [Share(op, tool, [test], rank(test)) for test in long]
 
@@ -144,7 +145,7 @@ def run_all(
                 returncode = -signal.SIGKILL
             if returncode is None:
                 continue
-            found = outcome(log, returncode, len(shares[turn].tests))
+            found = outcome(log, returncode, shares[turn].tests)
             ended(turn, {**found, "seconds": time.perf_counter() - begin})
             if found["clean"]:
                 log.unlink()
@@ -152,7 +153,7 @@ def run_all(
         time.sleep(0.2)
 
 
-def outcome(log: Path | None, returncode: int | None, tests: int) -> dict[str, Any]:
+def outcome(log: Path | None, returncode: int | None, tests: list[str]) -> dict[str, Any]:
     """What one process came to; without a log it did not start."""
     text = "" if log is None else log.read_text(errors="replace")
     summaries = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", text)
@@ -163,10 +164,11 @@ def outcome(log: Path | None, returncode: int | None, tests: int) -> dict[str, A
     dots = "".join(re.findall(r"^[.FEsx]+", running, re.M))  # what pytest shows while it runs
     none = bool(summaries) and all(re.match("0 (errors|hazards)", found) for found in summaries)
     return {
-        "clean": returncode == 0 and none and not reports and dots == "." * tests,
+        "clean": returncode == 0 and none and not reports and dots == "." * len(tests),
         "good": dots.count("."),
         "not_good": len(dots) - dots.count("."),
-        "not_reached": tests - len(dots),
+        "not_reached": len(tests) - len(dots),
+        "rest": tests[len(dots) :],
         "reports": reports,
         "summaries": summaries or ["none: the tool did not finish"],
         "returncode": returncode,
@@ -183,18 +185,48 @@ def together(parts: list[dict[str, Any]]) -> dict[str, Any]:
         **counts,
         "summaries": sorted({found for part in parts for found in part["summaries"]}),
         "returncodes": sorted({str(part["returncode"]) for part in parts}),
-        "seconds": round(max(part["seconds"] for part in parts), 1),
+        "seconds": round(max((part["seconds"] for part in parts), default=0), 1),
+        "rest": [test for part in parts for test in part["rest"]],
+    }
+
+
+def continued(earlier: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+    """A record of a tool with what has become of the tests that it did not reach."""
+    return {
+        **told,
+        "commit": ", ".join(dict.fromkeys([*earlier["commit"].split(", "), told["commit"]])),
+        "good": earlier["good"] + told["good"],
+        "not_good": earlier["not_good"] + told["not_good"],
+        "reports": earlier["reports"] + told["reports"],
+        "clean": told["clean"] and not earlier["not_good"] and not earlier["reports"],
+        "seconds": round(earlier["seconds"] + told["seconds"], 1),
     }
 
 
 class Record:
     """What came of all shares, written whenever one has ended, so that nothing is lost."""
 
-    def __init__(self, shares: list[Share], commit: str, select: str, folder: Path):
-        self.shares, self.folder = shares, folder
-        self.outcomes = [outcome(None, None, len(share.tests)) for share in shares]
+    def __init__(self, commit: str, select: str, folder: Path, go_on: bool):
+        self.folder, self.go_on = folder, go_on
         self.machine = describe(commit)
         self.told = {"commit": commit, "selected": select}
+        self.earlier: dict[str, dict[str, Any]] = {op: self.read(op) for op in TESTS}
+        self.shares: list[Share] = []
+        self.outcomes: list[dict[str, Any]] = []
+
+    def path(self, op: str) -> Path:
+        return self.folder / f"sanitizers-{op}-{slug(self.machine)}.json"
+
+    def read(self, op: str) -> dict[str, Any]:
+        tools = json.loads(self.path(op).read_text())["tools"] if self.path(op).exists() else {}
+        return dict(tools)
+
+    def plan(self, op: str, tools: list[str], tests: list[str], together: int) -> None:
+        for tool in tools:
+            left = self.earlier[op][tool]["rest"] if self.go_on else tests
+            self.shares += divide(op, tool, [test for test in tests if test in left], together)
+        self.shares.sort(key=lambda share: share.length)
+        self.outcomes = [outcome(None, None, share.tests) for share in self.shares]
 
     def ended(self, turn: int, found: dict[str, Any]) -> None:
         self.outcomes[turn] = found
@@ -207,11 +239,12 @@ class Record:
             for share, part in zip(self.shares, self.outcomes, strict=True)
             if (share.op, share.tool) == (op, tool)
         ]
-        path = self.folder / f"sanitizers-{op}-{slug(self.machine)}.json"
-        tools = json.loads(path.read_text())["tools"] if path.exists() else {}
+        tools = self.read(op)
         files = [f"tests/test_{name}.py" for name in TESTS[op]]
         tools[tool] = {**self.told, "files": files, **together(parts)}
-        path.write_text(json.dumps({**self.machine, "tools": tools}, indent=1) + "\n")
+        if self.go_on:
+            tools[tool] = continued(self.earlier[op][tool], tools[tool])
+        self.path(op).write_text(json.dumps({**self.machine, "tools": tools}, indent=1) + "\n")
         return bool(tools[tool]["clean"])
 
 
@@ -224,24 +257,25 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=900, help="seconds for all together")
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=[*TOOLS])
     parser.add_argument("--processes", type=int, default=8, help="at a time, a core each")
+    parser.add_argument("--together", type=int, default=4, help="tests of a process")
     parser.add_argument("--gpus", type=int, nargs="+", default=[0], help="they take turns")
     parser.add_argument("--mps", action="store_true", help="let processes share a GPU at once")
+    parser.add_argument(
+        "--continue", action="store_true", dest="go_on", help="only what --out's records lack"
+    )
     args = parser.parse_args()
     for program in ["compute-sanitizer"] + ["nvidia-cuda-mps-control"] * args.mps:
         if shutil.which(program) is None:
             parser.error(f"there is no {program} on the PATH")
 
     args.out.mkdir(parents=True, exist_ok=True)
-    tests = {op: collect(op, args.select) for op in args.ops}
-    shares = [
-        share for op in args.ops for tool in args.tools for share in divide(op, tool, tests[op])
-    ]
-    shares.sort(key=lambda share: share.length)
-    record = Record(shares, args.commit, args.select, args.out)
+    record = Record(args.commit, args.select, args.out, args.go_on)
+    for op in args.ops:
+        record.plan(op, args.tools, collect(op, args.select), args.together)
     with multi_process_server(args.mps) as server:
         gpus = [args.gpus[slot % len(args.gpus)] for slot in range(args.processes)]
         slots = [{"CUDA_VISIBLE_DEVICES": str(gpu), **server} for gpu in gpus]
-        run_all(shares, args.out, slots, args.limit, record.ended)
+        run_all(record.shares, args.out, slots, args.limit, record.ended)
     clean = {f"{op} {tool}": record.write(op, tool) for op in args.ops for tool in args.tools}
     print(json.dumps(clean, indent=1))
     return 0 if all(clean.values()) else 1
