@@ -221,9 +221,14 @@ class Record:
         tools = json.loads(self.path(op).read_text())["tools"] if self.path(op).exists() else {}
         return dict(tools)
 
+    def to_continue(self, op: str, tool: str) -> dict[str, Any]:
+        """The earlier record, if it tells which tests it did not reach."""
+        earlier = self.earlier[op].get(tool, {})
+        return earlier if self.go_on and "rest" in earlier else {}
+
     def plan(self, op: str, tools: list[str], tests: list[str], together: int) -> None:
         for tool in tools:
-            left = self.earlier[op][tool]["rest"] if self.go_on else tests
+            left = self.to_continue(op, tool).get("rest", tests)
             self.shares += divide(op, tool, [test for test in tests if test in left], together)
         self.shares.sort(key=lambda share: share.length)
         self.outcomes = [outcome(None, None, share.tests) for share in self.shares]
@@ -242,8 +247,8 @@ class Record:
         tools = self.read(op)
         files = [f"tests/test_{name}.py" for name in TESTS[op]]
         tools[tool] = {**self.told, "files": files, **together(parts)}
-        if self.go_on:
-            tools[tool] = continued(self.earlier[op][tool], tools[tool])
+        if earlier := self.to_continue(op, tool):
+            tools[tool] = continued(earlier, tools[tool])
         self.path(op).write_text(json.dumps({**self.machine, "tools": tools}, indent=1) + "\n")
         return bool(tools[tool]["clean"])
 
