@@ -220,14 +220,14 @@ struct Auction {
       const double price = bids ? bid_price(top, eps) : 0.0;
       bool wins = bids;
       for (int r = 0; r < count; ++r) {
-        const int other_j = __shfl_sync(kAllLanes, j, r * warps);
-        const int other_i = __shfl_sync(kAllLanes, i, r * warps);
-        const double other = __shfl_sync(kAllLanes, price, r * warps);
+        const int other_j = __shfl_sync(kWholeWarp, j, r * warps);
+        const int other_i = __shfl_sync(kWholeWarp, i, r * warps);
+        const double other = __shfl_sync(kWholeWarp, price, r * warps);
         if (other_j == j && (other > price || (other == price && other_i < i))) wins = false;
       }
       const int waiting = wins ? hand_over(i, j, price) : bids ? i : -1;
-      const unsigned all = __ballot_sync(kAllLanes, waiting >= 0);
-      if (waiting >= 0) next[__popc(all & ((1u << lane) - 1))] = waiting;
+      const unsigned all = __ballot_sync(kWholeWarp, waiting >= 0);
+      if (waiting >= 0) next[rank_in(all)] = waiting;
       if (lane == 0) *next_count = __popc(all);
     }
     __syncthreads();

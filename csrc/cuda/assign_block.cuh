@@ -7,12 +7,13 @@
 #include <climits>
 #include <cstdint>
 
+#include "warp.cuh"
+
 namespace pointloss {
 
 // 512, not 1024: the double arithmetic needs more than the 64 registers that 1024 leave a thread.
 constexpr int kAssignThreads = 512;
 constexpr int kAssignWarps = kAssignThreads / 32;
-constexpr unsigned kAllLanes = 0xffffffffu;
 
 // The best object of a bidder and the second-best value. Merging is associative and breaks ties by
 // the lowest object, so the result does not depend on how the objects were dealt out.
@@ -36,9 +37,9 @@ __device__ __forceinline__ void merge(Best<S>& a, const Best<S>& b) {
 template <typename S>
 __device__ __forceinline__ Best<S> lanes_merge(Best<S> top, int lanes) {
   for (int offset = lanes / 2; offset > 0; offset /= 2) {
-    const Best<S> other{__shfl_xor_sync(kAllLanes, top.best, offset),
-                        __shfl_xor_sync(kAllLanes, top.second, offset),
-                        __shfl_xor_sync(kAllLanes, top.object, offset)};
+    const Best<S> other{__shfl_xor_sync(kWholeWarp, top.best, offset),
+                        __shfl_xor_sync(kWholeWarp, top.second, offset),
+                        __shfl_xor_sync(kWholeWarp, top.object, offset)};
     merge(top, other);
   }
   return top;
@@ -66,7 +67,7 @@ struct Max {
 template <class Op>
 __device__ __forceinline__ double warp_reduce(double value, Op op) {
   for (int offset = 16; offset > 0; offset /= 2) {
-    value = op(value, __shfl_xor_sync(kAllLanes, value, offset));
+    value = op(value, __shfl_xor_sync(kWholeWarp, value, offset));
   }
   return value;
 }

@@ -15,6 +15,7 @@
 #include <limits>
 
 #include "assign_team.cuh"
+#include "warp.cuh"
 
 namespace pointloss {
 
@@ -29,7 +30,6 @@ constexpr int kRaiseLimit = 1 << 28;  // the largest cost; no bid raises a price
 constexpr int kMaxSources = 1024;     // bidders that one path search starts from
 constexpr int kMaxOpen = 32;          // free objects up to which it looks ahead
 constexpr unsigned kNobody = 0xffffffffu;
-constexpr unsigned kWholeWarp = 0xffffffffu;
 // Coordinates of a bidder whom every object costs nothing: see nearest_int() and group_bound().
 constexpr float kNowhere = std::numeric_limits<float>::quiet_NaN();
 
@@ -53,10 +53,6 @@ __device__ __forceinline__ T warp_sum(T value) {
   return value;
 }
 
-// How many lanes of `mask` come before this one.
-__device__ __forceinline__ int rank_in(unsigned mask) {
-  return __popc(mask & ((1u << threadIdx.x % 32) - 1));
-}
 // The place of this lane in a list of *count, to which the lanes of `mask` are appended.
 __device__ __forceinline__ int append_place(int* count, unsigned mask) {
   int at = 0;

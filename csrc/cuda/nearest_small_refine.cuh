@@ -110,7 +110,7 @@ struct SmallRefiner {
       rank = atomicAdd(&s.counters[skewed(cell / 2)], added << shift) >> shift & 0xffff;
     }
     const unsigned base = __shfl_sync(active, rank, first);
-    return with_first ? base + __popc(group & ((1u << lane) - 1)) : rank;
+    return with_first ? base + rank_in(group) : rank;
   }
 
   // Splits segments [from, to), which hold points of this thread.

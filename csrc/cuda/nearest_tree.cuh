@@ -7,8 +7,9 @@
 // nearest_tree_refine.cuh, nearest_tree_boxes.cuh), and the points of one walk the tree of the
 // other (nearest_tree_walk.cuh), a warp the neighbours on the curve.
 //
-// Map of the query: a warp = 32 / kLanes points in curve order; blocks cover x, then y. Each kernel
-// is launched while the one before still runs (KernelChain).
+// Map of the query: a warp = 32 / kLanes points in curve order, or one of nearest_tree_lone.cuh;
+// query_place() gives the order of blocks. Each kernel is launched while the one before still runs
+// (KernelChain).
 //
 // Cost: O(N + M) building, O(N + M) memory; a query on a surface or in a volume scans a few leaves.
 // Ten million points against ten million: 7.5 ms on a surface, 9.7 ms in a volume, with 1.24 GB of

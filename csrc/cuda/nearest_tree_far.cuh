@@ -63,11 +63,11 @@ struct FarWalk {
 
   // Lists the points of those lanes whose are wanted.
   __device__ __forceinline__ void add(bool wanted, float x, float y, float z, int i) {
-    const unsigned who = __ballot_sync(kWholeWarp, wanted), lane = threadIdx.x % 32;
+    const unsigned who = __ballot_sync(kWholeWarp, wanted);
     const int more = __popc(who);
     if (listed + more > kListed) ask();
     if (wanted) {
-      list[listed + __popc(who & ((1u << lane) - 1))] = make_float4(x, y, z, __int_as_float(i));
+      list[listed + rank_in(who)] = make_float4(x, y, z, __int_as_float(i));
     }
     listed += more;
   }

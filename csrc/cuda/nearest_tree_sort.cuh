@@ -259,7 +259,7 @@ __device__ __forceinline__ unsigned count_together(unsigned* counters, unsigned 
   const int leader = __ffs(group) - 1;
   unsigned before = 0;
   if (static_cast<int>(lane) == leader) before = atomicAdd(counters + key, __popc(group));
-  return __shfl_sync(active, before, leader) + __popc(group & ((1u << lane) - 1));
+  return __shfl_sync(active, before, leader) + rank_in(group);
 }
 
 // Counts the points of each cell, and answers the rows that no search answers.

@@ -6,10 +6,10 @@
 #include <cstdint>
 
 #include "../common/distance.h"
+#include "warp.cuh"
 
 namespace pointloss {
 
-constexpr unsigned kWholeWarp = 0xffffffffu;
 constexpr float kInfinity = INFINITY;
 
 __device__ __forceinline__ unsigned warp_min(unsigned v) {
