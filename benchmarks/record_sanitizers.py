@@ -5,10 +5,10 @@
 
 Writes sanitizers-<op>-<gpu>.json: per tool the commit, the files, the errors, the tests and the
 seconds; tools that are not run now stay as they were recorded, and --continue runs only the tests
-that were not reached, to be counted with the others. Processes of a few tests each run
-side by side, without torch's caching of memory, so that a read past the end of one tensor is not
-one inside a neighbour. Under racecheck a kernel of a block takes thousands of times as long, and
-kernels of different processes take turns: --mps lets them run at once (eight took the time of one).
+that were not reached, to be counted with the others. Processes of a few tests each run side by
+side, without torch's caching of memory, so that a read past the end of one tensor is not one inside
+a neighbour. Under racecheck a kernel of a block takes thousands of times as long, and kernels of
+different processes take turns: --mps lets them run at once (eight took the time of one).
 
 Left out for their time are the tests that compile, check schemas or difference gradients, the
 property tests, those where whole methods or devices are compared, those of the very largest clouds;
@@ -37,10 +37,10 @@ from benchmarks.machine import describe, slug
 
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 TESTS = {
-    "nearest": ("nearest", "nearest_backward", "nearest_index"),
-    "chamfer": ("chamfer",),
-    "assign": ("assign", "assign_rectangular"),
-    "emd": ("emd",),
+    "nearest": [f"tests/test_nearest{part}.py" for part in ("", "_backward", "_index")],
+    "chamfer": ["tests/test_chamfer.py"],
+    "assign": ["tests/test_assign.py", "tests/test_assign_rectangular.py"],
+    "emd": ["tests/test_emd.py"],
 }
 SELECT = "(cuda or shared_memory_holds or same_bits_of_many) and not " + " and not ".join(
     ["opcheck", "compile", "graph", "devices_agree", "methods_agree", "every_launch", "invarian"]
@@ -66,8 +66,7 @@ class Share(NamedTuple):
 
 def collect(op: str, select: str) -> list[str]:
     """The selected tests by name."""
-    files = [f"tests/test_{name}.py" for name in TESTS[op]]
-    command = [*PYTEST, "--collect-only", "-k", select, *files]
+    command = [*PYTEST, "--collect-only", "-k", select, *TESTS[op]]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return [line for line in shown.splitlines() if "::" in line]
 
@@ -176,7 +175,7 @@ def outcome(log: Path | None, returncode: int | None, tests: list[str]) -> dict[
     }
 
 
-def together(parts: list[dict[str, Any]]) -> dict[str, Any]:
+def tally(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """What the processes of one tool came to."""
     keys = ("good", "not_good", "not_reached", "reports")
     counts = {key: sum(part[key] for part in parts) for key in keys}
@@ -192,13 +191,17 @@ def together(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 def continued(earlier: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
     """A record of a tool with what has become of the tests that it did not reach."""
+    ends = {key: sorted({*earlier[key], *told[key]}) for key in ("summaries", "returncodes")}
+    # Cut off or never started is no fault, any other end than 0 is.
+    faults = set(earlier["returncodes"]) - {"0", str(-signal.SIGKILL.value), "None"}
     return {
         **told,
+        **ends,
         "commit": ", ".join(dict.fromkeys([*earlier["commit"].split(", "), told["commit"]])),
         "good": earlier["good"] + told["good"],
         "not_good": earlier["not_good"] + told["not_good"],
         "reports": earlier["reports"] + told["reports"],
-        "clean": told["clean"] and not earlier["not_good"] and not earlier["reports"],
+        "clean": told["clean"] and not (earlier["not_good"] or earlier["reports"] or faults),
         "seconds": round(earlier["seconds"] + told["seconds"], 1),
     }
 
@@ -245,8 +248,7 @@ class Record:
             if (share.op, share.tool) == (op, tool)
         ]
         tools = self.read(op)
-        files = [f"tests/test_{name}.py" for name in TESTS[op]]
-        tools[tool] = {**self.told, "files": files, **together(parts)}
+        tools[tool] = {**self.told, "files": TESTS[op], **tally(parts)}
         if earlier := self.to_continue(op, tool):
             tools[tool] = continued(earlier, tools[tool])
         self.path(op).write_text(json.dumps({**self.machine, "tools": tools}, indent=1) + "\n")
