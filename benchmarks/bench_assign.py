@@ -83,21 +83,21 @@ def test_deterministic(benchmark, kind):
     record(benchmark, "pointloss deterministic", kind, x, y, 1e-2, told)
 
 
+@pytest.mark.parametrize("given", [["price"], ["price", "idx"]], ids="+".join)
 @pytest.mark.parametrize("kind", TYPICAL, ids=lambda k: k.__name__)
-def test_warm(benchmark, kind):
+def test_warm(benchmark, kind, given):
     """The fourth step of a training: x goes a tenth of the way to its match a step, plus noise."""
     x, y = matching.clouds(kind, BATCH, 2048, 2048)
     last = assign(x, y, rtol=1e-3)
     for _ in range(4):
         target = y.gather(1, last.idx.unsqueeze(-1).expand_as(x))
         x = 0.9 * x + 0.1 * target + 0.002 * torch.randn_like(x)
-        price = last.price
-        last = assign(x, y, rtol=1e-3, price=price)
-    seconds, found = harness.measure(
-        benchmark, lambda: assign(x, y, rtol=1e-3, price=price), rounds=10
-    )
+        start = {name: getattr(last, name) for name in given}
+        last = assign(x, y, rtol=1e-3, **start)
+    seconds, found = harness.measure(benchmark, lambda: assign(x, y, rtol=1e-3, **start), rounds=10)
     told = matching.facts(x, y, found, baselines.scipy_optimum(x[0], y[0]), seconds)
-    record(benchmark, "pointloss warm", kind, x, y, 1e-3, told)
+    method = "pointloss warm" if "idx" not in given else "pointloss warm, matching"
+    record(benchmark, method, kind, x, y, 1e-3, told)
 
 
 @pytest.mark.parametrize("name", PEERS)

@@ -33,9 +33,8 @@ STABLE_TORCH_LIBRARY(pointloss, m) {
       "bool deterministic) -> (Tensor, Tensor)");
   m.def(
       "assign(Tensor x, Tensor y, Tensor? x_lengths, Tensor? y_lengths, bool squared, float rtol, "
-      "Tensor? price, int max_rounds, bool deterministic) -> (Tensor idx, Tensor cost, Tensor gap, "
-      "Tensor new_price, "
-      "Tensor rounds, Tensor converged)");
+      "Tensor? price, Tensor? idx, int max_rounds, bool deterministic) -> (Tensor new_idx, "
+      "Tensor cost, Tensor gap, Tensor new_price, Tensor rounds, Tensor converged)");
 }
 
 namespace {

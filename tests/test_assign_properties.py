@@ -54,8 +54,14 @@ def test_warm_start_property(device, seed, n, m, kind):
     x, y = make(kind, 1, n, m, seed=seed, device=device)
     cold = assign(x, y)
     noise = torch.rand(cold.price.shape, generator=generator, dtype=torch.float64).to(device)
-    for price in (cold.price, cold.price + 0.1 * noise):
-        warm = assign(x, y, price=price)
+    mixed = cold.idx[:, torch.randperm(n, generator=generator).to(device)]
+    for price, idx in (
+        (cold.price, None),
+        (cold.price + 0.1 * noise, None),
+        (cold.price, cold.idx),
+        (cold.price + 0.1 * noise, mixed),
+    ):
+        warm = assign(x, y, price=price, idx=idx)
         assert_valid(x, y, warm, 1e-2)
         assert (warm.gap <= cold.gap.clamp_min(1e-2)).all()
 

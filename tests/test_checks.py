@@ -116,6 +116,15 @@ def test_options(device):
         assign(x, x, price=torch.zeros(1, 4, device=device))
     with pytest.raises(TypeError, match="price must be floating point"):
         assign(x, x, price=torch.zeros(1, 5, device=device, dtype=torch.long))
+    price, idx = torch.zeros(1, 5, device=device), torch.zeros(1, 5, device=device)
+    with pytest.raises(ValueError, match="idx needs the price"):
+        assign(x, x, idx=idx.long())
+    with pytest.raises(ValueError, match=r"idx must have shape \[1, 5\], got \[1, 4\]"):
+        assign(x, x, price=price, idx=idx[:, :4].long())
+    with pytest.raises(TypeError, match="idx must be integer"):
+        emd(x, x, price=price, idx=idx)
+    with pytest.raises(ValueError, match="idx must be on"):
+        assign(x, x, price=price, idx=idx.long().to("meta"))
     with pytest.raises(ValueError, match=r"radius must be a number or \[R\]"):
         f_score(x, x, torch.ones(2, 2))
     with pytest.raises(ValueError, match="ids and price_cache go together"):
@@ -130,7 +139,7 @@ def test_the_ops_guard_memory_themselves(device):
         with pytest.raises(RuntimeError):
             ops.nearest(x, y, None, None, 2, True, "auto")
         with pytest.raises(RuntimeError):
-            ops.assign(x, y, None, None, False, 0.1, None, 0, False)
+            ops.assign(x, y, None, None, False, 0.1, None, None, 0, False)
     with pytest.raises(RuntimeError, match="lengths must be int64"):
         ops.nearest(x, x, torch.zeros(2, device=device), None, 2, True, "auto")
     with pytest.raises(RuntimeError, match="lengths must be"):
@@ -139,8 +148,12 @@ def test_the_ops_guard_memory_themselves(device):
         ops.nearest(x, x, None, None, 2, True, "best")
     with pytest.raises(RuntimeError, match="norm must be 1 or 2"):
         ops.nearest(x, x, None, None, 0, True, "auto")
+    wrong = torch.zeros(2, 4, device=device)
     with pytest.raises(RuntimeError, match="price must be"):
-        ops.assign(x, x, None, None, False, 0.1, torch.zeros(2, 4, device=device), 0, False)
+        ops.assign(x, x, None, None, False, 0.1, wrong, None, 0, False)
+    for wrong in (torch.zeros(2, 4), torch.zeros(2, 5), torch.zeros(2, 4).long()):
+        with pytest.raises(RuntimeError, match="idx must be"):
+            ops.assign(x, x, None, None, False, 0.1, None, wrong.to(device), 0, False)
     y = cloud(2, 12000, 3, device=device)  # large enough for an index on either device
     index = ops.nearest_index(y, None)
     for wrong in (index[:-1], index.int(), index.reshape(-1, 1), torch.cat([index, index])):

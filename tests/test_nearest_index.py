@@ -8,7 +8,7 @@ from pointloss import NearestIndex, nearest
 
 # Below and above what is worth an index, and on CUDA what a block searches without one. No larger:
 # CUDA has no trees for norm 1 and float64, where every pair of points is looked at.
-SIZES = [(1, 1, 1), (2, 31, 300), (3, 700, 900), (2, 1000, 9000), (1, 12000, 500)]
+SIZES = [(1, 1, 1), (2, 31, 300), (3, 700, 900), (2, 300, 9000), (1, 9000, 500)]
 
 
 def assert_same(index, x, y, y_lengths=None, **options):
@@ -24,8 +24,8 @@ def test_same_bits_as_nearest(kind, device, dtype):
         x, y = make(kind, batch, n, m, device=device, dtype=dtype)
         index = NearestIndex(y)
         assert_same(index, x, y)
-        assert_same(index, y[:, ::2], y)  # queried again, with other points and another size
-        assert_same(index, x, y, norm=1)
+        assert_same(index, y[:, ::30], y)  # queried again, with other points and another size
+        assert_same(index, x[:, :50], y, norm=1)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 7])

@@ -19,6 +19,7 @@ struct AssignBatch {
   double rtol;
   int64_t max_rounds;      // <= 0: default bound
   const double* price_in;  // [B, max(N, M)] warm start, any values; or null
+  const int64_t* idx_in;   // [B, N] matching of those prices, any values; or null
   int64_t* idx;            // [B, N]
   double* price;           // [B, max(N, M)]
   double* cost;            // [B]

@@ -16,8 +16,9 @@ using AssignTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>
 
 struct AssignCall {
   Clouds size;
-  Tensor x, y;                                        // contiguous
-  std::optional<Tensor> x_lengths, y_lengths, start;  // start: prices, or nullopt
+  Tensor x, y;  // contiguous
+  std::optional<Tensor> x_lengths, y_lengths;
+  std::optional<Tensor> start_price, start_idx;  // of a warm start, or nullopt
   bool squared, deterministic;
   double rtol;
   int64_t max_rounds;
@@ -37,7 +38,8 @@ struct AssignCall {
             deterministic,
             rtol,
             max_rounds,
-            data_or_null<double>(start),
+            data_or_null<double>(start_price),
+            data_or_null<int64_t>(start_idx),
             idx.mutable_data_ptr<int64_t>(),
             price.mutable_data_ptr<double>(),
             cost.mutable_data_ptr<double>(),
@@ -51,8 +53,8 @@ struct AssignCall {
 inline AssignCall check_assign(const Tensor& x, const Tensor& y,
                                const std::optional<Tensor>& x_lengths,
                                const std::optional<Tensor>& y_lengths, bool squared, double rtol,
-                               const std::optional<Tensor>& price, int64_t max_rounds,
-                               bool deterministic) {
+                               const std::optional<Tensor>& price, const std::optional<Tensor>& idx,
+                               int64_t max_rounds, bool deterministic) {
   const Clouds size = check_clouds(x, y);
   return {size,
           dense(x),
@@ -60,6 +62,7 @@ inline AssignCall check_assign(const Tensor& x, const Tensor& y,
           check_lengths(x_lengths, x),
           check_lengths(y_lengths, x),
           check_price(price, x, size),
+          check_matching(idx, x, size),
           squared,
           deterministic,
           rtol,

@@ -78,6 +78,17 @@ inline std::optional<Tensor> check_price(const std::optional<Tensor>& price, con
   return dense(*price);
 }
 
+// Contiguous int64 [B, N] on x's device, or nullopt.
+inline std::optional<Tensor> check_matching(const std::optional<Tensor>& idx, const Tensor& x,
+                                            const Clouds& size) {
+  if (!idx.has_value()) return std::nullopt;
+  STD_TORCH_CHECK(idx->dim() == 2 && idx->size(0) == size.B && idx->size(1) == size.N,
+                  "idx must be [B, N]");
+  STD_TORCH_CHECK(idx->scalar_type() == ScalarType::Long, "idx must be int64");
+  STD_TORCH_CHECK(idx->device() == x.device(), "idx is on another device");
+  return dense(*idx);
+}
+
 // An index of y as nearest_index returns it, of `bytes` bytes.
 inline void check_index(const Tensor& index, const Tensor& y, int64_t bytes) {
   STD_TORCH_CHECK(index.scalar_type() == ScalarType::Byte && index.dim() == 1 &&

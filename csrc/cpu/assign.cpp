@@ -22,7 +22,8 @@ void assign_typed(AssignCall& call) {
                                      batch.squared,
                                      batch.rtol,
                                      batch.max_rounds,
-                                     batch.price_in ? batch.price_in + b * objects : nullptr};
+                                     batch.price_in ? batch.price_in + b * objects : nullptr,
+                                     batch.idx_in ? batch.idx_in + b * N : nullptr};
       AssignResult result{};
       result.idx = batch.idx + b * N;
       result.price = batch.price + b * objects;
@@ -37,9 +38,10 @@ void assign_typed(AssignCall& call) {
 
 AssignTensors assign_cpu(Tensor x, Tensor y, std::optional<Tensor> x_lengths,
                          std::optional<Tensor> y_lengths, bool squared, double rtol,
-                         std::optional<Tensor> price, int64_t max_rounds, bool deterministic) {
-  AssignCall call =
-      check_assign(x, y, x_lengths, y_lengths, squared, rtol, price, max_rounds, deterministic);
+                         std::optional<Tensor> price, std::optional<Tensor> idx, int64_t max_rounds,
+                         bool deterministic) {
+  AssignCall call = check_assign(x, y, x_lengths, y_lengths, squared, rtol, price, idx, max_rounds,
+                                 deterministic);
   x.scalar_type() == ScalarType::Float ? assign_typed<float>(call) : assign_typed<double>(call);
   return call.results();
 }

@@ -83,13 +83,23 @@ class Auction {
 
   double certify();
 
- private:
   struct Slack {
     double gap;           // estimate
     double finest;        // eps below this teaches nothing more
     double finest_float;  // float scans need eps at least this
   };
+  Slack measure_slack();
 
+  // Takes its object from every bidder whose slack was above eps.
+  void drop_slack(double eps) {
+    for (int64_t i = 0; i < frame_.bidders; ++i) {
+      if (slack_[i] <= eps || state_.partner[i] < 0) continue;
+      state_.owner[state_.partner[i]] = -1;
+      state_.partner[i] = -1;
+    }
+  }
+
+ private:
   ScanView<S> view() const {
     return {coords_.data(),
             price_.data(),
@@ -105,7 +115,6 @@ class Auction {
   void bid(int32_t i, double eps);
   void refill();
   bool run_phase(double& eps, int64_t round_limit, int64_t bid_limit);
-  Slack measure_slack();
   void normalise();
   double row_minimum(int64_t i);
 
@@ -271,7 +280,8 @@ bool Auction<S>::run_phase(double& eps, int64_t round_limit, int64_t bid_limit) 
   }
 }
 
-// Estimates the gap from the slack (own value - best value) of every bidder, nearly free of charge.
+// Estimates the gap from the slack (own value - best value) of every bidder that has an object,
+// nearly free of charge.
 template <typename S>
 typename Auction<S>::Slack Auction<S>::measure_slack() {
   normalise();
@@ -280,8 +290,8 @@ typename Auction<S>::Slack Auction<S>::measure_slack() {
   for (int64_t i = 0; i < frame_.bidders; ++i) {
     best[i] = static_cast<double>(look(i, S(0)).best);
     const int32_t j = state_.partner[i];
-    const double c = frame_.cost(i, j);
-    slack_[i] = std::max(0.0, c + std::max(state_.price[j], state_.level) - best[i]);
+    const double c = j < 0 ? 0.0 : frame_.cost(i, j);
+    slack_[i] = j < 0 ? 0.0 : std::max(0.0, c + std::max(state_.price[j], state_.level) - best[i]);
     total += slack_[i];
     primal += c;
     mean += best[i] / static_cast<double>(frame_.bidders);
@@ -376,11 +386,7 @@ Outcome Auction<S>::run(double& eps, double rtol, int64_t round_limit, int64_t b
     }
     keep_phase(state_);
     eps = std::max(assign_next_eps(eps, gap, rtol), slack.finest);
-    for (int64_t i = 0; i < frame_.bidders; ++i) {
-      if (slack_[i] <= eps) continue;
-      state_.owner[state_.partner[i]] = -1;
-      state_.partner[i] = -1;
-    }
+    drop_slack(eps);
     if (kFloat && eps < slack.finest_float) return Outcome::kNeedsDouble;
   }
 }

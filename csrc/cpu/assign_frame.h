@@ -118,6 +118,23 @@ inline void load_prices(const Frame& frame, const double* price_in, State& state
   for (int64_t j = 0; j < frame.objects; ++j) state.price[j] -= least;
 }
 
+// A matching as it is returned, of which an object goes to the first that asks for it and whatever
+// is no object to nobody; returns whether every bidder has one.
+inline bool load_matching(const Frame& frame, const int64_t* idx_in, State& state) {
+  const int64_t n = frame.swapped ? frame.objects : frame.bidders;
+  const int64_t m = frame.swapped ? frame.bidders : frame.objects;
+  int64_t pairs = 0;
+  for (int64_t k = 0; k < n; ++k) {
+    if (idx_in[k] < 0 || idx_in[k] >= m) continue;
+    const int64_t i = frame.swapped ? idx_in[k] : k, j = frame.swapped ? k : idx_in[k];
+    if (state.partner[i] >= 0 || state.owner[j] >= 0) continue;
+    state.partner[i] = static_cast<int32_t>(j);
+    state.owner[j] = static_cast<int32_t>(i);
+    ++pairs;
+  }
+  return pairs == frame.bidders;
+}
+
 // Gives each bidder that is left the nearest unowned object.
 inline void complete_greedily(const Frame& frame, State& state) {
   for (int64_t i = 0; i < frame.bidders; ++i) {

@@ -23,6 +23,7 @@ struct AssignProblem {
   double rtol;             // wanted certified relative gap; 0 = as exact as float64 allows
   int64_t max_rounds;      // <= 0: default bound
   const double* price_in;  // [max(N, M)] warm start, any values; or null
+  const int64_t* idx_in;   // [N] matching of those prices, any values; or null
 };
 
 // Outputs. The caller owns idx [N] and price [max(N, M)]; both are always written in full.
@@ -50,27 +51,39 @@ void drop_prices(const Frame& frame, Auction<S>& auction, State& state) {
   auction.forget();
 }
 
+enum class Opening { kCold, kWarm, kHolds };
+
 // Sets the first eps: the mean nearest cost, or a part of it when the warm prices give a better
-// lower bound than no prices at all (otherwise they are dropped). Returns whether they are kept.
+// lower bound than no prices at all (otherwise they are dropped). A matching that came with them is
+// all there is to do where the pair of both still meets rtol (kHolds, with its certified gap); else
+// bidders who are within eps of their best begin with their object.
 template <typename S>
-bool open_auction(const Frame& frame, const double* price_in, Auction<S>& auction, State& state,
-                  double& eps) {
+Opening open_auction(const Frame& frame, const double* price_in, const int64_t* idx_in, double rtol,
+                     Auction<S>& auction, State& state, double& eps, double& gap) {
   const double nearest = auction.best_sum();
   // Coincident points can make every nearest cost 0 while the assignment is not free.
   eps = nearest > 0.0 ? nearest / static_cast<double>(frame.bidders)
                       : kAssignOpeningPart * identity_cost(frame);
   state.raise_cap = kAssignRaiseCap * eps;
-  if (price_in == nullptr) return false;
+  if (price_in == nullptr) return Opening::kCold;
   load_prices(frame, price_in, state);
   auction.refresh_prices();
+  if (idx_in != nullptr) {
+    const bool whole = load_matching(frame, idx_in, state);
+    if (auction.measure_slack().gap <= rtol && whole) {
+      gap = auction.certify();
+      if (gap <= rtol) return Opening::kHolds;
+    }
+  }
   double bound = auction.best_sum();
   for (int64_t j = 0; j < frame.objects; ++j) bound -= state.price[j];
   if (bound > nearest) {
     eps /= kAssignWarmRatio;
-    return true;
+    auction.drop_slack(eps);
+    return Opening::kWarm;
   }
   drop_prices(frame, auction, state);
-  return false;
+  return Opening::kCold;
 }
 
 // Prices much above the costs lose the costs' digits. Paths raise them no more than they must when
@@ -90,7 +103,7 @@ inline double retry_by_paths(const Frame& frame, int64_t limit, Auction<double>&
 
 // Solves a problem that is neither empty nor degenerate; returns the certified gap.
 inline double solve_frame(const Frame& frame, double rtol, int64_t max_rounds,
-                          const double* price_in, State& state) {
+                          const double* price_in, const int64_t* idx_in, State& state) {
   const int64_t limit = assign_round_limit(max_rounds, frame.objects);
   state.count_steps = max_rounds > 0;
   state.price.assign(frame.stride, INFINITY);
@@ -100,9 +113,10 @@ inline double solve_frame(const Frame& frame, double rtol, int64_t max_rounds,
   double eps = 0.0, gap = INFINITY;
   {
     Auction<float> auction(frame, state);
-    const bool warm = open_auction(frame, price_in, auction, state, eps);
-    Outcome outcome =
-        auction.run(eps, rtol, limit, warm ? kAssignWarmBids * frame.bidders : -1, gap);
+    const Opening opening = open_auction(frame, price_in, idx_in, rtol, auction, state, eps, gap);
+    if (opening == Opening::kHolds) return gap;
+    const int64_t bids = opening == Opening::kWarm ? kAssignWarmBids * frame.bidders : -1;
+    Outcome outcome = auction.run(eps, rtol, limit, bids, gap);
     if (outcome == Outcome::kDropWarm) {
       drop_prices(frame, auction, state);
       eps *= kAssignWarmRatio;
@@ -152,7 +166,8 @@ void solve_assignment(const AssignProblem<T>& problem, AssignResult& result) {
   }
 
   State state;
-  result.gap = solve_frame(frame, problem.rtol, problem.max_rounds, problem.price_in, state);
+  result.gap =
+      solve_frame(frame, problem.rtol, problem.max_rounds, problem.price_in, problem.idx_in, state);
   result.rounds = state.rounds;
   result.converged = result.gap <= problem.rtol || result.gap == 0.0;
   CarrySum cost;

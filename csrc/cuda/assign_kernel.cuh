@@ -95,6 +95,7 @@ size_t assign_workspace_bytes(int64_t B, int64_t N, int64_t M, int64_t D) {
 struct AssignPlan {
   const int64_t *x_lengths, *y_lengths;
   const double* price_in;
+  const int64_t* idx_in;
   int64_t B, N, M, D, max_rounds;
   bool squared, float_exact, deterministic;
   double rtol;
@@ -146,7 +147,8 @@ __device__ inline bool open_to(bool (*serves)(int64_t, int64_t, int64_t), const 
 }
 
 // What the integer solvers get of cloud b, and where they leave what they find.
-__device__ inline SolverInput input_of(const AssignPlan& plan, const AuctionCloud& c, int64_t b) {
+__device__ inline SolverInput input_of(const AssignPlan& plan, const AuctionCloud& c, int64_t b,
+                                       bool swapped) {
   const int units = c.head->exponent * (plan.squared ? 2 : 1);
   const int64_t wide = plan.N < plan.M ? plan.M : plan.N;
   return {c.bidder_f,
@@ -154,6 +156,8 @@ __device__ inline SolverInput input_of(const AssignPlan& plan, const AuctionClou
           c.bidder,
           c.object,
           plan.price_in ? plan.price_in + b * wide : nullptr,
+          plan.price_in && plan.idx_in ? plan.idx_in + b * plan.N : nullptr,
+          swapped,
           ldexp(1.0, -units),
           static_cast<int>(c.K),
           static_cast<int>(c.L),
@@ -194,7 +198,8 @@ __global__ void __launch_bounds__(kSolverThreads) assign_integers(AssignPlan pla
     state.board = c.board;
     char* arrays = sizeof(Id) == sizeof(int) ? c.state : memory;
     SolverOutput out = output_of(c);
-    solve_integers<Id, kSquared>(input_of(plan, c, b), shared, state, arrays, c.order, out);
+    const SolverInput in = input_of(plan, c, b, swapped);
+    solve_integers<Id, kSquared>(in, shared, state, arrays, c.order, out);
     keep(out, c, team);
   }
 }
@@ -214,8 +219,8 @@ __global__ void __launch_bounds__(kSolverThreads)
     RectangularState sizes = rectangular_state(c.K, c.L);
     char* arrays = in_shared ? memory : c.rectangle + lay_out_shared(sizes, nullptr);
     SolverOutput out = output_of(c);
-    solve_rectangular<kSquared>(input_of(plan, c, b), shared, c.board, c.rectangle, arrays, c.order,
-                                out);
+    const SolverInput in = input_of(plan, c, b, swapped);
+    solve_rectangular<kSquared>(in, shared, c.board, c.rectangle, arrays, c.order, out);
     keep(out, c, team);
   }
 }

@@ -106,6 +106,7 @@ cudaError_t launch_assign(const AssignBatch<T>& batch, void* workspace, cudaStre
   const AssignPlan plan{batch.x_lengths,
                         batch.y_lengths,
                         batch.price_in,
+                        batch.idx_in,
                         batch.B,
                         batch.N,
                         batch.M,

@@ -14,8 +14,10 @@ struct SolverInput {
   const float *bidder, *object;               // [dim, K], [dim, N], sizes below 1
   const double *bidder_exact, *object_exact;  // the same, as given but for the scale
   const double* price_in;                     // [N] or null
-  double price_scale;                         // takes price_in to units of the costs
-  int K, N, dim;                              // bidders, objects
+  const int64_t* idx_in;  // a matching that came with it, by points of x, or null
+  bool swapped;           // x are the objects
+  double price_scale;     // takes price_in to units of the costs
+  int K, N, dim;          // bidders, objects
   double rtol;
   int64_t round_limit;
   bool deterministic;

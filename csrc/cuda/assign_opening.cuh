@@ -6,7 +6,10 @@
 // equally good: the higher, the nearer they are. They are taken if they give the better lower
 // bound, and leave to the auction what the extent of the cloud makes.
 // Warm: what the prices are off shows from the other side. An object whose price is right is the
-// best of some bidder; one that is too dear by d is missed by every bidder by d at least.
+// best of some bidder; one that is too dear by d is missed by every bidder by d at least. Of the
+// matching that came with the prices, what is within the first eps of a bidder's best stays. If
+// that is all of it and the gap is met, nothing is left to do: 32 x 2048 points of a blob that go a
+// tenth of the way to their partners, at 0.1 %, are done in 0.5 ms instead of 2.5.
 #pragma once
 
 #include "assign_load.cuh"
@@ -131,12 +134,43 @@ struct Opening {
   const SolverState<Id>& s;
   SolverShared& h;
   const SolverInput& in;
+  const int* order;  // [N] object at position j of the curve
 
   // Sets the prices of the centre, if they serve; see there. Boxes are not refreshed.
   __device__ __forceinline__ double centre_prices() const {
     const auto centre =
         centre_of<kSquared>(h, s.object, in.K, s.N, [&](int i) { return s.bidder[i]; });
     return centre.prices([&](int j, int price) { s.object[j].w = __int_as_float(price); });
+  }
+
+  // Takes over the matching that came with warm prices: a point of y goes to the first of x that
+  // asks for it, and whatever is no point of y to none. Nobody may have an object yet. Returns
+  // whether all of them have one now. Uses word[].
+  __device__ __forceinline__ bool given_matching() const {
+    const int n = in.swapped ? in.N : in.K, m = in.swapped ? in.K : in.N;
+    for (int k = threadIdx.x; k < m; k += kSolverThreads) s.word[k] = kNobody;
+    __syncthreads();
+    for (int k = threadIdx.x; k < n; k += kSolverThreads) {
+      const int64_t asked = in.idx_in[k];
+      if (asked >= 0 && asked < m) atomicMin(s.word + asked, static_cast<unsigned long long>(k));
+    }
+    __syncthreads();
+    int pairs = 0;
+    for (int j0 = 0; j0 < in.N; j0 += kSolverThreads) {
+      const int j = j0 + static_cast<int>(threadIdx.x);
+      bool paired = false;
+      if (j < in.N) {
+        const int64_t k = order[j], asked = in.swapped ? in.idx_in[k] : k;
+        const bool real = asked >= 0 && asked < m;
+        const auto first = real ? static_cast<unsigned>(s.word[asked]) : kNobody;
+        paired = in.swapped ? first == k : first != kNobody;
+        const auto i = static_cast<int>(in.swapped ? asked : first);
+        if (paired) s.owner[j] = static_cast<Id>(i), s.partner[i] = static_cast<Id>(j);
+      }
+      pairs += __syncthreads_count(paired);
+    }
+    __syncthreads();
+    return pairs == s.N;
   }
 
   // How unevenly the best objects lie among the groups, after a first pass: the variance of the

@@ -100,10 +100,11 @@ struct Solver {
   int* order;  // [N] object at position j of the curve
   int64_t rounds = 0;
   int eps = 1;
+  bool whole = false;  // the matching that was given serves every bidder
 
   // Prices to start from: price_in less its least value, or those of the centre if they serve, or
-  // 0. Forgets caches and assignment. Returns the eps to begin at, negative if that is not known
-  // yet.
+  // 0. Forgets caches and assignment, but for a matching that came with the prices. Returns the eps
+  // to begin at, negative if that is not known yet.
   __device__ __forceinline__ double set_prices(bool warm) {
     const auto units = [&](int j) { return in.price_units(order[j]); };
     s.team.sync();  // all are done with the flags and words of earlier phases
@@ -126,7 +127,9 @@ struct Solver {
       s.partner[i] = static_cast<Id>(kNone);
     }
     __syncthreads();
-    const double off = warm ? -1.0 : Opening<Id, kSquared>{s, h, in}.centre_prices();
+    const Opening<Id, kSquared> opening{s, h, in, order};
+    const double off = warm ? -1.0 : opening.centre_prices();
+    if (warm && in.idx_in != nullptr) whole = opening.given_matching();
     __syncthreads();
     for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) {
       Bids<Id, kSquared>::refresh_group(s, g);
@@ -142,8 +145,7 @@ struct Solver {
     double primal, dual;
   };
   // Best value of every bidder. The slack of those that have an object goes to reach[]; in a first
-  // pass, where none has, the best value instead, and the groups of the best objects of the K are
-  // counted in bids[].
+  // pass the best value instead, and the groups of the best objects of the K are counted in bids[].
   __device__ __forceinline__ Sums pass(bool first) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     if (threadIdx.x == 0) h.value_sum = h.cost_sum = h.price_sum = 0;
@@ -157,7 +159,7 @@ struct Solver {
         const float4 o = s.object[j];
         const int cost = Scan::cost(o, s.bidder[i]);
         costs += cost;
-        slack = cost + price_of(o) - top.best;
+        if (!first) slack = cost + price_of(o) - top.best;
       }
       values += top.best;
       if (lane == 0) s.slack[i] = slack;
@@ -191,6 +193,15 @@ struct Solver {
     const auto dual = static_cast<long long>(values) - static_cast<long long>(h.price_sum);
     __syncthreads();
     return {static_cast<double>(costs), static_cast<double>(dual)};
+  }
+
+  // After a first pass: reach[] becomes the slack of those that have an object.
+  __device__ __forceinline__ void take_slack() {
+    for (int i = threadIdx.x; i < s.N; i += kSolverThreads) {
+      const int j = s.partner[i];
+      if (j != kNone) s.reach[i] = Scan::value(s.object[j], s.bidder[i]) - s.reach[i];
+    }
+    __syncthreads();
   }
 
   // Frees every bidder whose slack is above eps and queues it with the others without an object.
@@ -240,7 +251,7 @@ struct Solver {
 
   // The eps to begin at, after the first pass; `wanted`: the gap of a bidder.
   __device__ __forceinline__ double first_eps(bool warm, double mean, double wanted) {
-    const Opening<Id, kSquared> opening{s, h, in};
+    const Opening<Id, kSquared> opening{s, h, in, order};
     if (!warm) return mean * opening.nearest_costs();
     const double uneven = opening.unevenness();
     const auto misses = opening.misses();
@@ -262,6 +273,7 @@ struct Solver {
       const double finest = fmax(1.0, kLastEps * target * best / s.N);
       if (phase == 0) {
         if (warm && sums.dual <= 0.0) return false;
+        if (warm && whole && open_gap <= target * sums.primal) return true;
         if (next < 0.0) next = first_eps(warm, best / in.K, target * best / s.N);
       } else if (cut) {
         next = best / in.K;
@@ -274,6 +286,7 @@ struct Solver {
       if (!last && next < 1.6 * finest) next = finest;
       last = next <= 1.3 * finest;
       eps = max(1, static_cast<int>(fmin(next, static_cast<double>(kRaiseLimit))));
+      if (warm && phase == 0 && in.idx_in != nullptr) take_slack();
       const int count = queue_slack();
       const bool careful = warm && phase == 0 && next < best / in.K;
       int64_t turns = int64_t{kPhaseTurns} * (s.N / kSolverWarps + 8);

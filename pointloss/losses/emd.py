@@ -23,6 +23,7 @@ def emd(
     squared: bool = False,
     rtol: float = 1e-2,
     price: Tensor | None = None,
+    idx: Tensor | None = None,
     max_rounds: int | None = None,
     point_reduction: str = "mean",
     batch_reduction: str = "mean",
@@ -46,6 +47,7 @@ def emd(
         squared: match by, and average, squared distances.
         rtol: certified relative gap of the matching.
         price: [B, max(N, M)], prices of an earlier `assign` as a warm start.
+        idx: int [B, N], the matching that came with those prices.
         max_rounds: see `assign`.
         point_reduction: "mean" over the matched pairs, "sum", or "none" ([B, N], 0 for a point of
             x that has no partner).
@@ -74,7 +76,7 @@ def emd(
     """
     _check_reductions("emd", point_reduction, batch_reduction)
     c = _checks.clouds("emd", x, y, x_lengths, y_lengths)
-    found = assign_batched("emd", c, squared, rtol, price, max_rounds)
+    found = assign_batched("emd", c, squared, rtol, price, idx, max_rounds)
     return _matched_distance(c, found, squared, point_reduction, batch_reduction)
 
 
@@ -194,7 +196,7 @@ class EMDLoss(nn.Module):
             raise ValueError("EMDLoss: ids and price_cache go together; give both or neither")
         c = _checks.clouds("EMDLoss", x, y, x_lengths, y_lengths)
         price = None if self.price_cache is None else self.price_cache[ids]
-        found = assign_batched("EMDLoss", c, self.squared, self.rtol, price, self.max_rounds)
+        found = assign_batched("EMDLoss", c, self.squared, self.rtol, price, None, self.max_rounds)
         if self.price_cache is not None:
             self.price_cache[ids] = found.price.to(self.price_cache.dtype)
         return _matched_distance(c, found, self.squared, self.point_reduction, self.batch_reduction)

@@ -31,6 +31,7 @@ def assign(
     squared: bool = False,
     rtol: float = 1e-2,
     price: Tensor | None = None,
+    idx: Tensor | None = None,
     max_rounds: int | None = None,
 ) -> Assignment:
     """Give every point of the smaller cloud its own partner in the larger, at least mean distance.
@@ -50,6 +51,10 @@ def assign(
         rtol: certified relative gap to stop at; 0 asks for all that float64 costs allow.
         price: [B, max(N, M)], an earlier result's prices as a warm start. Any values are safe: bad
             ones cost time, never certainty.
+        idx: int [B, N], that result's matching, beside its prices. Where it still is within rtol
+            by those prices it is returned as it is, which costs one look at the distances: so for
+            points that move towards their partners. Else the solver may begin with the pairs that
+            are still good. Any values are safe: what is no matching is left out.
         max_rounds: stop after this many rounds, complete the matching greedily and report the gap
             that it has. None is a bound that ordinary inputs do not reach. On the CPU a bound
             counts every step of the path searches too, so more than `rounds` tells without one.
@@ -61,7 +66,7 @@ def assign(
         idx -1. It works wherever `nearest` works, but more than 2^31 numbers have not been tried.
 
     Raises:
-        ValueError: shapes, devices, rtol or max_rounds do not fit.
+        ValueError: shapes, devices, rtol or max_rounds do not fit; idx without price.
         TypeError: dtypes do not fit.
         RuntimeError: CUDA tensors in a build without CUDA.
 
@@ -78,7 +83,7 @@ def assign(
         ([1, 0], 0.0, 0.0)
     """
     c = _checks.clouds("assign", x, y, x_lengths, y_lengths)
-    out = assign_batched("assign", c, squared, rtol, price, max_rounds)
+    out = assign_batched("assign", c, squared, rtol, price, idx, max_rounds)
     return Assignment(*(t[0] for t in out)) if c.single else out
 
 
@@ -88,6 +93,7 @@ def assign_batched(
     squared: bool,
     rtol: float,
     price: Tensor | None,
+    idx: Tensor | None,
     max_rounds: int | None,
 ) -> Assignment:
     """`assign` for clouds that _checks.clouds has brought into form; always with a batch axis."""
@@ -107,6 +113,7 @@ def assign_batched(
             squared,
             rtol,
             _start_price(op, price, c),
+            _start_idx(op, idx, price, c),
             max_rounds or 0,
             torch.are_deterministic_algorithms_enabled(),
         )
@@ -127,6 +134,23 @@ def _start_price(op: str, price: Tensor | None, c: _checks.Clouds) -> Tensor | N
     return price.detach().to(torch.float64).reshape(shape)
 
 
+def _start_idx(
+    op: str, idx: Tensor | None, price: Tensor | None, c: _checks.Clouds
+) -> Tensor | None:
+    if idx is None:
+        return None
+    if price is None:
+        raise ValueError(f"{op}: idx needs the price that came with it")
+    shape, given = tuple(c.x.shape[:2]), tuple(idx.shape)
+    if given != shape and not (c.single and (1, *given) == shape):
+        raise ValueError(f"{op}: idx must have shape {list(shape)}, got {list(given)}")
+    if idx.dtype.is_floating_point or idx.dtype.is_complex or idx.dtype == torch.bool:
+        raise TypeError(f"{op}: idx must be integer, got {idx.dtype}")
+    if idx.device != c.x.device:
+        raise ValueError(f"{op}: idx must be on {c.x.device}, got {idx.device}")
+    return idx.to(torch.int64).reshape(shape)
+
+
 def _assign_fake(
     x: Tensor,
     y: Tensor,
@@ -135,6 +159,7 @@ def _assign_fake(
     squared: bool,
     rtol: float,
     price: Tensor | None,
+    idx: Tensor | None,
     max_rounds: int,
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
