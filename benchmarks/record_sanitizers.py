@@ -49,7 +49,7 @@ SELECT = "(cuda or shared_memory_holds or same_bits_of_many) and not " + " and n
 )
 # The tests that take longest under racecheck: of many sizes, of large clouds, or with millions of
 # pairs of points (brute force looks at 3.6 million a second there, on an H200). Each has a process
-# to itself, before the others and the last of these first, for all to wait for them least.
+# to itself, after the others and in this order, so that a limit cuts off the longest.
 LONGEST = (
     *("certified_against", "against_the_optimum", "shared_memory_holds", "same_bits_as_nearest"),
     *("one_gradient", "conventions", "a_thousand", "many_points", "test_every_layout"),
@@ -236,7 +236,7 @@ class Record:
         for tool in tools:
             left = self.to_continue(op, tool).get("rest", tests)
             self.shares += divide(op, tool, [test for test in tests if test in left], together)
-        self.shares.sort(key=lambda share: -share.length)
+        self.shares.sort(key=lambda share: share.length)
         self.outcomes = [outcome(None, None, share.tests) for share in self.shares]
 
     def ended(self, turn: int, found: dict[str, Any]) -> None:
