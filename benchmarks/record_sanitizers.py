@@ -14,7 +14,8 @@ processes take turns: --mps lets them run at once (eight took the time of one).
 Left out for their time are the tests that compile, check schemas or difference gradients, the
 property tests, those where whole methods or devices are compared, those of the very largest clouds;
 and those that capture a graph, where memory cannot be allocated without the cache. "reports" counts
-what a tool said, also of tests that passed.
+what a tool said, also of tests that passed; "faults" counts processes that a CUDA error ended:
+their tests are among the "rest".
 """
 
 from __future__ import annotations
@@ -127,6 +128,7 @@ def run_all(
 ) -> None:
     """Run the shares in their order, one in each slot at a time; a slot's variables say where."""
     begin = time.perf_counter()
+    drain = False
     running: list[tuple[int, subprocess.Popen[bytes], Path] | None] = [None] * len(slots)
     waiting = list(range(len(shares)))
     while waiting or any(running):
@@ -135,7 +137,7 @@ def run_all(
             waiting.clear()
         for slot, job in enumerate(running):
             if job is None:
-                if waiting:
+                if waiting and not drain:
                     turn = waiting.pop(0)
                     log = folder / f"{shares[turn].op}-{shares[turn].tool}-{turn}.log"
                     running[slot] = turn, start(shares[turn], log, slots[slot]), log
@@ -152,6 +154,8 @@ def run_all(
             if found["clean"]:
                 log.unlink()
             running[slot] = None
+            drain |= found["fault"]  # MPS serves nobody new before all that were hit are gone
+        drain &= any(running)
         time.sleep(0.2)
 
 
@@ -164,6 +168,12 @@ def outcome(log: Path | None, returncode: int | None, tests: list[str]) -> dict[
     )
     running = re.split(r"^=+ (?:FAILURES|ERRORS) ", text, maxsplit=1, flags=re.M)[0]
     dots = "".join(re.findall(r"^[.FEsx]+", running, re.M))  # what pytest shows while it runs
+    # Under MPS the error of one process ends all that share its GPU: who caused it is not known,
+    # and the tests of all are to be run again.
+    fault = returncode not in (0, -signal.SIGKILL) and "CUDA error" in text
+    ended = str(returncode)
+    if fault:
+        dots, ended = "", "CUDA error"
     none = bool(summaries) and all(re.match("0 (errors|hazards)", found) for found in summaries)
     return {
         "clean": returncode == 0 and none and not reports and dots == "." * len(tests),
@@ -172,8 +182,9 @@ def outcome(log: Path | None, returncode: int | None, tests: list[str]) -> dict[
         "not_reached": len(tests) - len(dots),
         "rest": tests[len(dots) :],
         "reports": reports,
+        "fault": fault,
         "summaries": summaries or ["none: the tool did not finish"],
-        "returncode": returncode,
+        "returncode": ended,
         "seconds": 0.0,
     }
 
@@ -185,8 +196,9 @@ def tally(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "clean": all(part["clean"] for part in parts),
         **counts,
+        "faults": sum(part["fault"] for part in parts),
         "summaries": sorted({found for part in parts for found in part["summaries"]}),
-        "returncodes": sorted({str(part["returncode"]) for part in parts}),
+        "returncodes": sorted({part["returncode"] for part in parts}),
         "seconds": round(max((part["seconds"] for part in parts), default=0), 1),
         "rest": [test for part in parts for test in part["rest"]],
     }
@@ -195,8 +207,8 @@ def tally(parts: list[dict[str, Any]]) -> dict[str, Any]:
 def continued(earlier: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
     """A record of a tool with what has become of the tests that it did not reach."""
     ends = {key: sorted({*earlier[key], *told[key]}) for key in ("summaries", "returncodes")}
-    # Cut off or never started is no fault, any other end than 0 is.
-    faults = set(earlier["returncodes"]) - {"0", str(-signal.SIGKILL.value), "None"}
+    # Whose tests are run again has done nothing wrong, any other end than 0 is wrong.
+    wrong = set(earlier["returncodes"]) - {"0", str(-signal.SIGKILL.value), "None", "CUDA error"}
     return {
         **told,
         **ends,
@@ -204,7 +216,8 @@ def continued(earlier: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
         "good": earlier["good"] + told["good"],
         "not_good": earlier["not_good"] + told["not_good"],
         "reports": earlier["reports"] + told["reports"],
-        "clean": told["clean"] and not (earlier["not_good"] or earlier["reports"] or faults),
+        "faults": earlier.get("faults", 0) + told["faults"],
+        "clean": told["clean"] and not (earlier["not_good"] or earlier["reports"] or wrong),
         "seconds": round(earlier["seconds"] + told["seconds"], 1),
     }
 
