@@ -7,7 +7,7 @@
 // coordinate an arbitrary injection, both with cost NaN and gap infinity.
 #pragma once
 
-#include "assign_auction.h"
+#include "assign_opening.h"
 
 namespace pointloss {
 
@@ -41,51 +41,6 @@ namespace assign_detail {
 // A larger gap at the finest eps is worth a second attempt.
 constexpr double kExactEnough = 1e-6;
 
-// Back to a cold start.
-template <typename S>
-void drop_prices(const Frame& frame, Auction<S>& auction, State& state) {
-  std::fill_n(state.price.begin(), frame.objects, 0.0);
-  state.level = 0.0;
-  std::fill(state.partner.begin(), state.partner.end(), -1);
-  std::fill(state.owner.begin(), state.owner.end(), -1);
-  auction.forget();
-}
-
-enum class Opening { kCold, kWarm, kHolds };
-
-// Sets the first eps: the mean nearest cost, or a part of it when the warm prices give a better
-// lower bound than no prices at all (otherwise they are dropped). A matching that came with them is
-// all there is to do where the pair of both still meets rtol (kHolds, with its certified gap); else
-// bidders who are within eps of their best begin with their object.
-template <typename S>
-Opening open_auction(const Frame& frame, const double* price_in, const int64_t* idx_in, double rtol,
-                     Auction<S>& auction, State& state, double& eps, double& gap) {
-  const double nearest = auction.best_sum();
-  // Coincident points can make every nearest cost 0 while the assignment is not free.
-  eps = nearest > 0.0 ? nearest / static_cast<double>(frame.bidders)
-                      : kAssignOpeningPart * identity_cost(frame);
-  state.raise_cap = kAssignRaiseCap * eps;
-  if (price_in == nullptr) return Opening::kCold;
-  load_prices(frame, price_in, state);
-  auction.refresh_prices();
-  if (idx_in != nullptr) {
-    const bool whole = load_matching(frame, idx_in, state);
-    if (auction.measure_slack().gap <= rtol && whole) {
-      gap = auction.certify();
-      if (gap <= rtol) return Opening::kHolds;
-    }
-  }
-  double bound = auction.best_sum();
-  for (int64_t j = 0; j < frame.objects; ++j) bound -= state.price[j];
-  if (bound > nearest) {
-    eps /= kAssignWarmRatio;
-    auction.drop_slack(eps);
-    return Opening::kWarm;
-  }
-  drop_prices(frame, auction, state);
-  return Opening::kCold;
-}
-
 // Prices much above the costs lose the costs' digits. Paths raise them no more than they must when
 // they begin without any; returns the better gap of the two solutions and leaves that one.
 inline double retry_by_paths(const Frame& frame, int64_t limit, Auction<double>& auction,
@@ -113,13 +68,22 @@ inline double solve_frame(const Frame& frame, double rtol, int64_t max_rounds,
   double eps = 0.0, gap = INFINITY;
   {
     Auction<float> auction(frame, state);
-    const Opening opening = open_auction(frame, price_in, idx_in, rtol, auction, state, eps, gap);
+    const double nearest = auction.best_sum();
+    // Coincident points can make every nearest cost 0 while the assignment is not free.
+    const double cold = nearest > 0.0 ? nearest / static_cast<double>(frame.bidders)
+                                      : kAssignOpeningPart * identity_cost(frame);
+    state.raise_cap = kAssignRaiseCap * cold;
+    eps = cold;
+    Opening opening = Opening::kCold;
+    if (price_in != nullptr) {
+      opening = open_warm(frame, price_in, idx_in, rtol, nearest, auction, state, eps, gap);
+    }
     if (opening == Opening::kHolds) return gap;
     const int64_t bids = opening == Opening::kWarm ? kAssignWarmBids * frame.bidders : -1;
     Outcome outcome = auction.run(eps, rtol, limit, bids, gap);
     if (outcome == Outcome::kDropWarm) {
       drop_prices(frame, auction, state);
-      eps *= kAssignWarmRatio;
+      eps = cold;
       outcome = auction.run(eps, rtol, limit, -1, gap);
     }
     if (outcome != Outcome::kNeedsDouble) return gap;
