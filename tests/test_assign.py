@@ -147,6 +147,17 @@ def test_scale_does_not_matter(scale, device):
     torch.testing.assert_close(scaled.cost / scale, plain.cost, rtol=2e-2, atol=0)
 
 
+@pytest.mark.parametrize("sizes", [(60, 60), (50, 33), (30, 100)])
+def test_extents_near_the_largest_double(sizes, device, deterministic):
+    """Powers of two change no bit of a matching, up to where distances are infinite."""
+    x, y = (0.25 * p for p in make(surface, 2, *sizes, dtype=torch.float64, device=device))
+    x[..., 0], y[..., 0] = x[..., 0] + 0.6, y[..., 0] - 0.6
+    plain, large = assign(x, y), assign(2.0**1023 * x, 2.0**1023 * y)
+    assert torch.equal(large.idx, plain.idx)
+    assert torch.equal(large.gap, plain.gap)
+    torch.testing.assert_close(large.cost * 2.0**-1023, plain.cost, rtol=1e-15, atol=0)
+
+
 def test_lengths_equal_the_cut_clouds(device, deterministic):
     x, y = make(surface, 5, 60, 80, device=device)
     n = torch.tensor([60, 20, 0, 60, 1], device=device)

@@ -49,14 +49,25 @@ POINTLOSS_HD int64_t assign_round_limit(int64_t max_rounds, int64_t objects) {
 }
 
 // Exponent e with extent * 2^-e in [1/2, 1): scaling by it is exact and keeps squares in range.
-// `half_extent` is half of the joint bounding box, which cannot overflow. Clamped so that 2^-e is
-// a normal number.
+// `half_extent` is half of the joint bounding box, which cannot overflow. At least -1000: what is
+// smaller is near the end of what a double can hold.
 POINTLOSS_HD int assign_exponent(double half_extent) {
   int e = 0;
   frexp(half_extent, &e);
   ++e;
-  return e > 1000 ? 1000 : e < -1000 ? -1000 : e;
+  return e < -1000 ? -1000 : e;
 }
+
+// Multiplies by 2^-exponent, in two steps: 2^-e itself may be subnormal, which some CPUs are told
+// to take for 0.
+struct AssignScale {
+  double half, rest;
+
+  POINTLOSS_HD explicit AssignScale(int exponent)
+      : half(ldexp(1.0, -(exponent / 2))), rest(ldexp(1.0, exponent / 2 - exponent)) {}
+
+  POINTLOSS_HD double operator()(double value) const { return value * half * rest; }
+};
 
 // Euclidean or squared distance of two points whose coordinates lie `stride` apart.
 POINTLOSS_HD double assign_cost(const double* a, int64_t a_stride, const double* b,

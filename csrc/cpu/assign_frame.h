@@ -83,17 +83,17 @@ bool scale_clouds(const T* bidder, const T* object, Frame& frame) {
   if (half_extent == 0.0) return true;
 
   frame.exponent = assign_exponent(half_extent);
-  const double scale = std::ldexp(1.0, -frame.exponent);
+  const AssignScale scale(frame.exponent);
   frame.stride = (frame.objects + kScanBlock - 1) / kScanBlock * kScanBlock;
   frame.bidder.resize(dim * frame.bidders);
   frame.object.assign(dim * frame.stride, 0.0);
   for (int64_t d = 0; d < dim; ++d) {
-    frame.centre[d] *= scale;
+    frame.centre[d] = scale(frame.centre[d]);
     for (int64_t i = 0; i < frame.bidders; ++i) {
-      frame.bidder[d * frame.bidders + i] = static_cast<double>(bidder[i * dim + d]) * scale;
+      frame.bidder[d * frame.bidders + i] = scale(static_cast<double>(bidder[i * dim + d]));
     }
     for (int64_t j = 0; j < frame.objects; ++j) {
-      frame.object[d * frame.stride + j] = static_cast<double>(object[j * dim + d]) * scale;
+      frame.object[d * frame.stride + j] = scale(static_cast<double>(object[j * dim + d]));
     }
   }
   return true;

@@ -39,19 +39,19 @@ __device__ __noinline__ bool scale_clouds(AuctionCloud& c, BlockShared& shared, 
   exponent = half_extent > 0.0 ? assign_exponent(half_extent) : INT_MIN;
   if (half_extent == 0.0) return true;
 
-  const double scale = ldexp(1.0, -exponent);
+  const AssignScale scale(exponent);
   for (int64_t d = 0; d < c.dim; ++d) {
     // Float input is exact in float as it is; double input is so only around its centre.
     const double centre =
         c.float_exact ? 0.0
-                      : (bounds(d, Min(), INFINITY) / 2 + bounds(d, Max(), -INFINITY) / 2) * scale;
+                      : scale(bounds(d, Min(), INFINITY) / 2 + bounds(d, Max(), -INFINITY) / 2);
     for (int64_t k = threadIdx.x; k < c.K; k += kAssignThreads) {
-      const double v = static_cast<double>(bidder[k * c.dim + d]) * scale;
+      const double v = scale(static_cast<double>(bidder[k * c.dim + d]));
       c.bidder[d * c.K + k] = v;
       c.bidder_f[d * c.K + k] = static_cast<float>(v - centre);
     }
     for (int64_t k = threadIdx.x; k < c.L; k += kAssignThreads) {
-      const double v = static_cast<double>(object[k * c.dim + d]) * scale;
+      const double v = scale(static_cast<double>(object[k * c.dim + d]));
       c.object[d * c.L + k] = v;
       c.object_f[d * c.L + k] = static_cast<float>(v - centre);
     }
