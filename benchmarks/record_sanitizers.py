@@ -14,8 +14,8 @@ processes take turns: --mps lets them run at once (eight took the time of one).
 Left out for their time are the tests that compile, check schemas or difference gradients, the
 property tests, those where whole methods or devices are compared, those of the very largest clouds;
 and those that capture a graph, where memory cannot be allocated without the cache. "reports" counts
-what a tool said, also of tests that passed; "faults" counts processes that a CUDA error ended:
-their tests are among the "rest".
+what a tool said, also of tests that passed; "faults" counts processes that a CUDA error ended under
+MPS: their tests are among the "rest", and clean only once they have been run without --mps.
 """
 
 from __future__ import annotations
@@ -149,7 +149,8 @@ def run_all(
                 returncode = -signal.SIGKILL
             if returncode is None:
                 continue
-            found = outcome(log, returncode, shares[turn].tests)
+            shared = "CUDA_MPS_PIPE_DIRECTORY" in slots[slot]
+            found = outcome(log, returncode, shares[turn].tests, shared)
             ended(turn, {**found, "seconds": time.perf_counter() - begin})
             if found["clean"]:
                 log.unlink()
@@ -159,8 +160,10 @@ def run_all(
         time.sleep(0.2)
 
 
-def outcome(log: Path | None, returncode: int | None, tests: list[str]) -> dict[str, Any]:
-    """What one process came to; without a log it did not start."""
+def outcome(
+    log: Path | None, returncode: int | None, tests: list[str], shared: bool = False
+) -> dict[str, Any]:
+    """What one process came to; without a log it did not start. `shared`: under MPS."""
     text = "" if log is None else log.read_text(errors="replace")
     summaries = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", text)
     reports = len(
@@ -170,7 +173,7 @@ def outcome(log: Path | None, returncode: int | None, tests: list[str]) -> dict[
     dots = "".join(re.findall(r"^[.FEsx]+", running, re.M))  # what pytest shows while it runs
     # Under MPS the error of one process ends all that share its GPU: who caused it is not known,
     # and the tests of all are to be run again.
-    fault = returncode not in (0, -signal.SIGKILL) and "CUDA error" in text
+    fault = shared and returncode not in (0, -signal.SIGKILL) and "CUDA error" in text
     ended = str(returncode)
     if fault:
         dots, ended = "", "CUDA error"
@@ -204,11 +207,13 @@ def tally(parts: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def continued(earlier: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+def continued(earlier: dict[str, Any], told: dict[str, Any], shared: bool) -> dict[str, Any]:
     """A record of a tool with what has become of the tests that it did not reach."""
     ends = {key: sorted({*earlier[key], *told[key]}) for key in ("summaries", "returncodes")}
-    # Whose tests are run again has done nothing wrong, any other end than 0 is wrong.
+    # Cut off or never started is no fault, any other end than 0 is. A CUDA error under MPS is one
+    # until all tests that it hit have ended well by themselves.
     wrong = set(earlier["returncodes"]) - {"0", str(-signal.SIGKILL.value), "None", "CUDA error"}
+    faults = told["faults"] + (earlier.get("faults", 0) if shared else 0)
     return {
         **told,
         **ends,
@@ -216,8 +221,9 @@ def continued(earlier: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
         "good": earlier["good"] + told["good"],
         "not_good": earlier["not_good"] + told["not_good"],
         "reports": earlier["reports"] + told["reports"],
-        "faults": earlier.get("faults", 0) + told["faults"],
-        "clean": told["clean"] and not (earlier["not_good"] or earlier["reports"] or wrong),
+        "faults": faults,
+        "clean": told["clean"]
+        and not (earlier["not_good"] or earlier["reports"] or wrong or faults),
         "seconds": round(earlier["seconds"] + told["seconds"], 1),
     }
 
@@ -225,8 +231,8 @@ def continued(earlier: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
 class Record:
     """What came of all shares, written whenever one has ended, so that nothing is lost."""
 
-    def __init__(self, commit: str, select: str, folder: Path, go_on: bool):
-        self.folder, self.go_on = folder, go_on
+    def __init__(self, commit: str, select: str, folder: Path, go_on: bool, shared: bool):
+        self.folder, self.go_on, self.shared = folder, go_on, shared
         self.machine = describe(commit)
         self.told = {"commit": commit, "selected": select}
         self.earlier: dict[str, dict[str, Any]] = {op: self.read(op) for op in TESTS}
@@ -266,7 +272,7 @@ class Record:
         tools = self.read(op)
         tools[tool] = {**self.told, "files": TESTS[op], **tally(parts)}
         if earlier := self.to_continue(op, tool):
-            tools[tool] = continued(earlier, tools[tool])
+            tools[tool] = continued(earlier, tools[tool], self.shared)
         self.path(op).write_text(json.dumps({**self.machine, "tools": tools}, indent=1) + "\n")
         return bool(tools[tool]["clean"])
 
@@ -292,7 +298,7 @@ def main() -> int:
             parser.error(f"there is no {program} on the PATH")
 
     args.out.mkdir(parents=True, exist_ok=True)
-    record = Record(args.commit, args.select, args.out, args.go_on)
+    record = Record(args.commit, args.select, args.out, args.go_on, args.mps)
     for op in args.ops:
         record.plan(op, args.tools, collect(op, args.select), args.together)
     with multi_process_server(args.mps) as server:

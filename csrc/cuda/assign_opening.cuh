@@ -145,7 +145,7 @@ struct Opening {
 
   // Takes over the matching that came with warm prices: a point of y goes to the first of x that
   // asks for it, and whatever is no point of y to none. Nobody may have an object yet. Returns
-  // whether all of them have one now. Uses word[].
+  // whether all K bidders have one now. Uses word[].
   __device__ __forceinline__ bool given_matching() const {
     const int n = in.swapped ? in.N : in.K, m = in.swapped ? in.K : in.N;
     for (int k = threadIdx.x; k < m; k += kSolverThreads) s.word[k] = kNobody;
@@ -170,7 +170,7 @@ struct Opening {
       pairs += __syncthreads_count(paired);
     }
     __syncthreads();
-    return pairs == s.N;
+    return pairs == in.K;  // what others own costs nothing
   }
 
   // How unevenly the best objects lie among the groups, after a first pass: the variance of the

@@ -100,7 +100,7 @@ struct Solver {
   int* order;  // [N] object at position j of the curve
   int64_t rounds = 0;
   int eps = 1;
-  bool whole = false;  // the matching that was given serves every bidder
+  bool whole = false;  // the matching that was given serves all K bidders
 
   // Prices to start from: price_in less its least value, or those of the centre if they serve, or
   // 0. Forgets caches and assignment, but for a matching that came with the prices. Returns the eps
@@ -273,7 +273,10 @@ struct Solver {
       const double finest = fmax(1.0, kLastEps * target * best / s.N);
       if (phase == 0) {
         if (warm && sums.dual <= 0.0) return false;
-        if (warm && whole && open_gap <= target * sums.primal) return true;
+        if (warm && whole && open_gap <= target * sums.primal) {
+          eps = static_cast<int>(fmin(finest, static_cast<double>(kRaiseLimit)));
+          return true;
+        }
         if (next < 0.0) next = first_eps(warm, best / in.K, target * best / s.N);
       } else if (cut) {
         next = best / in.K;

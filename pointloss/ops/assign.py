@@ -54,7 +54,9 @@ def assign(
         idx: int [B, N], that result's matching, beside its prices. Where it still is within rtol
             by those prices it is returned as it is, which costs one look at the distances: so for
             points that move towards their partners. Else the solver may begin with the pairs that
-            are still good. Any values are safe: what is no matching is left out.
+            are still good. Any values are safe: what is no matching is left out. On CUDA only of
+            clouds of up to three dimensions that differ in size by at most a quarter of the
+            smaller; elsewhere only the prices are taken.
         max_rounds: stop after this many rounds, complete the matching greedily and report the gap
             that it has. None is a bound that ordinary inputs do not reach. On the CPU a bound
             counts every step of the path searches too, so more than `rounds` tells without one.
