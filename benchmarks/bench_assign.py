@@ -24,7 +24,7 @@ RTOLS = [1e-2, 1e-3, 1e-5]
 BATCH = 32 if ON_GPU else 8
 CASES = [(kind, BATCH, 2048, rtol) for kind in [*TYPICAL, uniform, duplicates] for rtol in RTOLS]
 CASES += [(ring, BATCH, 2048, 1e-2)]
-SIZES = [(64, 1024), (32, 4096), (8, 8192), (1, 16384), (1, 65536)]
+SIZES = [(64, 1024), (32, 4096), (8, 8192), (1, 16384), (1, 65536), (1, 131072)]
 CASES += [(kind, batch, points, 1e-2) for batch, points in SIZES for kind in TYPICAL]
 # The smaller cloud and the larger: one point more, one in a hundred, and predictions in a scan.
 UNEQUAL = [(1024, 2048), (2048, 2049), (2028, 2048), (2048, 3072), (2048, 16384)]

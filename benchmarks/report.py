@@ -114,7 +114,9 @@ def assignment_table(rows: list[Row]) -> str:
             true = f", true {r['true_error']:.1e}" if "true_error" in r else ""
             text = f"{duration(r['seconds'])} (no certificate{true})"
             if "certified_gap" in r:
-                rounds = f"{r['rounds_max']} rounds of {duration(r['us_a_round'] * 1e-6)}"
+                rounds = f"{r['rounds_max']} rounds"
+                if r["rounds_max"] > 0:
+                    rounds += f" of {duration(r['us_a_round'] * 1e-6)}"
                 told = f"gap {r['certified_gap']:.1e}{true}"
                 # An emd's time is not its matching's alone.
                 told += f"; {rounds}" if r["op"] == "assign" else ""
