@@ -60,15 +60,30 @@ def per_point(op: str, name: str, values: Tensor | None, cloud: Tensor) -> Tenso
     """Check weights [B, N] (or [N] for a single cloud) of a cloud that `clouds` returned."""
     if values is None:
         return None
-    shape = tuple(cloud.shape[:2])
+    return in_shape(op, name, values, tuple(cloud.shape[:2]), cloud, True).to(cloud.dtype)
+
+
+def in_shape(
+    op: str,
+    name: str,
+    values: Tensor,
+    shape: tuple[int, ...],
+    cloud: Tensor,
+    unbatched: bool,
+    integer: bool = False,
+) -> Tensor:
+    """Check shape, kind of numbers and device; if `unbatched`, a batch axis of 1 may be missing."""
     given = tuple(values.shape)
-    if given != shape and (1, *given) != shape:
+    if given != shape and not (unbatched and (1, *given) == shape):
         raise ValueError(f"{op}: {name} must have shape {list(shape)}, got {list(given)}")
-    if not values.dtype.is_floating_point:
-        raise TypeError(f"{op}: {name} must be floating point, got {_name(values.dtype)}")
+    dtype = values.dtype
+    if integer and (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool):
+        raise TypeError(f"{op}: {name} must be integer, got {_name(dtype)}")
+    if not integer and not dtype.is_floating_point:
+        raise TypeError(f"{op}: {name} must be floating point, got {_name(dtype)}")
     if values.device != cloud.device:
         raise ValueError(f"{op}: {name} must be on {cloud.device}, got {values.device}")
-    return values.to(cloud.dtype).reshape(shape)
+    return values.reshape(shape)
 
 
 def _name(dtype: torch.dtype) -> str:

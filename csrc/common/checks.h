@@ -57,36 +57,23 @@ inline Tensor dense(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
-// Contiguous int64 [B] on x's device, or nullopt.
+// An optional tensor of these sizes and dtype (int64 or float64) on x's device: contiguous, or
+// nullopt. `shape` tells the sizes.
+inline std::optional<Tensor> check_optional(const std::optional<Tensor>& given, const Tensor& x,
+                                            std::initializer_list<int64_t> sizes, ScalarType dtype,
+                                            const char* name, const char* shape) {
+  if (!given.has_value()) return std::nullopt;
+  bool fits = given->dim() == static_cast<int64_t>(sizes.size());
+  for (size_t k = 0; fits && k < sizes.size(); ++k) fits = given->size(k) == sizes.begin()[k];
+  STD_TORCH_CHECK(fits, name, " must be ", shape);
+  STD_TORCH_CHECK(given->scalar_type() == dtype, name, " must be ",
+                  dtype == ScalarType::Long ? "int64" : "float64");
+  STD_TORCH_CHECK(given->device() == x.device(), name, " must be on x's device");
+  return dense(*given);
+}
+
 inline std::optional<Tensor> check_lengths(const std::optional<Tensor>& lengths, const Tensor& x) {
-  if (!lengths.has_value()) return std::nullopt;
-  STD_TORCH_CHECK(lengths->dim() == 1 && lengths->size(0) == x.size(0), "lengths must be [B]");
-  STD_TORCH_CHECK(lengths->scalar_type() == ScalarType::Long, "lengths must be int64");
-  STD_TORCH_CHECK(lengths->device() == x.device(), "lengths are on another device");
-  return dense(*lengths);
-}
-
-// Contiguous float64 [B, max(N, M)] on x's device, or nullopt.
-inline std::optional<Tensor> check_price(const std::optional<Tensor>& price, const Tensor& x,
-                                         const Clouds& size) {
-  if (!price.has_value()) return std::nullopt;
-  const int64_t objects = size.N > size.M ? size.N : size.M;
-  STD_TORCH_CHECK(price->dim() == 2 && price->size(0) == size.B && price->size(1) == objects,
-                  "price must be [B, max(N, M)]");
-  STD_TORCH_CHECK(price->scalar_type() == ScalarType::Double, "price must be float64");
-  STD_TORCH_CHECK(price->device() == x.device(), "price is on another device");
-  return dense(*price);
-}
-
-// Contiguous int64 [B, N] on x's device, or nullopt.
-inline std::optional<Tensor> check_matching(const std::optional<Tensor>& idx, const Tensor& x,
-                                            const Clouds& size) {
-  if (!idx.has_value()) return std::nullopt;
-  STD_TORCH_CHECK(idx->dim() == 2 && idx->size(0) == size.B && idx->size(1) == size.N,
-                  "idx must be [B, N]");
-  STD_TORCH_CHECK(idx->scalar_type() == ScalarType::Long, "idx must be int64");
-  STD_TORCH_CHECK(idx->device() == x.device(), "idx is on another device");
-  return dense(*idx);
+  return check_optional(lengths, x, {x.size(0)}, ScalarType::Long, "lengths", "[B]");
 }
 
 // An index of y as nearest_index returns it, of `bytes` bytes.

@@ -126,14 +126,8 @@ def _start_price(op: str, price: Tensor | None, c: _checks.Clouds) -> Tensor | N
     if price is None:
         return None
     shape = (c.x.shape[0], max(c.x.shape[1], c.y.shape[1]))
-    given = tuple(price.shape)
-    if given != shape and not (c.single and (1, *given) == shape):
-        raise ValueError(f"{op}: price must have shape {list(shape)}, got {list(given)}")
-    if not price.dtype.is_floating_point:
-        raise TypeError(f"{op}: price must be floating point, got {price.dtype}")
-    if price.device != c.x.device:
-        raise ValueError(f"{op}: price must be on {c.x.device}, got {price.device}")
-    return price.detach().to(torch.float64).reshape(shape)
+    price = _checks.in_shape(op, "price", price, shape, c.x, c.single)
+    return price.detach().to(torch.float64)
 
 
 def _start_idx(
@@ -143,14 +137,8 @@ def _start_idx(
         return None
     if price is None:
         raise ValueError(f"{op}: idx needs the price that came with it")
-    shape, given = tuple(c.x.shape[:2]), tuple(idx.shape)
-    if given != shape and not (c.single and (1, *given) == shape):
-        raise ValueError(f"{op}: idx must have shape {list(shape)}, got {list(given)}")
-    if idx.dtype.is_floating_point or idx.dtype.is_complex or idx.dtype == torch.bool:
-        raise TypeError(f"{op}: idx must be integer, got {idx.dtype}")
-    if idx.device != c.x.device:
-        raise ValueError(f"{op}: idx must be on {c.x.device}, got {idx.device}")
-    return idx.to(torch.int64).reshape(shape)
+    shape = tuple(c.x.shape[:2])
+    return _checks.in_shape(op, "idx", idx, shape, c.x, c.single, integer=True).to(torch.int64)
 
 
 def _assign_fake(
