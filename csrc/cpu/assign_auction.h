@@ -60,12 +60,11 @@ class Auction {
     refresh_prices();
   }
 
-  // Best value of a bidder, and the sum of all of them, under the present prices.
-  double best(int64_t i) { return static_cast<double>(look(i, S(0)).best); }
-  double best_sum() {
-    double sum = 0.0;
-    for (int64_t i = 0; i < frame_.bidders; ++i) sum += best(i);
-    return sum;
+  // Best value of every bidder under the present prices.
+  std::vector<double> best_values() {
+    std::vector<double> best(frame_.bidders);
+    for (int64_t i = 0; i < frame_.bidders; ++i) best[i] = static_cast<double>(look(i, S(0)).best);
+    return best;
   }
 
   // Takes over prices that have risen.
@@ -286,10 +285,9 @@ bool Auction<S>::run_phase(double& eps, int64_t round_limit, int64_t bid_limit) 
 template <typename S>
 typename Auction<S>::Slack Auction<S>::measure_slack() {
   normalise();
-  std::vector<double> best(frame_.bidders);
+  std::vector<double> best = best_values();
   double total = 0.0, primal = 0.0, mean = 0.0, largest = 0.0;
   for (int64_t i = 0; i < frame_.bidders; ++i) {
-    best[i] = this->best(i);
     const int32_t j = state_.partner[i];
     const double c = j < 0 ? 0.0 : frame_.cost(i, j);
     slack_[i] = j < 0 ? 0.0 : std::max(0.0, c + std::max(state_.price[j], state_.level) - best[i]);

@@ -68,7 +68,8 @@ inline double solve_frame(const Frame& frame, double rtol, int64_t max_rounds,
   double eps = 0.0, gap = INFINITY;
   {
     Auction<float> auction(frame, state);
-    const double nearest = auction.best_sum();
+    const std::vector<double> best = auction.best_values();
+    const double nearest = std::accumulate(best.begin(), best.end(), 0.0);
     // Coincident points can make every nearest cost 0 while the assignment is not free.
     const double cold = nearest > 0.0 ? nearest / static_cast<double>(frame.bidders)
                                       : kAssignOpeningPart * identity_cost(frame);

@@ -3,6 +3,8 @@
 // given.
 #pragma once
 
+#include <numeric>
+
 #include "assign_auction.h"
 
 namespace pointloss {
@@ -31,11 +33,8 @@ void drop_prices(const Frame& frame, Auction<S>& auction, State& state) {
 }
 
 // By how much a dear object misses being the best of a bidder, in the mean of a sample: its price
-// is off by that much at least.
-template <typename S>
-double mean_miss(const Frame& frame, Auction<S>& auction, const State& state) {
-  std::vector<double> best(frame.bidders);
-  for (int64_t i = 0; i < frame.bidders; ++i) best[i] = auction.best(i);
+// is off by that much at least. `best`: the bidders' best values.
+inline double mean_miss(const Frame& frame, const std::vector<double>& best, const State& state) {
   double total = 0.0;
   int64_t dear = 0;
   for (int64_t k = 0; k < kColumns; ++k) {
@@ -69,14 +68,15 @@ Opening open_warm(const Frame& frame, const double* price_in, const int64_t* idx
       if (gap <= rtol) return Opening::kHolds;
     }
   }
-  double bound = auction.best_sum();
+  const std::vector<double> best = auction.best_values();
+  double bound = std::accumulate(best.begin(), best.end(), 0.0);
   for (int64_t j = 0; j < frame.objects; ++j) bound -= state.price[j];
   if (bound <= nearest) {
     drop_prices(frame, auction, state);
     return Opening::kCold;
   }
   if (frame.bidders == frame.objects) {
-    const double off = kMissEps * mean_miss(frame, auction, state);
+    const double off = kMissEps * mean_miss(frame, best, state);
     eps = std::clamp(off, eps / kAssignWarmRatio, eps / 2);
     auction.drop_slack(eps);
   } else {
