@@ -129,7 +129,7 @@ struct Solver {
     __syncthreads();
     const Opening<Id, kSquared> opening{s, h, in, order};
     const double off = warm ? -1.0 : opening.centre_prices();
-    if (warm && in.idx_in != nullptr) whole = opening.given_matching();
+    whole = warm && in.idx_in != nullptr && opening.given_matching();
     __syncthreads();
     for (int g = threadIdx.x / 32; g < s.G; g += kSolverWarps) {
       Bids<Id, kSquared>::refresh_group(s, g);
@@ -249,6 +249,10 @@ struct Solver {
     Auction{s, h, eps, false}.settle();
   }
 
+  __device__ __forceinline__ void set_eps(double value) {
+    eps = max(1, static_cast<int>(fmin(value, static_cast<double>(kRaiseLimit))));
+  }
+
   // The eps to begin at, after the first pass; `wanted`: the gap of a bidder.
   __device__ __forceinline__ double first_eps(bool warm, double mean, double wanted) {
     const Opening<Id, kSquared> opening{s, h, in, order};
@@ -273,8 +277,8 @@ struct Solver {
       const double finest = fmax(1.0, kLastEps * target * best / s.N);
       if (phase == 0) {
         if (warm && sums.dual <= 0.0) return false;
-        if (warm && whole && open_gap <= target * sums.primal) {
-          eps = static_cast<int>(fmin(finest, static_cast<double>(kRaiseLimit)));
+        if (whole && open_gap <= target * sums.primal) {
+          set_eps(finest);
           return true;
         }
         if (next < 0.0) next = first_eps(warm, best / in.K, target * best / s.N);
@@ -288,7 +292,7 @@ struct Solver {
       }
       if (!last && next < 1.6 * finest) next = finest;
       last = next <= 1.3 * finest;
-      eps = max(1, static_cast<int>(fmin(next, static_cast<double>(kRaiseLimit))));
+      set_eps(next);
       if (warm && phase == 0 && in.idx_in != nullptr) take_slack();
       const int count = queue_slack();
       const bool careful = warm && phase == 0 && next < best / in.K;
