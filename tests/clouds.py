@@ -137,3 +137,8 @@ def make(kind, batch, n, m, *, dtype=torch.float32, device="cpu", seed=0):
     generator = torch.Generator().manual_seed(seed)
     x, y = kind(batch, n, m, generator)
     return x.to(device, dtype).contiguous(), y.to(device, dtype).contiguous()
+
+
+def approach(x, y, idx):
+    """x a tenth of the way to its partners in y, as a training goes in a step."""
+    return 0.9 * x + 0.1 * y.gather(1, idx.unsqueeze(-1).expand_as(x))

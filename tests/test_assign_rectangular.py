@@ -5,6 +5,7 @@ import pytest
 import torch
 from clouds import (
     KINDS,
+    approach,
     blob,
     duplicates,
     lattice,
@@ -140,7 +141,7 @@ def test_a_bound_on_rounds_still_gives_an_injection(sizes, device):
 def test_warm_start(sizes, device):
     x, y = make(surface, 2, *sizes, device=device)
     cold = assign(x, y, rtol=1e-3)
-    moved = 0.9 * x + 0.1 * y.gather(1, cold.idx.unsqueeze(-1).expand(-1, -1, 3))
+    moved = approach(x, y, cold.idx)
     warm = assign(moved, y, rtol=1e-3, price=cold.price)
     assert_certified(moved, y, warm, 1e-3)
     assert (warm.rounds < assign(moved, y, rtol=1e-3).rounds).all()

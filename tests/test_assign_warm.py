@@ -3,24 +3,32 @@
 
 import pytest
 import torch
-from clouds import blob, duplicates, make, noisy, surface
+from clouds import approach, blob, duplicates, make, noisy, surface
 from test_assign import assert_covered_by_prices, assert_valid
 
 from pointloss import assign, emd
 
 
-def step(x, y, idx):
-    """A tenth of the way to the partners, as a training goes."""
-    return 0.9 * x + 0.1 * y.gather(1, idx.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+def again(x, y, earlier, rtol, **options):
+    """From an earlier result's prices and matching."""
+    found = assign(x, y, rtol=rtol, price=earlier.price, idx=earlier.idx, **options)
+    assert_valid(x, y, found, rtol, options.get("squared", False))
+    assert found.converged.all()
+    return found
+
+
+def assert_kept(found, earlier):
+    assert torch.equal(found.idx, earlier.idx)
+    assert found.rounds.eq(0).all()
 
 
 def test_warm_start(device):
     x, y = make(surface, 2, 300, 300, device=device)
     cold = assign(x, y, rtol=1e-3)
-    again = assign(x, y, rtol=1e-3, price=cold.price)
-    assert_valid(x, y, again, 1e-3)
-    assert again.converged.all()
-    moved = step(x, y, cold.idx)
+    same = assign(x, y, rtol=1e-3, price=cold.price)
+    assert_valid(x, y, same, 1e-3)
+    assert same.converged.all()
+    moved = approach(x, y, cold.idx)
     warm = assign(moved, y, rtol=1e-3, price=cold.price)
     assert_valid(moved, y, warm, 1e-3)
     assert warm.converged.all()
@@ -45,15 +53,10 @@ def test_a_matching_that_still_holds_is_kept(kind, points, squared, device, dtyp
     """Points that move towards their partners leave the matching optimal, and plain prices too."""
     x, y = make(kind, 2, points, points, dtype=dtype, device=device)
     cold = assign(x, y, squared=squared, rtol=1e-4)
-    for moved, price in (
-        (x, cold.price),
-        (step(x, y, cold.idx), (0.9 if squared else 1) * cold.price),
-    ):
-        again = assign(moved, y, squared=squared, rtol=1e-3, price=price, idx=cold.idx)
-        assert again.converged.all()
-        assert torch.equal(again.idx, cold.idx)
-        assert again.rounds.eq(0).all()
-        assert_valid(moved, y, again, 1e-3, squared)
+    assert_kept(again(x, y, cold, 1e-3, squared=squared), cold)
+    moved = approach(x, y, cold.idx)
+    fitting = cold._replace(price=(0.9 if squared else 1) * cold.price)
+    assert_kept(again(moved, y, fitting, 1e-3, squared=squared), cold)
 
 
 @pytest.mark.parametrize("kind", [noisy, blob])
@@ -61,10 +64,7 @@ def test_a_matching_of_many_points_is_kept(kind, device):
     """Enough for several blocks a cloud."""
     x, y = make(kind, 2, 1100, 1100, device=device)
     cold = assign(x, y)
-    again = assign(x, y, price=cold.price, idx=cold.idx)
-    assert torch.equal(again.idx, cold.idx)
-    assert again.rounds.eq(0).all()
-    assert_valid(x, y, again, 1e-2)
+    assert_kept(again(x, y, cold, 1e-2), cold)
 
 
 @pytest.mark.parametrize("sizes", [(300, 320), (320, 300), (100, 700), (700, 100)])
@@ -73,21 +73,16 @@ def test_a_matching_of_unequal_clouds_is_kept(kind, sizes, device):
     """On CUDA of clouds that differ by a quarter at most; elsewhere only the prices count."""
     x, y = make(kind, 2, *sizes, device=device)
     cold = assign(x, y, rtol=1e-4)
-    again = assign(x, y, rtol=1e-3, price=cold.price, idx=cold.idx)
-    assert_valid(x, y, again, 1e-3)
+    found = again(x, y, cold, 1e-3)
     if device.type == "cpu" or max(sizes) < 1.25 * min(sizes):
-        assert torch.equal(again.idx, cold.idx)
-        assert again.rounds.eq(0).all()
+        assert_kept(found, cold)
 
 
 @pytest.mark.parametrize("sizes", [(300, 300), (300, 320), (320, 300), (100, 700), (1100, 1100)])
 @pytest.mark.parametrize("kind", [noisy, blob])
 def test_a_matching_that_is_not_good_enough_is_mended(kind, sizes, device):
     x, y = make(kind, 1, *sizes, device=device)
-    cold = assign(x, y, rtol=1e-2)
-    warm = assign(x, y, rtol=1e-3, price=cold.price, idx=cold.idx)
-    assert_valid(x, y, warm, 1e-3)
-    assert warm.converged.all()
+    again(x, y, assign(x, y, rtol=1e-2), 1e-3)
 
 
 @pytest.mark.parametrize("sizes", [(80, 80), (80, 90), (90, 80), (80, 300), (300, 80), (1, 40)])
@@ -110,9 +105,7 @@ def test_any_start_matching_is_safe(given, kind, sizes, device):
     else:
         idx = torch.randint(-2, sizes[1] + 2, idx.shape).to(device)
     for price in (cold.price, torch.zeros_like(cold.price), cold.price.flip(1)):
-        found = assign(x, y, rtol=1e-3, price=price, idx=idx)
-        assert_valid(x, y, found, 1e-3)
-        assert found.converged.all()
+        again(x, y, cold._replace(price=price, idx=idx), 1e-3)
 
 
 def test_lengths_and_a_matching(device, deterministic):
@@ -122,8 +115,7 @@ def test_lengths_and_a_matching(device, deterministic):
     m = torch.tensor([60, 20, 60, 40], device=device)
     cold = assign(x, y, x_lengths=n, y_lengths=m, rtol=1e-4)
     kept = assign(x, y, x_lengths=n, y_lengths=m, rtol=1e-3, price=cold.price, idx=cold.idx)
-    assert torch.equal(kept.idx, cold.idx)
-    assert kept.rounds.eq(0).all()
+    assert_kept(kept, cold)
     idx = cold.idx.clone()
     idx[:, :3] = 45  # no point of the second cloud, nor of the last
     idx[1, 20:] = cold.idx[1, :1]  # free now, but padding does not ask
@@ -149,7 +141,7 @@ def test_a_bound_on_rounds_after_a_matching(points, device):
 def test_emd_takes_a_matching(device, deterministic):
     x, y = make(blob, 2, 100, 100, device=device)
     cold = assign(x, y, rtol=1e-4)
-    moved = step(x, y, cold.idx).requires_grad_()
+    moved = approach(x, y, cold.idx).requires_grad_()
     value = emd(moved, y, rtol=1e-3, price=cold.price, idx=cold.idx, batch_reduction="none")
     (grad,) = torch.autograd.grad(value.sum(), moved)
     diff = moved.detach() - y.gather(1, cold.idx.unsqueeze(-1).expand(-1, -1, 3))
