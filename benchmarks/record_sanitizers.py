@@ -123,10 +123,14 @@ def run_all(
     shares: list[Share],
     folder: Path,
     slots: list[dict[str, str]],
+    shared: bool,
     limit: float,
     ended: Callable[[int, dict[str, Any]], None],
 ) -> None:
-    """Run the shares in their order, one in each slot at a time; a slot's variables say where."""
+    """Run the shares in their order, one in each slot at a time; a slot's variables say where.
+
+    `shared`: under MPS.
+    """
     begin = time.perf_counter()
     drain = False
     running: list[tuple[int, subprocess.Popen[bytes], Path] | None] = [None] * len(slots)
@@ -149,7 +153,6 @@ def run_all(
                 returncode = -signal.SIGKILL
             if returncode is None:
                 continue
-            shared = "CUDA_MPS_PIPE_DIRECTORY" in slots[slot]
             found = outcome(log, returncode, shares[turn].tests, shared)
             ended(turn, {**found, "seconds": time.perf_counter() - begin})
             if found["clean"]:
@@ -218,9 +221,7 @@ def continued(earlier: dict[str, Any], told: dict[str, Any], shared: bool) -> di
         **told,
         **ends,
         "commit": ", ".join(dict.fromkeys([*earlier["commit"].split(", "), told["commit"]])),
-        "good": earlier["good"] + told["good"],
-        "not_good": earlier["not_good"] + told["not_good"],
-        "reports": earlier["reports"] + told["reports"],
+        **{key: earlier[key] + told[key] for key in ("good", "not_good", "reports")},
         "faults": faults,
         "clean": told["clean"]
         and not (earlier["not_good"] or earlier["reports"] or wrong or faults),
@@ -304,7 +305,7 @@ def main() -> int:
     with multi_process_server(args.mps) as server:
         gpus = [args.gpus[slot % len(args.gpus)] for slot in range(args.processes)]
         slots = [{"CUDA_VISIBLE_DEVICES": str(gpu), **server} for gpu in gpus]
-        run_all(record.shares, args.out, slots, args.limit, record.ended)
+        run_all(record.shares, args.out, slots, args.mps, args.limit, record.ended)
     clean = {f"{op} {tool}": record.write(op, tool) for op in args.ops for tool in args.tools}
     print(json.dumps(clean, indent=1))
     return 0 if all(clean.values()) else 1
