@@ -19,6 +19,7 @@
 
 #include "../common/assign.h"
 #include "assign_block.cuh"
+#include "assign_instructions.cuh"
 #include "assign_team.cuh"
 
 namespace pointloss {
@@ -68,11 +69,7 @@ struct ScanArrays<float> {
       : bidder(c.bidder_f), object(c.object_f), price(c.price_f) {}
   // Errs by up to two units (2^-23), the sum under the root by (dim + 2) / 2, price and addition by
   // two more: within the dim + 6 that row_minimum allows for.
-  __device__ static float root(float a) {
-    float r;
-    asm("sqrt.approx.f32 %0, %1;" : "=f"(r) : "f"(a));
-    return r;
-  }
+  __device__ static float root(float a) { return approximate_root(a); }
 };
 template <>
 struct ScanArrays<double> {

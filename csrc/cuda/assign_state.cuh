@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "assign_instructions.cuh"
 #include "assign_team.cuh"
 #include "warp.cuh"
 
@@ -148,19 +149,6 @@ struct Top {
 };
 
 __device__ __forceinline__ int price_of(const float4& o) { return __float_as_int(o.w); }
-
-__device__ __forceinline__ float fast_root(float a) {
-  float r;
-  asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(a));
-  return r;
-}
-
-// To the nearest integer. NaN gives 0: so the instruction is defined (PTX ISA, cvt).
-__device__ __forceinline__ int nearest_int(float a) {
-  int r;
-  asm("cvt.rni.s32.f32 %0, %1;" : "=r"(r) : "f"(a));
-  return r;
-}
 
 template <bool kSquared>
 __device__ __forceinline__ int cost_of(float dx, float dy, float dz) {

@@ -9,6 +9,8 @@
 
 #include <cstdint>
 
+#include "assign_instructions.cuh"
+
 namespace pointloss {
 
 constexpr int kMaxTeam = 8;
@@ -40,26 +42,16 @@ __device__ __forceinline__ T load_fresh(const T* from) {
 struct Team {
   int rank = 0, size = 1;
 
-  __device__ __forceinline__ static Team here() {
-    Team team;
-#if __CUDA_ARCH__ >= 900
-    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(team.rank));
-    asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(team.size));
-#endif
-    return team;
-  }
+  __device__ __forceinline__ static Team here() { return {cluster_rank(), cluster_size()}; }
 
   // Barrier of all threads of the team; global and shared writes before it are seen after it.
   __device__ __forceinline__ void sync() const {
-#if __CUDA_ARCH__ >= 900
     if (size > 1) {
       __threadfence();
-      asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-      asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-      return;
+      cluster_barrier();
+    } else {
+      __syncthreads();
     }
-#endif
-    __syncthreads();
   }
 
   // Makes this thread's writes so far visible to whoever sees a later one.
@@ -75,30 +67,12 @@ struct Team {
   // go by the same kind of instruction: local and remote atomics are not atomic to each other.
   __device__ __forceinline__ void raise(int* own, int value) const {
     const int lane = threadIdx.x % 32;
-#if __CUDA_ARCH__ >= 900
     if (size > 1) {
-      if (lane < size) {
-        asm volatile(
-            "red.relaxed.cluster.shared::cluster.max.s32 [%0], %1;" ::"r"(remote(own, lane)),
-            "r"(value)
-            : "memory");
-      }
-      return;
+      if (lane < size) cluster_max(own, lane, value);
+    } else if (lane == 0) {
+      atomicMax(own, value);
     }
-#endif
-    if (lane == 0) atomicMax(own, value);
   }
-
- private:
-#if __CUDA_ARCH__ >= 900
-  __device__ __forceinline__ static unsigned remote(int* own, int rank) {
-    unsigned address;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;"
-        : "=r"(address)
-        : "r"(static_cast<unsigned>(__cvta_generic_to_shared(own))), "r"(rank));
-    return address;
-  }
-#endif
 };
 
 }  // namespace pointloss
