@@ -91,6 +91,20 @@ def test_same_bits_of_many_points(kind, cuda, deterministic):
     assert all(torch.equal(a, b) for a, b in zip(together, assign(x, y), strict=True))
 
 
+def test_same_bits_in_a_batch_of_any_size(cuda, deterministic):
+    """The larger a batch, the fewer blocks each cloud has."""
+    x, y = make(surface, 40, 700, 700, device=cuda)
+    together = assign(x, y)
+    for clouds in (slice(0, 1), slice(25, 40)):
+        fewer = assign(x[clouds], y[clouds])
+        assert torch.equal(fewer.idx, together.idx[clouds])
+        assert torch.equal(fewer.price, together.price[clouds])
+    padded = [torch.nn.functional.pad(cloud[:1], (0, 0, 0, 300)) for cloud in (x, y)]
+    length = torch.tensor([700], device=cuda)
+    alone = assign(*padded, x_lengths=length, y_lengths=length)
+    assert torch.equal(alone.idx[:, :700], together.idx[:1])
+
+
 @pytest.mark.parametrize("kind", [surface, uniform, lattice])
 def test_as_exact_as_float64_allows(kind, device):
     x, y = make(kind, 1, 200, 200, dtype=torch.float64, device=device)

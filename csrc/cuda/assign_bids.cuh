@@ -8,8 +8,9 @@
 // matchings results depends on the order in which warps come. Deterministic: the same with a
 // barrier before and after the bids of a round. Values then come from the prices of the round
 // before, equal bids go to the larger bidder, and whoever waits after the round is the same set in
-// any order: so is the result. Source: D. P. Bertsekas and D. A. Castanon, "Parallel synchronous
-// and asynchronous implementations of the auction algorithm", Parallel Computing 17 (1991).
+// any order: so is the result, whatever the number of blocks.
+// Source: D. P. Bertsekas and D. A. Castanon, "Parallel synchronous and asynchronous
+// implementations of the auction algorithm", Parallel Computing 17 (1991).
 #pragma once
 
 #include "assign_state.cuh"
@@ -18,6 +19,8 @@ namespace pointloss {
 
 // A scan takes in what lies within this many eps of the second best, for the sake of the cache.
 constexpr int kSlackEps = 2;
+// As many bid in a deterministic round as so many blocks have warps, fewer in small clouds.
+constexpr int kRoundBlocks = 4;
 
 // Queues every bidder of bidder_at(0), ..., bidder_at(count - 1) with take(i, true) in order, and
 // calls with(i); returns how many. They may come from the queue itself. All lanes call take(),
@@ -89,7 +92,6 @@ struct Bids {
   // Lets the `count` bidders of the queue bid until at most `enough` are without an object, or a
   // warp has bid `turns` times. Returns the most bids of a warp.
   __device__ __forceinline__ int run(int count, int enough, int turns) {
-    const int warp = threadIdx.x / 32;
     for (int j = s.team.rank * kSolverThreads + threadIdx.x; j < s.N;
          j += s.team.size * kSolverThreads) {
       const int i = s.owner[j];
@@ -100,27 +102,69 @@ struct Bids {
       if (s.team.rank == 0) s.board->head = 0, s.board->open = count, s.board->longest = 0;
     }
     s.team.sync();
-    int i = kNone, bids = 0, group = warp % s.G;
-    for (; bids < turns; ++bids) {
-      const int stop =
-          *const_cast<volatile int*>(&h.stop) | *const_cast<volatile int*>(&h.overflow);
-      if (__shfl_sync(kWholeWarp, stop, 0) != 0) break;
-      if (i == kNone) i = next_waiting(count);
-      if (i == kNone && !deterministic) break;
-      Top top{0, 0, 0};
-      if (i != kNone) top = Scan::best_two(s, i, kSlackEps * eps);
-      if (deterministic) s.team.sync();
-      if (i != kNone) i = place(i, top, enough);
-      if (bids % 4 == 3) {
-        raise_group(s, group);
-        group = group + kSolverWarps < s.G ? group + kSolverWarps : warp % s.G;
-      }
-      if (deterministic) s.team.sync();
-    }
+    const int bids = deterministic ? rounds(count, enough, turns) : race(count, enough, turns);
     if (threadIdx.x % 32 == 0) atomicMax(&s.board->longest, bids);
     s.team.sync();
     settle();
     return load_fresh(&s.board->longest);
+  }
+
+  __device__ __forceinline__ int race(int count, int enough, int turns) {
+    int i = kNone, bids = 0, group = first_group();
+    for (; bids < turns && !stopped(); ++bids) {
+      if (i == kNone) i = next_waiting(count);
+      if (i == kNone) break;
+      i = place(i, Scan::best_two(s, i, kSlackEps * eps), enough);
+      if (bids % 4 == 3) raise_next(group);
+    }
+    return bids;
+  }
+
+  // The bidders of a round are as many for any number of blocks; a warp bids for some of them.
+  __device__ __forceinline__ int rounds(int count, int enough, int turns) {
+    const int first = s.team.rank * kSolverWarps + static_cast<int>(threadIdx.x) / 32;
+    const int step = s.team.size * kSolverWarps, most = at_once();
+    int held[kRoundBlocks], bids = 0, group = first_group();
+    Top top[kRoundBlocks];
+#pragma unroll
+    for (int& i : held) i = kNone;
+    for (; bids < turns && !stopped(); ++bids) {
+#pragma unroll
+      for (int k = 0; k < kRoundBlocks; ++k) {
+        if (first + k * step >= most) break;
+        if (held[k] == kNone) held[k] = next_waiting(count);
+        if (held[k] != kNone) top[k] = Scan::best_two(s, held[k], kSlackEps * eps);
+      }
+      s.team.sync();
+#pragma unroll
+      for (int k = 0; k < kRoundBlocks; ++k) {
+        if (first + k * step < most && held[k] != kNone) held[k] = place(held[k], top[k], enough);
+      }
+      if (bids % 4 == 3) raise_next(group);
+      s.team.sync();
+    }
+    return bids;
+  }
+
+  // How many bidders bid at once.
+  __device__ __forceinline__ int at_once() const {
+    if (!deterministic) return s.team.size * kSolverWarps;
+    return kSolverWarps * max(1, min(s.N / (4 * kSolverWarps), kRoundBlocks));
+  }
+
+  // Enough are served, or a price is too large; the same in all lanes.
+  __device__ __forceinline__ bool stopped() const {
+    const int stop = *const_cast<volatile int*>(&h.stop) | *const_cast<volatile int*>(&h.overflow);
+    return __shfl_sync(kWholeWarp, stop, 0) != 0;
+  }
+
+  // Refreshes the least price of `group`, which becomes the warp's next.
+  __device__ __forceinline__ void raise_next(int& group) const {
+    raise_group(s, group);
+    group = group + kSolverWarps < s.G ? group + kSolverWarps : first_group();
+  }
+  __device__ __forceinline__ int first_group() const {
+    return static_cast<int>(threadIdx.x) / 32 % s.G;
   }
 
   __device__ __forceinline__ int next_waiting(int count) {

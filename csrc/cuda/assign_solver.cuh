@@ -296,10 +296,10 @@ struct Solver {
       if (warm && phase == 0 && in.idx_in != nullptr) take_slack();
       const int count = queue_slack();
       const bool careful = warm && phase == 0 && next < best / in.K;
-      int64_t turns = int64_t{kPhaseTurns} * (s.N / kSolverWarps + 8);
-      if (careful) turns = kWarmTurns * (s.N / kSolverWarps / s.team.size + 8);
-      turns = min(turns, in.round_limit - rounds);
       Bids<Id, kSquared> bids{s, h, eps, in.deterministic};
+      int64_t turns = int64_t{kPhaseTurns} * (s.N / kSolverWarps + 8);
+      if (careful) turns = kWarmTurns * (s.N / bids.at_once() + 8);
+      turns = min(turns, in.round_limit - rounds);
       const int taken = bids.run(count, left, static_cast<int>(turns));
       rounds += taken;
       cut = careful && taken >= turns;

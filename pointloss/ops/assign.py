@@ -75,8 +75,8 @@ def assign(
     Determinism: each cloud's result is independent of the rest of the batch. The CPU returns the
     same bits for the same input. On CUDA, bidders race for clouds of equal size and dimension up
     to 3, so another call may return another matching within its certificate; under
-    torch.use_deterministic_algorithms(True) they bid in rounds, and the bits are the same. CPU and
-    CUDA may return different matchings.
+    torch.use_deterministic_algorithms(True) they bid in rounds, and the bits are the same, in a
+    batch of any size. CPU and CUDA may return different matchings.
 
     Example:
         >>> x = torch.tensor([[0.0, 0], [1, 0]])
