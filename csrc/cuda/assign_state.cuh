@@ -201,7 +201,8 @@ struct Scanner {
     return warp_top(swap ? vb : va, swap ? b : a, swap ? va : vb);
   }
 
-  // Scans all groups that may hold a value below `limit` and refills the cache.
+  // Scans all groups that may hold a value below `limit` and refills the cache. The object is kNone
+  // if prices rose meanwhile by too much for the result to be exact.
   static __device__ __forceinline__ Top full(const State& s, int i, const float4& p, int limit) {
     const int lane = threadIdx.x % 32;
     int skipped = INT_MAX, b1 = INT_MAX, b2 = INT_MAX, b3 = INT_MAX, i1 = kNone, i2 = kNone;
@@ -235,10 +236,14 @@ struct Scanner {
     if (lane == 0) s.bound[i] = bound;
     s.team.publish();  // whoever evicts bidder i reads them next
     __syncwarp();
-    return warp_top(b1, i1, b2);
+    Top top = warp_top(b1, i1, b2);
+    // While others bid, prices may have risen beyond the limit: what was skipped may be better.
+    if (top.second > bound) top.object = kNone;
+    return top;
   }
 
-  // Best and second-best value of bidder i, exact; `slack` widens a scan so that its cache lasts.
+  // Best and second-best value of bidder i, exact unless the object is kNone (see full()); `slack`
+  // widens a scan so that its cache lasts.
   static __device__ __forceinline__ Top best_two(const State& s, int i, int slack) {
     const float4 p = s.bidder[i];
     const int bound = load_fresh(s.bound + i);

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: MIT
+// Assigns one pair of clouds as csrc/cuda/assign_kernel.cuh does, in the emulator.
+//
+//   assign N M D squared rtol max_rounds deterministic blocks long_ids warm seed stop hold turns
+//
+// reads x [N, D] and y [M, D] in float32 from the standard input, if `warm` then price [max(N, M)]
+// in float64 and idx [N] in int64, and writes idx [N], price [max(N, M)], and cost, gap, rounds and
+// converged in float64. `blocks` solve the cloud, with ids of 32 bits if `long_ids`.
+#include "../../csrc/cuda/assign_kernel.cuh"
+
+using namespace pointloss;
+
+namespace {
+
+template <class T>
+std::vector<T> read(int64_t count) {
+  std::vector<T> values(count);
+  if (std::fread(values.data(), sizeof(T), count, stdin) != values.size()) {
+    emulated::fail("the input is too short");
+  }
+  return values;
+}
+
+template <class T>
+void write(const std::vector<T>& values) {
+  std::fwrite(values.data(), sizeof(T), values.size(), stdout);
+}
+
+struct Arguments {
+  char** next;
+  double number() { return std::atof(*++next); }
+  int64_t whole() { return std::atoll(*++next); }
+  bool flag() { return whole() != 0; }
+};
+
+// Memory of each block as large as asked, of its own so that a sanitizer sees what goes beyond.
+template <class Static>
+struct SharedMemory {
+  std::vector<std::unique_ptr<Static>> fixed;
+  std::vector<std::unique_ptr<float4[]>> arrays;
+
+  SharedMemory(int blocks, size_t bytes) {
+    emulated::shared.clear();
+    for (int b = 0; b < blocks; ++b) {
+      fixed.push_back(std::make_unique<Static>());
+      arrays.push_back(std::make_unique<float4[]>((bytes + 15) / 16));
+      emulated::shared.push_back(
+          {{reinterpret_cast<char*>(fixed[b].get()), sizeof(Static)}, {memory(b), bytes}});
+    }
+  }
+  char* memory(int b) { return reinterpret_cast<char*>(arrays[b].get()); }
+};
+
+// As the kernel of that name, of one cloud.
+template <class Id, bool kSquared>
+void assign_integers(const AssignPlan& plan, const AuctionCloud& c, bool swapped, int blocks) {
+  SolverState<Id> state = solver_state<Id>(c.L);
+  state.cache = reinterpret_cast<Pair<Id>*>(c.cache);
+  state.bound = c.queue[0];
+  state.bids = c.key;
+  state.slack = c.target;
+  state.board = c.board;
+  SharedMemory<SolverShared> shared(blocks, solver_bytes<Id>(c.L));
+  emulated::launch(blocks, kSolverThreads, [&] {
+    const int b = emulated::block();
+    SolverOutput out = output_of(c);
+    const SolverInput in = input_of(plan, c, 0, swapped, plan.deterministic);
+    solve_integers<Id, kSquared>(in, *shared.fixed[b], state, shared.memory(b), c.order, out);
+    keep(out, c, Team::here());
+  });
+}
+
+template <bool kSquared>
+void assign_rectangular(const AssignPlan& plan, const AuctionCloud& c, bool swapped, int blocks) {
+  SharedMemory<RectangularShared> shared(blocks, rectangular_block_bytes(c.K, c.L));
+  emulated::launch(blocks, kSolverThreads, [&] {
+    const int b = emulated::block();
+    SolverOutput out = output_of(c);
+    const SolverInput in = input_of(plan, c, 0, swapped, true);
+    solve_rectangular<kSquared>(in, *shared.fixed[b], c.board, c.rectangle, shared.memory(b),
+                                c.order, out);
+    keep(out, c, Team::here());
+  });
+}
+
+template <bool kSquared>
+void solve(const AssignPlan& plan, const AuctionCloud& c, bool swapped, int blocks, bool long_ids) {
+  if (open_to(unequal_serves, c)) return assign_rectangular<kSquared>(plan, c, swapped, blocks);
+  if (!open_to(square_serves, c)) return;
+  // Long ids are for clouds that do not fit shared memory, which one block solves.
+  if (long_ids) return assign_integers<int, kSquared>(plan, c, swapped, 1);
+  assign_integers<uint16_t, kSquared>(plan, c, swapped, blocks);
+}
+
+}  // namespace
+
+int main(int, char** names) {
+  Arguments given{names};
+  AssignBatch<float> batch{};
+  batch.B = 1, batch.N = given.whole(), batch.M = given.whole(), batch.D = given.whole();
+  batch.squared = given.flag(), batch.rtol = given.number(), batch.max_rounds = given.whole();
+  batch.deterministic = given.flag();
+  const auto blocks = static_cast<int>(given.whole());
+  const bool long_ids = given.flag(), warm = given.flag();
+  emulated::schedule.seed = static_cast<unsigned>(given.whole());
+  emulated::schedule.stop = static_cast<int>(given.whole());
+  emulated::schedule.hold = static_cast<int>(given.whole());
+  emulated::schedule.turns = static_cast<int>(given.whole());
+
+  const int64_t wide = std::max(batch.N, batch.M);
+  const auto x = read<float>(batch.N * batch.D), y = read<float>(batch.M * batch.D);
+  const auto price_in = read<double>(warm ? wide : 0);
+  const auto idx_in = read<int64_t>(warm ? batch.N : 0);
+  batch.x = x.data(), batch.y = y.data();
+  batch.price_in = warm ? price_in.data() : nullptr, batch.idx_in = warm ? idx_in.data() : nullptr;
+  std::vector<int64_t> idx(batch.N, -1), rounds(1);
+  std::vector<double> price(wide), cost(1), gap(1);
+  bool converged = false;
+  batch.idx = idx.data(), batch.price = price.data(), batch.cost = cost.data();
+  batch.gap = gap.data(), batch.rounds = rounds.data(), batch.converged = &converged;
+
+  const size_t bytes = assign_cloud_bytes(batch.N, batch.M, batch.D);
+  std::unique_ptr<char, decltype(&std::free)> workspace(
+      static_cast<char*>(std::aligned_alloc(256, bytes)), std::free);
+  std::memset(workspace.get(), 0xcd, bytes);
+  const AssignPlan plan{nullptr,
+                        nullptr,
+                        batch.price_in,
+                        batch.idx_in,
+                        1,
+                        batch.N,
+                        batch.M,
+                        batch.D,
+                        batch.max_rounds,
+                        batch.squared,
+                        true,
+                        batch.deterministic,
+                        batch.rtol,
+                        workspace.get(),
+                        bytes};
+  bool swapped = false;
+  AuctionCloud cloud = plan.cloud(0, &swapped);
+  auto shared = std::make_unique<BlockShared>();
+  emulated::launch(1, kAssignThreads, [&] {
+    AuctionCloud c = cloud;
+    int exponent = 0;
+    const bool finite = scale_clouds(c, *shared, swapped ? batch.y : batch.x,
+                                     swapped ? batch.x : batch.y, exponent);
+    if (threadIdx.x == 0) *c.head = {finite, false, exponent, 0, 0.0};
+  });
+  (batch.squared ? solve<true> : solve<false>)(plan, cloud, swapped, blocks, long_ids);
+  emulated::launch(1, kAssignThreads, [&] { finish_assignment(batch, plan, 0, *shared); });
+
+  write(idx), write(price), write(cost), write(gap);
+  write(std::vector<double>{static_cast<double>(rounds[0]), converged ? 1.0 : 0.0});
+  return 0;
+}

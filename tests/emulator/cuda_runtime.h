@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: MIT
+// Enough of CUDA to run the assignment solvers' device code on a CPU, thread by thread.
+//
+// Threads are fibers of one thread of the host, which change places where the threads of a warp
+// exchange values and at barriers: there a random schedule may hold a warp back for a while, as a
+// GPU does that is shared, watched by a debugger or slow by chance. So orders of events come about
+// that a GPU shows once in a million runs, and the same again with the same seed. Between those
+// places a warp is alone: a data race within it does not show.
+#pragma once
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <climits>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __host__
+#define __shared__
+#define __forceinline__ inline
+#define __noinline__
+#define __launch_bounds__(...)
+#define __align__(bytes)
+#define __CUDA_ARCH__ 800
+
+struct float4 {
+  float x, y, z, w;
+};
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+struct Index {
+  unsigned x = 0;
+};
+inline Index threadIdx, blockIdx, gridDim;
+
+namespace emulated {
+
+constexpr int kWarp = 32;
+constexpr size_t kStack = 128 << 10;
+
+[[noreturn]] inline void fail(const char* what) {
+  std::fprintf(stderr, "emulator: %s\n", what);
+  std::abort();
+}
+
+// What a fiber waits for: a number of its warp, its block or the grid that is yet to change.
+struct Fiber {
+  void* resume[5];
+  ucontext_t start;
+  std::unique_ptr<char[]> stack;
+  const int64_t* number = nullptr;
+  int64_t seen = 0;
+  bool ended = false;
+};
+
+// A place where a number of threads meet; `site`, a line, must be the same for all.
+struct Meeting {
+  int64_t number = 0;
+  int here = 0, site = 0;
+};
+struct Warp {
+  Meeting meeting;
+  int64_t value[2][kWarp];  // of an even and of an odd exchange
+  int held = 0;             // turns to go
+};
+
+// How often a warp is stopped where it exchanges values, in percent, how many of those stops hold
+// it, and for how many turns of the others at most.
+struct Schedule {
+  unsigned seed = 0;
+  int stop = 0, hold = 0, turns = 1;
+
+  unsigned random() {
+    seed = seed * 1664525u + 1013904223u;
+    return seed >> 8;
+  }
+  bool percent(int part) { return static_cast<int>(random() % 100) < part; }
+};
+
+struct Grid {
+  int threads = 0, blocks = 0, running = 0;  // of a block; blocks; the fiber that runs
+  std::vector<Fiber> fibers;
+  std::vector<Warp> warps;
+  std::vector<Meeting> meetings;  // of the blocks
+  Meeting meeting;                // of all
+  std::vector<int> counts;        // of __syncthreads_count(), by block
+  void* resume[5];
+  ucontext_t start;
+  std::function<void()> kernel;
+};
+inline Grid grid;
+inline Schedule schedule;
+
+inline int block() { return grid.running / grid.threads; }
+inline Warp& warp() { return grid.warps[grid.running / kWarp]; }
+
+// The host and the fibers pass the turn to each other; the compiler's own jump costs no system
+// call, and is none that a sanitizer follows.
+__attribute__((noinline, no_sanitize("address"))) inline void jump(void** to) {
+  __builtin_longjmp(to, 1);
+}
+__attribute__((noinline, no_sanitize("address"))) inline void pass_turn(void** from, void** to) {
+  if (__builtin_setjmp(from) == 0) jump(to);
+}
+
+inline void wait_for(const int64_t& number, int64_t seen) {
+  Fiber& fiber = grid.fibers[grid.running];
+  fiber.number = &number, fiber.seen = seen;
+  pass_turn(fiber.resume, grid.resume);
+}
+
+inline void meet(Meeting& meeting, int count, int site) {
+  if (meeting.here == 0) meeting.site = site;
+  if (meeting.site != site) fail("threads meet at different places");
+  const int64_t seen = meeting.number;
+  if (++meeting.here == count) {
+    meeting.here = 0;
+    ++meeting.number;
+  } else {
+    wait_for(meeting.number, seen);
+  }
+}
+
+// The values of all lanes.
+template <class T>
+const int64_t* exchange(T mine, int site) {
+  static_assert(sizeof(T) <= sizeof(int64_t), "one word");
+  Warp& all = warp();
+  int64_t* values = all.value[all.meeting.number & 1];
+  std::memcpy(values + threadIdx.x % kWarp, &mine, sizeof(T));
+  meet(all.meeting, kWarp, site);
+  return values;
+}
+template <class T>
+T value_of(const int64_t* values, int lane) {
+  T value;
+  std::memcpy(&value, values + lane % kWarp, sizeof(T));
+  return value;
+}
+
+inline void block_barrier(int site) { meet(grid.meetings[block()], grid.threads, site); }
+inline void grid_barrier(int site) { meet(grid.meeting, grid.threads * grid.blocks, site); }
+
+// Begins at the top of a fiber's stack, and never returns.
+inline void fiber_main() {
+  grid.kernel();
+  grid.fibers[grid.running].ended = true;
+  jump(grid.resume);
+}
+
+__attribute__((noinline)) inline void run_fiber(int which) {
+  grid.running = which;
+  threadIdx.x = static_cast<unsigned>(which % grid.threads);
+  Fiber& fiber = grid.fibers[which];
+  fiber.number = nullptr;
+  if (fiber.stack) return pass_turn(grid.resume, fiber.resume);
+  fiber.stack = std::make_unique<char[]>(kStack);
+  getcontext(&fiber.start);
+  fiber.start.uc_stack.ss_sp = fiber.stack.get();
+  fiber.start.uc_stack.ss_size = kStack;
+  makecontext(&fiber.start, fiber_main, 0);
+  if (__builtin_setjmp(grid.resume) == 0) setcontext(&fiber.start);
+}
+
+inline bool ready(const Fiber& fiber) {
+  return !fiber.ended && (fiber.number == nullptr || *fiber.number != fiber.seen);
+}
+
+// Lets a warp run until it is stopped or waits for another; returns whether it did anything.
+inline bool run_warp(int which) {
+  Warp& all = grid.warps[which];
+  if (all.held > 0) return --all.held, true;
+  for (bool any = false;; any = true) {
+    bool ran = false;
+    for (int lane = 0; lane < kWarp; ++lane) {
+      if (!ready(grid.fibers[which * kWarp + lane])) continue;
+      run_fiber(which * kWarp + lane);
+      ran = true;
+    }
+    if (!ran) return any;
+    if (!schedule.percent(schedule.stop)) continue;
+    if (schedule.percent(schedule.hold)) all.held = schedule.random() % schedule.turns;
+    return true;
+  }
+}
+
+// Runs `kernel` by all threads of `blocks` blocks, which form one cluster.
+inline void launch(int blocks, int threads, std::function<void()> kernel) {
+  grid.threads = threads, grid.blocks = blocks, grid.kernel = std::move(kernel);
+  grid.fibers = std::vector<Fiber>(blocks * threads);
+  grid.warps = std::vector<Warp>(blocks * threads / kWarp);
+  grid.meetings = std::vector<Meeting>(blocks);
+  grid.meeting = {};
+  grid.counts.assign(blocks, 0);
+  const int warps = static_cast<int>(grid.warps.size());
+  const auto ended = [](const Fiber& fiber) { return fiber.ended; };
+  while (!std::all_of(grid.fibers.begin(), grid.fibers.end(), ended)) {
+    const int first = static_cast<int>(schedule.random() % warps);
+    bool ran = false;
+    for (int w = 0; w < warps; ++w) ran |= run_warp((first + w) % warps);
+    if (!ran) fail("every thread waits for another");
+  }
+}
+
+}  // namespace emulated
+
+// Warps and blocks.
+inline void __syncwarp(unsigned = ~0u, int site = __builtin_LINE()) { emulated::exchange(0, site); }
+inline unsigned __ballot_sync(unsigned, bool mine, int site = __builtin_LINE()) {
+  const int64_t* all = emulated::exchange<int>(mine, site);
+  unsigned mask = 0;
+  for (int k = 0; k < 32; ++k) mask |= (emulated::value_of<int>(all, k) != 0 ? 1u : 0u) << k;
+  return mask;
+}
+inline int __reduce_min_sync(unsigned, int mine, int site = __builtin_LINE()) {
+  const int64_t* all = emulated::exchange(mine, site);
+  int least = mine;
+  for (int k = 0; k < 32; ++k) least = std::min(least, emulated::value_of<int>(all, k));
+  return least;
+}
+template <class T>
+T __shfl_sync(unsigned, T mine, int lane, int site = __builtin_LINE()) {
+  return emulated::value_of<T>(emulated::exchange(mine, site), lane);
+}
+template <class T>
+T __shfl_xor_sync(unsigned, T mine, int offset, int site = __builtin_LINE()) {
+  const int lane = static_cast<int>(threadIdx.x % 32) ^ offset;
+  return emulated::value_of<T>(emulated::exchange(mine, site), lane);
+}
+inline void __syncthreads(int site = __builtin_LINE()) { emulated::block_barrier(site); }
+inline int __syncthreads_count(bool mine, int site = __builtin_LINE()) {
+  int& count = emulated::grid.counts[emulated::block()];
+  emulated::block_barrier(site);  // all have read the last
+  if (threadIdx.x == 0) count = 0;
+  emulated::block_barrier(site);
+  count += mine;
+  emulated::block_barrier(site);
+  return count;
+}
+inline void __threadfence() {}
+inline void __threadfence_block() {}
+
+// Memory. Nothing comes between the parts of an atomic operation.
+template <class T>
+T __ldcg(const T* from) {
+  return *from;
+}
+template <class T>
+T atomicAdd(T* at, T value) {
+  const T before = *at;
+  *at = before + value;
+  return before;
+}
+template <class T>
+T atomicSub(T* at, T value) {
+  return atomicAdd(at, static_cast<T>(-value));
+}
+template <class T>
+T atomicMin(T* at, T value) {
+  const T before = *at;
+  *at = std::min(before, value);
+  return before;
+}
+template <class T>
+T atomicMax(T* at, T value) {
+  const T before = *at;
+  *at = std::max(before, value);
+  return before;
+}
+
+// Numbers.
+template <class To, class From>
+To bits_as(From value) {
+  static_assert(sizeof(To) == sizeof(From), "the same bits");
+  To bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+inline int __float_as_int(float value) { return bits_as<int>(value); }
+inline float __int_as_float(int value) { return bits_as<float>(value); }
+inline long long __double_as_longlong(double value) { return bits_as<long long>(value); }
+inline double __longlong_as_double(long long value) { return bits_as<double>(value); }
+inline int __popc(unsigned mask) { return __builtin_popcount(mask); }
+inline int __ffs(unsigned mask) { return __builtin_ffs(static_cast<int>(mask)); }
+inline unsigned __umulhi(unsigned a, unsigned b) {
+  return static_cast<unsigned>((static_cast<uint64_t>(a) * b) >> 32);
+}
+inline int __float2int_rd(float value) { return static_cast<int>(std::floor(value)); }
+inline double __dsqrt_rn(double value) { return std::sqrt(value); }
+using std::isfinite, std::max, std::min;

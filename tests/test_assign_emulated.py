@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: MIT
+"""The device code of assign on a CPU, under schedules that a GPU shows once in a million runs.
+
+See tests/emulator. Memory that a block may not touch is watched by AddressSanitizer, and warps are
+held back at random while others go on.
+"""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from clouds import KINDS, blob, lattice, make, noisy, outlier, surface, two_scales
+from test_assign import assert_valid
+
+from pointloss import Assignment
+
+TESTS = Path(__file__).parent
+# Stops of a warp in percent, how many of those hold it, and for how many turns of the others.
+SCHEDULES = [(50, 20, 300), (30, 50, 60), (80, 5, 600)]
+QUIET = (0, 0, 1)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """The device code, compiled with the emulator's cuda_runtime.h and its own instructions."""
+    folder = tmp_path_factory.mktemp("emulated")
+    shutil.copytree(TESTS.parent / "csrc", folder / "csrc")
+    shutil.copytree(TESTS / "emulator", folder / "tests" / "emulator")
+    shutil.copy(TESTS / "emulator" / "assign_instructions.cuh", folder / "csrc" / "cuda")
+    # The stacks of its threads are not for a sanitizer to follow.
+    command = ["g++", "-std=c++20", "-O1", "-g", "-fsanitize=address", "--param", "asan-stack=0"]
+    (folder / "empty.cpp").write_text("int main() {}")
+    try:
+        subprocess.run([*command, "empty.cpp", "-o", "empty"], cwd=folder, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs g++ with AddressSanitizer")
+    source = folder / "tests" / "emulator"
+    subprocess.run([*command, "-I.", "assign.cpp", "-o", "assign"], cwd=source, check=True)
+    return source / "assign"
+
+
+def assign(program, x, y, *, schedule=QUIET, seed=0, blocks=1, long_ids=False, earlier=None, **how):
+    """As pointloss.assign, of one pair of clouds."""
+    n, m = len(x), len(y)
+    options = {"squared": False, "rtol": 1e-2, "max_rounds": 0, "deterministic": False, **how}
+    numbers = [n, m, x.shape[1], *options.values(), blocks, long_ids, earlier is not None, seed]
+    told = [repr(number + 0) for number in (*numbers, *schedule)]
+    given = [x.numpy(), y.numpy()]
+    if earlier is not None:
+        given += [earlier.price[0].numpy(), earlier.idx[0].numpy()]
+    done = subprocess.run(
+        [program, *told],
+        input=b"".join(array.tobytes() for array in given),
+        capture_output=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    idx = torch.from_numpy(np.frombuffer(done.stdout, np.int64, n).copy())
+    rest = torch.from_numpy(np.frombuffer(done.stdout, np.float64, offset=8 * n).copy())
+    price, (cost, gap, rounds, converged) = rest[: max(n, m)], rest[max(n, m) :]
+    return Assignment(
+        idx[None], cost[None], gap[None], price[None], rounds[None].long(), converged[None] == 1
+    )
+
+
+def check(program, x, y, **options):
+    """One pair of clouds in a batch: solved within rtol, by an injection."""
+    found = assign(program, x[0], y[0], **options)
+    rtol, squared = options.get("rtol", 1e-2), options.get("squared", False)
+    assert_valid(x, y, found, rtol, squared)
+    assert found.converged.all()
+    return found
+
+
+@pytest.mark.parametrize("squared", [False, True], ids=["plain", "squared"])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
+def test_warps_that_fall_behind(kind, squared, program):
+    """Prices rise by more than a scan allowed for while a warp is on its way."""
+    x, y = make(kind, 1, 130, 130)
+    schedule = SCHEDULES[KINDS.index(kind) % len(SCHEDULES)]
+    check(program, x, y, squared=squared, rtol=1e-4, schedule=schedule, seed=1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_price_war_overtakes_a_scan(seed, program):
+    """Where a warp was held between the limit of its scan and the scan, that found no object."""
+    x, y = make(outlier, 1, 130, 130)
+    check(program, x, y, squared=True, schedule=SCHEDULES[0], seed=seed)
+
+
+@pytest.mark.parametrize("kind", [surface, blob, lattice, two_scales], ids=lambda k: k.__name__)
+@pytest.mark.parametrize("sizes", [(37, 100), (100, 37), (130, 140), (2, 60)], ids=str)
+def test_unequal_sizes(kind, sizes, program):
+    x, y = make(kind, 1, *sizes)
+    check(program, x, y, squared=True, schedule=SCHEDULES[1], seed=1)
+
+
+@pytest.mark.parametrize("kind", [surface, noisy, blob], ids=lambda k: k.__name__)
+@pytest.mark.parametrize("sizes", [(300, 300), (300, 310), (130, 300)], ids=str)
+def test_blocks_of_a_team(kind, sizes, program):
+    """Bids go from block to block while others read."""
+    x, y = make(kind, 1, *sizes)
+    check(program, x, y, blocks=2, schedule=SCHEDULES[0], seed=1)
+
+
+def test_long_ids(program):
+    x, y = make(surface, 1, 130, 130)
+    check(program, x, y, long_ids=True, schedule=SCHEDULES[0], seed=1)
+
+
+@pytest.mark.parametrize("sizes", [(31, 31), (260, 260), (130, 140), (80, 200)], ids=str)
+def test_neither_schedule_nor_blocks_change_what_is_deterministic(sizes, program):
+    x, y = make(surface, 1, *sizes)
+    found = check(program, x, y, deterministic=True)
+    for blocks, schedule in zip([1, 2, 3], SCHEDULES, strict=True):
+        options = {"deterministic": True, "schedule": schedule, "seed": blocks}
+        again = assign(program, x[0], y[0], blocks=blocks, **options)
+        assert torch.equal(again.idx, found.idx)
+        assert torch.equal(again.price, found.price)
+
+
+@pytest.mark.parametrize("kind", [surface, noisy, blob], ids=lambda k: k.__name__)
+def test_warm_start(kind, program):
+    x, y = make(kind, 1, 130, 130)
+    earlier = check(program, x, y, rtol=1e-3)
+    moved = x + 0.01 * torch.randn_like(x)
+    check(program, moved, y, rtol=1e-3, earlier=earlier, schedule=SCHEDULES[0], seed=1)
