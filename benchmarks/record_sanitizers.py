@@ -53,7 +53,8 @@ SELECT = "(cuda or shared_memory_holds or same_bits_of_many) and not " + " and n
 # to itself, after the others and in this order, so that a limit cuts off the longest.
 LONGEST = (
     *("certified_against", "against_the_optimum", "shared_memory_holds", "same_bits_as_nearest"),
-    *("one_gradient", "conventions", "a_thousand", "many_points", "test_every_layout"),
+    *("one_gradient", "conventions", "many_points", "test_every_layout", "costs_of_two_scales"),
+    *("a_thousand", "same_bits_of_many"),
 )
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 

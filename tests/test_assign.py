@@ -63,10 +63,7 @@ def test_a_thousand_points(kind, device):
     assert torch.equal(found.idx.sort(1).values.cpu(), torch.arange(1024).expand(2, -1))
 
 
-@pytest.mark.parametrize("points", [31, 33, 129, 3000, 4096, 5000])
-@pytest.mark.parametrize("kind", [noisy, blob])
-def test_every_layout(kind, points, device):
-    """Whole and broken groups of objects; in shared memory, and beyond it; one warp and many."""
+def check_races(kind, points, device):
     x, y = make(kind, 1, points, points, device=device)
     for _ in range(2 if device.type == "cuda" else 1):  # bidders race: runs differ
         found = assign(x, y)
@@ -74,7 +71,20 @@ def test_every_layout(kind, points, device):
         assert found.converged.all()
 
 
-@pytest.mark.parametrize("points", [31, 129, 1100, 3000, 5000])
+@pytest.mark.parametrize("points", [31, 33, 129, 1024, 1500, 5000])
+@pytest.mark.parametrize("kind", [noisy, blob])
+def test_every_layout(kind, points, device):
+    """Whole and broken groups of objects; in shared memory, and beyond it; one warp and many."""
+    check_races(kind, points, device)
+
+
+@pytest.mark.parametrize("points", [3000, 4096])
+@pytest.mark.parametrize("kind", [noisy, blob])
+def test_very_many_points_in_shared_memory(kind, points, device):
+    check_races(kind, points, device)
+
+
+@pytest.mark.parametrize("points", [31, 129, 1100, 1500, 5000])
 def test_a_bound_on_rounds_in_every_layout(points, device):
     x, y = make(noisy, 1, points, points, device=device)
     found = assign(x, y, rtol=1e-4, max_rounds=4)
@@ -86,7 +96,7 @@ def test_a_bound_on_rounds_in_every_layout(points, device):
 @pytest.mark.parametrize("kind", [surface, noisy, blob, duplicates, lattice])
 def test_same_bits_of_many_points(kind, cuda, deterministic):
     """Enough points for several blocks a cloud and for frontiers wider than the warps."""
-    x, y = make(kind, 3, 1100, 1100, device=cuda)
+    x, y = make(kind, 3, 700, 700, device=cuda)
     together = assign(x, y)
     assert all(torch.equal(a, b) for a, b in zip(together, assign(x, y), strict=True))
 
