@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The auction of the integer assignment solver (see assign_solver.cuh): every warp holds a bidder.
+// The auction of the integer assignment solver (see assign_solver.cuh): warps hold bidders.
 //
 // Asynchronous: a warp lets its bidder bid by one 64-bit maximum on (price, owner) of an object and
 // goes on with whom that evicted, or with the next that waits; no warp waits for another. A price
@@ -90,7 +90,7 @@ struct Bids {
   }
 
   // Lets the `count` bidders of the queue bid until at most `enough` are without an object, or a
-  // warp has bid `turns` times. Returns the most bids of a warp.
+  // warp has bid `turns` times. Returns the most bids of a warp, or the rounds.
   __device__ __forceinline__ int run(int count, int enough, int turns) {
     for (int j = s.team.rank * kSolverThreads + threadIdx.x; j < s.N;
          j += s.team.size * kSolverThreads) {
@@ -126,17 +126,16 @@ struct Bids {
     const int step = s.team.size * kSolverWarps, most = at_once();
     int held[kRoundBlocks], bids = 0, group = first_group();
     Top top[kRoundBlocks];
-#pragma unroll
     for (int& i : held) i = kNone;
     for (; bids < turns && !stopped(); ++bids) {
-#pragma unroll
+#pragma unroll 1  // four copies of a scan take minutes to compile
       for (int k = 0; k < kRoundBlocks; ++k) {
         if (first + k * step >= most) break;
         if (held[k] == kNone) held[k] = next_waiting(count);
         if (held[k] != kNone) top[k] = Scan::best_two(s, held[k], kSlackEps * eps);
       }
       s.team.sync();
-#pragma unroll
+#pragma unroll 1
       for (int k = 0; k < kRoundBlocks; ++k) {
         if (first + k * step < most && held[k] != kNone) held[k] = place(held[k], top[k], enough);
       }

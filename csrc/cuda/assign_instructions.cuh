@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Instructions that the assignment solvers use and CUDA C++ has no function for. The emulator of
-// tests/emulator has its own of each.
+// Single instructions that the assignment solvers rely on. The emulator of tests/emulator has its
+// own of each.
 #pragma once
 
 #include <cuda_runtime.h>

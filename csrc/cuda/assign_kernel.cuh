@@ -148,7 +148,7 @@ __device__ inline bool open_to(bool (*serves)(int64_t, int64_t, int64_t), const 
 
 // What the integer solvers get of cloud b, and where they leave what they find.
 __device__ inline SolverInput input_of(const AssignPlan& plan, const AuctionCloud& c, int64_t b,
-                                       bool swapped, bool deterministic) {
+                                       bool swapped) {
   const int units = c.head->exponent * (plan.squared ? 2 : 1);
   const int64_t wide = plan.N < plan.M ? plan.M : plan.N;
   return {c.bidder_f,
@@ -164,7 +164,7 @@ __device__ inline SolverInput input_of(const AssignPlan& plan, const AuctionClou
           static_cast<int>(c.dim),
           plan.rtol,
           assign_round_limit(plan.max_rounds, c.L),
-          deterministic};
+          plan.deterministic};
 }
 __device__ inline SolverOutput output_of(const AuctionCloud& c) {
   return {c.price, c.price_f, c.owner, c.partner, c.best, 0, 0.0, false};
@@ -181,8 +181,7 @@ __device__ inline void keep(const SolverOutput& out, const AuctionCloud& c, cons
 }
 
 // Map: team of blocks = cloud. The integer solver for (nearly) equal sizes, where it serves.
-// Deterministic or not are two kernels: in one they would spill half as many registers again.
-template <class Id, bool kSquared, bool kDeterministic>
+template <class Id, bool kSquared>
 __global__ void __launch_bounds__(kSolverThreads) assign_integers(AssignPlan plan) {
   extern __shared__ __align__(16) char memory[];
   __shared__ SolverShared shared;
@@ -199,7 +198,7 @@ __global__ void __launch_bounds__(kSolverThreads) assign_integers(AssignPlan pla
     state.board = c.board;
     char* arrays = sizeof(Id) == sizeof(int) ? c.state : memory;
     SolverOutput out = output_of(c);
-    const SolverInput in = input_of(plan, c, b, swapped, kDeterministic);
+    const SolverInput in = input_of(plan, c, b, swapped);
     solve_integers<Id, kSquared>(in, shared, state, arrays, c.order, out);
     keep(out, c, team);
   }
@@ -220,7 +219,7 @@ __global__ void __launch_bounds__(kSolverThreads)
     RectangularState sizes = rectangular_state(c.K, c.L);
     char* arrays = in_shared ? memory : c.rectangle + lay_out_shared(sizes, nullptr);
     SolverOutput out = output_of(c);
-    const SolverInput in = input_of(plan, c, b, swapped, true);  // it always is
+    const SolverInput in = input_of(plan, c, b, swapped);
     solve_rectangular<kSquared>(in, shared, c.board, c.rectangle, arrays, c.order, out);
     keep(out, c, team);
   }

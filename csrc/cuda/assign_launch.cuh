@@ -77,14 +77,10 @@ cudaError_t launch_integers(const AssignPlan& plan, unsigned blocks, cudaStream_
   const cudaError_t error = fits_shared(bytes, sizeof(SolverShared), &fits);
   if (error != cudaSuccess) return error;
   if (square > kShortIds || !fits) {
-    const auto kernel = plan.deterministic ? assign_integers<int, kSquared, true>
-                                           : assign_integers<int, kSquared, false>;
-    kernel<<<blocks, kSolverThreads, 0, stream>>>(plan);
+    assign_integers<int, kSquared><<<blocks, kSolverThreads, 0, stream>>>(plan);
     return cudaGetLastError();
   }
-  const auto kernel = plan.deterministic ? assign_integers<uint16_t, kSquared, true>
-                                         : assign_integers<uint16_t, kSquared, false>;
-  return launch_teams(kernel, plan, square / 4, bytes, blocks, stream);
+  return launch_teams(assign_integers<uint16_t, kSquared>, plan, square / 4, bytes, blocks, stream);
 }
 
 template <bool kSquared>

@@ -202,7 +202,7 @@ struct Scanner {
   }
 
   // Scans all groups that may hold a value below `limit` and refills the cache. The object is kNone
-  // if prices rose meanwhile by too much for the result to be exact.
+  // if that leaves out what may be second best, as when prices rise meanwhile.
   static __device__ __forceinline__ Top full(const State& s, int i, const float4& p, int limit) {
     const int lane = threadIdx.x % 32;
     int skipped = INT_MAX, b1 = INT_MAX, b2 = INT_MAX, b3 = INT_MAX, i1 = kNone, i2 = kNone;
@@ -237,7 +237,7 @@ struct Scanner {
     s.team.publish();  // whoever evicts bidder i reads them next
     __syncwarp();
     Top top = warp_top(b1, i1, b2);
-    // While others bid, prices may have risen beyond the limit: what was skipped may be better.
+    // While others bid, prices may rise beyond the limit: what was skipped may be better.
     if (top.second > bound) top.object = kNone;
     return top;
   }
@@ -264,7 +264,7 @@ struct Scanner {
       limit = warp_top(v, 0, INT_MAX).second;
     }
     limit = min(limit, kFar) + min(slack, kPriceLimit);
-    return full(s, i, p, limit < 0 ? INT_MAX : limit);
+    return full(s, i, p, limit);
   }
 };
 

@@ -4,8 +4,9 @@
 //   assign N M D squared rtol max_rounds deterministic blocks long_ids warm seed stop hold turns
 //
 // reads x [N, D] and y [M, D] in float32 from the standard input, if `warm` then price [max(N, M)]
-// in float64 and idx [N] in int64, and writes idx [N], price [max(N, M)], and cost, gap, rounds and
-// converged in float64. `blocks` solve the cloud, with ids of 32 bits if `long_ids`.
+// in float64 and idx [N] in int64, and writes idx [N], price [max(N, M)], and in float64 cost, gap,
+// rounds, converged and whether the integer solver was enough. `blocks` solve the cloud, with ids
+// of 32 bits if `long_ids`.
 #include "../../csrc/cuda/assign_kernel.cuh"
 
 using namespace pointloss;
@@ -33,7 +34,8 @@ struct Arguments {
   bool flag() { return whole() != 0; }
 };
 
-// Memory of each block as large as asked, of its own so that a sanitizer sees what goes beyond.
+// Memory of each block as large as asked, of its own so that a sanitizer sees what goes beyond the
+// last array. What is in it at first makes no sense.
 template <class Static>
 struct SharedMemory {
   std::vector<std::unique_ptr<Static>> fixed;
@@ -42,8 +44,10 @@ struct SharedMemory {
   SharedMemory(int blocks, size_t bytes) {
     emulated::shared.clear();
     for (int b = 0; b < blocks; ++b) {
-      fixed.push_back(std::make_unique<Static>());
-      arrays.push_back(std::make_unique<float4[]>((bytes + 15) / 16));
+      fixed.push_back(std::make_unique_for_overwrite<Static>());
+      arrays.push_back(std::make_unique_for_overwrite<float4[]>((bytes + 15) / 16));
+      std::memset(fixed[b].get(), 0xcd, sizeof(Static));
+      std::memset(memory(b), 0xcd, bytes);
       emulated::shared.push_back(
           {{reinterpret_cast<char*>(fixed[b].get()), sizeof(Static)}, {memory(b), bytes}});
     }
@@ -64,7 +68,7 @@ void assign_integers(const AssignPlan& plan, const AuctionCloud& c, bool swapped
   emulated::launch(blocks, kSolverThreads, [&] {
     const int b = emulated::block();
     SolverOutput out = output_of(c);
-    const SolverInput in = input_of(plan, c, 0, swapped, plan.deterministic);
+    const SolverInput in = input_of(plan, c, 0, swapped);
     solve_integers<Id, kSquared>(in, *shared.fixed[b], state, shared.memory(b), c.order, out);
     keep(out, c, Team::here());
   });
@@ -76,7 +80,7 @@ void assign_rectangular(const AssignPlan& plan, const AuctionCloud& c, bool swap
   emulated::launch(blocks, kSolverThreads, [&] {
     const int b = emulated::block();
     SolverOutput out = output_of(c);
-    const SolverInput in = input_of(plan, c, 0, swapped, true);
+    const SolverInput in = input_of(plan, c, 0, swapped);
     solve_rectangular<kSquared>(in, *shared.fixed[b], c.board, c.rectangle, shared.memory(b),
                                 c.order, out);
     keep(out, c, Team::here());
@@ -149,9 +153,11 @@ int main(int, char** names) {
     if (threadIdx.x == 0) *c.head = {finite, false, exponent, 0, 0.0};
   });
   (batch.squared ? solve<true> : solve<false>)(plan, cloud, swapped, blocks, long_ids);
+  const bool solved = cloud.head->solved;
   emulated::launch(1, kAssignThreads, [&] { finish_assignment(batch, plan, 0, *shared); });
 
   write(idx), write(price), write(cost), write(gap);
   write(std::vector<double>{static_cast<double>(rounds[0]), converged ? 1.0 : 0.0});
+  write(std::vector<double>{solved ? 1.0 : 0.0});
   return 0;
 }

@@ -5,7 +5,8 @@
 // exchange values and at barriers: there a random schedule may hold a warp back for a while, as a
 // GPU does that is shared, watched by a debugger or slow by chance. So orders of events come about
 // that a GPU shows once in a million runs, and the same again with the same seed. Between those
-// places a warp is alone: a data race within it does not show.
+// places a warp is alone, writes are seen by all at once and fences do nothing: a data race within
+// a warp, or a write that comes late, does not show.
 #pragma once
 
 #include <ucontext.h>
@@ -149,7 +150,7 @@ inline void block_barrier(int site) { meet(grid.meetings[block()], grid.threads,
 inline void grid_barrier(int site) { meet(grid.meeting, grid.threads * grid.blocks, site); }
 
 // Begins at the top of a fiber's stack, and never returns.
-inline void fiber_main() {
+__attribute__((no_sanitize("address"))) inline void fiber_main() {
   grid.kernel();
   grid.fibers[grid.running].ended = true;
   jump(grid.resume);
