@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The device code of assign on a CPU, under schedules that a GPU shows once in a million runs.
+"""The device code of assign on a CPU, under schedules that a GPU hardly ever shows.
 
 See tests/emulator. Memory that a block may not touch is watched by AddressSanitizer, and warps are
 held back at random while others go on.

@@ -4,9 +4,9 @@
 // Threads are fibers of one thread of the host, which change places where the threads of a warp
 // exchange values and at barriers: there a random schedule may hold a warp back for a while, as a
 // GPU does that is shared, watched by a debugger or slow by chance. So orders of events come about
-// that a GPU shows once in a million runs, and the same again with the same seed. Between those
-// places a warp is alone, writes are seen by all at once and fences do nothing: a data race within
-// a warp, or a write that comes late, does not show.
+// that a GPU hardly ever shows, and the same again with the same seed. Between those places a warp
+// is alone, writes are seen by all at once and fences do nothing: a data race within a warp, or a
+// write that comes late, does not show.
 #pragma once
 
 #include <ucontext.h>
