@@ -170,6 +170,18 @@ __device__ inline SolverOutput output_of(const AuctionCloud& c) {
   return {c.price, c.price_f, c.owner, c.partner, c.best, 0, 0.0, false};
 }
 
+// The integer solver's arrays in global memory.
+template <class Id>
+__device__ __forceinline__ SolverState<Id> state_of(const AuctionCloud& c) {
+  SolverState<Id> state = solver_state<Id>(c.L);
+  state.cache = reinterpret_cast<Pair<Id>*>(c.cache);
+  state.bound = c.queue[0];
+  state.bids = c.key;
+  state.slack = c.target;
+  state.board = c.board;
+  return state;
+}
+
 // Leaves the rest with the cloud, by the first block of the team.
 __device__ inline void keep(const SolverOutput& out, const AuctionCloud& c, const Team& team) {
   if (threadIdx.x == 0 && team.rank == 0) {
@@ -190,12 +202,7 @@ __global__ void __launch_bounds__(kSolverThreads) assign_integers(AssignPlan pla
     bool swapped;
     const AuctionCloud c = plan.cloud(b, &swapped);
     if (!open_to(square_serves, c)) continue;
-    SolverState<Id> state = solver_state<Id>(c.L);
-    state.cache = reinterpret_cast<Pair<Id>*>(c.cache);
-    state.bound = c.queue[0];
-    state.bids = c.key;
-    state.slack = c.target;
-    state.board = c.board;
+    const SolverState<Id> state = state_of<Id>(c);
     char* arrays = sizeof(Id) == sizeof(int) ? c.state : memory;
     SolverOutput out = output_of(c);
     const SolverInput in = input_of(plan, c, b, swapped);

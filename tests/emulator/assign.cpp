@@ -58,18 +58,13 @@ struct SharedMemory {
 // As the kernel of that name, of one cloud.
 template <class Id, bool kSquared>
 void assign_integers(const AssignPlan& plan, const AuctionCloud& c, bool swapped, int blocks) {
-  SolverState<Id> state = solver_state<Id>(c.L);
-  state.cache = reinterpret_cast<Pair<Id>*>(c.cache);
-  state.bound = c.queue[0];
-  state.bids = c.key;
-  state.slack = c.target;
-  state.board = c.board;
   SharedMemory<SolverShared> shared(blocks, solver_bytes<Id>(c.L));
   emulated::launch(blocks, kSolverThreads, [&] {
     const int b = emulated::block();
     SolverOutput out = output_of(c);
     const SolverInput in = input_of(plan, c, 0, swapped);
-    solve_integers<Id, kSquared>(in, *shared.fixed[b], state, shared.memory(b), c.order, out);
+    solve_integers<Id, kSquared>(in, *shared.fixed[b], state_of<Id>(c), shared.memory(b), c.order,
+                                 out);
     keep(out, c, Team::here());
   });
 }

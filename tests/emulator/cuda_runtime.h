@@ -93,7 +93,6 @@ struct Grid {
   Meeting meeting;                // of all
   std::vector<int> counts;        // of __syncthreads_count(), by block
   void* resume[5];
-  ucontext_t start;
   std::function<void()> kernel;
 };
 inline Grid grid;
