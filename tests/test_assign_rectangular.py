@@ -53,7 +53,7 @@ def test_against_the_optimum(kind, squared, device):
             assert ((found.idx >= 0).sum(1) == min(n, m)).all()
 
 
-@pytest.mark.parametrize("sizes", [(180, 450), (200, 500), (600, 601)])
+@pytest.mark.parametrize("sizes", [(90, 225), (180, 450), (200, 500), (600, 601)], ids=str)
 def test_costs_of_two_scales(sizes, device, dtype):
     """Squared costs from 1 down to 1e-8, more objects than bidders.
 

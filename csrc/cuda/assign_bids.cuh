@@ -5,10 +5,12 @@
 // goes on with whom that evicted, or with the next that waits; no warp waits for another. A price
 // may have risen since it was read: then the bid either fails, or was made against values that have
 // only become worse, so the winner's object is still within eps of its best. A scan that prices
-// have overtaken is made again. Which of many matchings results depends on the order in which warps
-// come. Deterministic: the same with a barrier before and after the bids of a round. Values then
-// come from the prices of the round before, equal bids go to the larger bidder, and whoever waits
-// after the round is the same set in any order: so is the result, whatever the number of blocks.
+// have overtaken raises them no further than what it left out allows, or by eps; what that is off
+// shows as slack in the next phase. Which of many matchings results depends on the order in which
+// warps come. Deterministic: the same with a barrier before and after the bids of a round. Values
+// then come from the prices of the round before, equal bids go to the larger bidder, and whoever
+// waits after the round is the same set in any order: so is the result, whatever the number of
+// blocks.
 // Source: D. P. Bertsekas and D. A. Castanon, "Parallel synchronous and asynchronous
 // implementations of the auction algorithm", Parallel Computing 17 (1991).
 #pragma once
@@ -176,7 +178,7 @@ struct Bids {
   // Bids for bidder i; returns who is to bid next: i if it lost, else whom it evicted, else kNone.
   __device__ __forceinline__ int place(int i, const Top& top, int enough) {
     const int j = top.object;
-    if (j == kNone) return i;  // the others were faster: it looks again
+    if (j == kNone) return i;  // the others were faster than its scan: it looks again
     const int price =
         min(top.second, top.best + kRaiseLimit) - Scan::cost(s.object[j], s.bidder[i]) + eps;
     const auto mine = word_of(price, static_cast<unsigned>(i));
