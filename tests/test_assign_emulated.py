@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clouds import KINDS, blob, make, noisy, outlier, surface, two_scales
+from clouds import KINDS, blob, duplicates, make, noisy, outlier, surface, two_scales
 from test_assign import assert_valid
 
 from pointloss import Assignment
@@ -44,7 +44,8 @@ def program(tmp_path_factory):
 
 
 def assign(program, x, y, *, schedule=QUIET, seed=0, blocks=1, long_ids=False, earlier=None, **how):
-    """As pointloss.assign, of one pair of clouds; and whether the integer solver was enough."""
+    """As pointloss.assign, of one pair of clouds; whether the integer solver solved it; and the
+    rounds of the general solver after it."""
     n, m = len(x), len(y)
     options = {"squared": False, "rtol": 1e-2, "max_rounds": 0, "deterministic": False, **how}
     numbers = [n, m, x.shape[1], *options.values(), blocks, long_ids, earlier is not None, seed]
@@ -61,16 +62,16 @@ def assign(program, x, y, *, schedule=QUIET, seed=0, blocks=1, long_ids=False, e
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     idx = torch.from_numpy(np.frombuffer(done.stdout, np.int64, n).copy())
     rest = torch.from_numpy(np.frombuffer(done.stdout, np.float64, offset=8 * n).copy())
-    price, (cost, gap, rounds, converged, solved) = rest[: max(n, m)], rest[max(n, m) :]
+    price, (cost, gap, rounds, converged, solved, more) = rest[: max(n, m)], rest[max(n, m) :]
     found = Assignment(
         idx[None], cost[None], gap[None], price[None], rounds[None].long(), converged[None] == 1
     )
-    return found, solved == 1
+    return found, solved == 1, int(more)
 
 
 def check(program, x, y, **options):
     """One pair of clouds in a batch: solved within rtol, by an injection, in integers."""
-    found, solved = assign(program, x[0], y[0], **options)
+    found, solved, _ = assign(program, x[0], y[0], **options)
     assert solved or not found.cost
     rtol, squared = options.get("rtol", 1e-2), options.get("squared", False)
     assert_valid(x, y, found, rtol, squared)
@@ -120,9 +121,20 @@ def test_neither_schedule_nor_blocks_change_what_is_deterministic(sizes, program
     found = check(program, x, y, deterministic=True)
     for blocks, schedule in zip([1, 2, 3], SCHEDULES, strict=True):
         options = {"deterministic": True, "schedule": schedule, "seed": blocks}
-        again, _ = assign(program, x[0], y[0], blocks=blocks, **options)
+        again, *_ = assign(program, x[0], y[0], blocks=blocks, **options)
         assert torch.equal(again.idx, found.idx)
         assert torch.equal(again.price, found.price)
+
+
+@pytest.mark.parametrize(("points", "seed"), [(130, 0), (130, 3), (300, 3)])
+def test_rounding_is_not_left_to_the_general_solver(points, seed, program):
+    """Of many equal costs the rounding adds up to more than the gap that the integers leave."""
+    x, y = make(duplicates, 1, points, points, seed=seed)
+    found, solved, more = assign(program, x[0], y[0], rtol=2e-7)
+    assert_valid(x, y, found, 2e-7)
+    assert solved
+    assert more == 0
+    assert found.converged.all()
 
 
 @pytest.mark.parametrize("kind", [surface, noisy, blob], ids=lambda k: k.__name__)

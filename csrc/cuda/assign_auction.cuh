@@ -342,6 +342,7 @@ struct Auction {
   }
 
   __device__ double gap_of_rows(double* mean_cost);
+  __device__ void tighten();
   template <typename S>
   __device__ double certify(double* mean_cost);
   template <typename S>

@@ -10,8 +10,9 @@
 // the last, shortest augmenting paths serve them (assign_paths.cuh). The gap is summed in integers;
 // below the target the solver ends, else eps shrinks by what was missed. Assignment and gap are not
 // trusted: the certificate is computed in float64 from coordinates, prices and row minima
-// (assign_minima.cuh), and what misses it goes on in the general solver (assign_auction.cuh), as do
-// more than three dimensions and costs that differ by more than the 2^26 steps of the integers.
+// (assign_minima.cuh). What misses it, if tighter prices (assign_finish.cuh) do not help, goes on
+// in the general solver (assign_auction.cuh), as do more than three dimensions and costs that
+// differ by more than the 2^26 steps of the integers.
 // Source: eps-scaling and bids after D. P. Bertsekas, "The auction algorithm", Annals of Operations
 // Research 14 (1988); the sources of bids and paths stand in their files.
 //

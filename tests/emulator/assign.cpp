@@ -5,8 +5,8 @@
 //
 // reads x [N, D] and y [M, D] in float32 from the standard input, if `warm` then price [max(N, M)]
 // in float64 and idx [N] in int64, and writes idx [N], price [max(N, M)], and in float64 cost, gap,
-// rounds, converged and whether the integer solver was enough. `blocks` solve the cloud, with ids
-// of 32 bits if `long_ids`.
+// rounds, converged, whether the integer solver solved it, and how many of the rounds came after
+// that. `blocks` solve the cloud, with ids of 32 bits if `long_ids`.
 #include "../../csrc/cuda/assign_kernel.cuh"
 
 using namespace pointloss;
@@ -149,10 +149,11 @@ int main(int, char** names) {
   });
   (batch.squared ? solve<true> : solve<false>)(plan, cloud, swapped, blocks, long_ids);
   const bool solved = cloud.head->solved;
+  const int64_t so_far = cloud.head->rounds;
   emulated::launch(1, kAssignThreads, [&] { finish_assignment(batch, plan, 0, *shared); });
 
   write(idx), write(price), write(cost), write(gap);
   write(std::vector<double>{static_cast<double>(rounds[0]), converged ? 1.0 : 0.0});
-  write(std::vector<double>{solved ? 1.0 : 0.0});
+  write(std::vector<double>{solved ? 1.0 : 0.0, static_cast<double>(rounds[0] - so_far)});
   return 0;
 }
