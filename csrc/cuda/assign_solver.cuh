@@ -34,8 +34,8 @@
 // once; a small first eps that grows when the bids go on (surfaces lose 5 to 18 %); prices of
 // entropic transport between clusters of both clouds (in simulation no fewer bids for surfaces and
 // hardly fewer than the centre's for blobs); blocks of 768 threads (no spills, same time) or 512
-// (20 % slower); one copy of the code for warm and cold (5 % slower). The deterministic mode's bids
-// cost 2.4 times as much, in all 1.1 (blob) to 1.9 times.
+// (20 % slower); one copy of the code for warm and cold (5 % slower). The deterministic mode takes
+// twice the time.
 //
 // Guaranteed: partners and owners are one another's, so an injection whenever all are assigned;
 // every loop is bounded by the round limit, the number of objects or phases, or rising labels.
