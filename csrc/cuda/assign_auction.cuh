@@ -343,7 +343,6 @@ struct Auction {
 
   __device__ double gap_of_rows(double* mean_cost);
   __device__ void tighten();
-  template <typename S>
   __device__ double certify(double* mean_cost);
   template <typename S>
   __device__ double row_minimum(int64_t i);
@@ -365,7 +364,7 @@ __device__ __noinline__ Outcome Auction::run(double& eps, double rtol, int64_t r
     if (!run_phase<S>(eps, round_limit, bid_limit)) {
       if (rounds < round_limit) return Outcome::kDropWarm;
       restore_or_complete();
-      gap = c.float_exact ? certify<float>(mean_cost) : certify<double>(mean_cost);
+      gap = certify(mean_cost);
       return Outcome::kStopped;
     }
     const Slack slack = measure_slack<S>();
@@ -373,7 +372,7 @@ __device__ __noinline__ Outcome Auction::run(double& eps, double rtol, int64_t r
     const bool hopeful = gap <= rtol || gap == 0.0;
     const bool last = eps <= 1.5 * slack.finest;  // the next eps could only be the finest itself
     if (hopeful || (last && !is_float)) {
-      gap = c.float_exact ? certify<float>(mean_cost) : certify<double>(mean_cost);
+      gap = certify(mean_cost);
       if (gap <= rtol) return Outcome::kDone;
       if (last && !is_float) return Outcome::kStopped;
     }

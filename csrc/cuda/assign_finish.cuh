@@ -90,11 +90,10 @@ __device__ __noinline__ inline double Auction::gap_of_rows(double* mean_cost) {
 }
 
 // The certified gap of the present assignment, from nothing but coordinates and prices.
-template <typename S>
-__device__ __noinline__ double Auction::certify(double* mean_cost) {
+__device__ __noinline__ inline double Auction::certify(double* mean_cost) {
   normalise();
   for (int64_t i = threadIdx.x / 32; i < c.K; i += kAssignWarps) {
-    const double least = row_minimum<S>(i);
+    const double least = c.float_exact ? row_minimum<float>(i) : row_minimum<double>(i);
     if (threadIdx.x % 32 == 0) c.best[i] = least;
   }
   __syncthreads();
@@ -201,7 +200,7 @@ __device__ inline double finish_cloud(Auction& auction, double rtol, int64_t lim
     // Integer prices lie between rounded costs. Where many bidders pay the same or nothing, as
     // among duplicates, what rounding adds up to can be more than the gap of the few who travel.
     auction.tighten();
-    gap = c.float_exact ? auction.certify<float>(mean_cost) : auction.certify<double>(mean_cost);
+    gap = auction.certify(mean_cost);
     if (gap <= rtol) return gap;
   }
   for (int64_t j = threadIdx.x; j < c.L; j += kAssignThreads) {
