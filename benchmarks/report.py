@@ -18,13 +18,20 @@ from typing import Any
 
 Row = dict[str, Any]
 OPEN, CLOSE = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+# Where an assignment's slowest solve took so many times the median, the table says so.
+FAR_ABOVE = 3.0
 
 
 def load(path: Path) -> tuple[str, list[Row]]:
     """A heading (GPU, driver, torch, commit) and one row a benchmark; times are medians."""
     data = json.loads(path.read_text())
     rows = [
-        {**b["extra_info"], "seconds": b["stats"]["median"], "rounds_timed": b["stats"]["rounds"]}
+        {
+            **b["extra_info"],
+            "seconds": b["stats"]["median"],
+            "slowest": b["stats"]["max"],
+            "rounds_timed": b["stats"]["rounds"],
+        }
         for b in data["benchmarks"]
         if "op" in b["extra_info"]
     ]
@@ -120,6 +127,8 @@ def assignment_table(rows: list[Row]) -> str:
                 told = f"gap {r['certified_gap']:.1e}{true}"
                 # An emd's time is not its matching's alone.
                 told += f"; {rounds}" if r["op"] == "assign" else ""
+                if r["slowest"] > FAR_ABOVE * r["seconds"]:
+                    told += f"; slowest {duration(r['slowest'])}"
                 text = f"{duration(r['seconds'])} ({told})"
             one_to_one[line] &= r["one_to_one"]
         lines[line][r["rtol"]] = text
