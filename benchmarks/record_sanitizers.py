@@ -55,11 +55,15 @@ SELECT = "(cuda or shared_memory_holds or same_bits_of_many or batch_of_any_size
 LONGEST = (
     *("certified_against", "against_the_optimum", "shared_memory_holds", "same_bits_as_nearest"),
     *("one_gradient", "conventions", "many_points", "test_every_layout", "costs_of_two_scales"),
-    *("a_thousand", "same_bits_of_many"),
+    *("hundreds_of_points", "same_bits_of_many"),
 )
-# Not for racecheck, under which 3000 points take more than nine minutes, and 3000 rounds of the
-# general solver more than six: smaller sizes of the same tests are.
-TOO_LONG = ("thousands_of_points", "batch_of_any_size", "(180, 450)", "(200, 500)")
+# Not for racecheck, under which 3000 points take more than nine minutes, as do 3000 rounds of the
+# general solver and some hundred deterministic ones of 700 points: smaller sizes of the same tests
+# are.
+TOO_LONG = (
+    *("thousands_of_points", "batch_of_any_size", "(180, 450)", "(200, 500)"),
+    *("surface-700", "duplicates-700", "lattice-700", "duplicates-1024"),
+)
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 
