@@ -15,7 +15,8 @@ Left out for their time are the tests that compile, check schemas or difference 
 property tests, those where whole methods or devices are compared, those of the very largest clouds;
 and those that capture a graph, where memory cannot be allocated without the cache. "reports" counts
 what a tool said, also of tests that passed; "faults" counts processes that a CUDA error ended under
-MPS: their tests are among the "rest", and clean only once they have been run without --mps.
+MPS: their tests are among the "rest", and clean only once they have been run without --mps;
+"left_out" are those that take too long for racecheck.
 """
 
 from __future__ import annotations
@@ -58,12 +59,14 @@ LONGEST = (
     *("many_points", "test_every_layout", "costs_of_two_scales"),
     *("hundreds_of_points", "same_bits_of_many", "(81, 64)", "(64, 80)"),
 )
-# Not for racecheck, under which each takes more than nine minutes: solves of 3000 points, or of
-# many with equal costs. Smaller sizes of the same tests are.
+# Not for racecheck, under which each takes more than six minutes: solves of 3000 points, or of many
+# with equal costs. Smaller sizes of the same tests are.
 TOO_LONG = (
     *("thousands_of_points", "batch_of_any_size", "(180, 450)", "(200, 500)", "(300, 900)"),
-    *("surface-700", "lattice-700", "bits_of_many_points[duplicates", "duplicates-1024"),
-    *("line-sizes0", "line-sizes1", "lattice-sizes1"),  # of test_many_points
+    *("surface-700", "lattice-700", "duplicates-1024", "duplicates-squared-(64, 81)"),
+    *("of_many_points[duplicates", "many_points[cuda-duplicates-sizes0"),
+    *("many_points[cuda-line-sizes0", "many_points[cuda-line-sizes1"),
+    "many_points[cuda-lattice-sizes1",
 )
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 
@@ -186,7 +189,7 @@ def outcome(
         )
     )
     running = re.split(r"^=+ (?:FAILURES|ERRORS) ", text, maxsplit=1, flags=re.M)[0]
-    dots = "".join(re.findall(r"^[.FEsx]+", running, re.M))  # what pytest shows while it runs
+    dots = "".join(re.findall(r"^[.FEsx]+(?!\S)", running, re.M))  # what pytest shows while it runs
     # Under MPS the error of one process ends all that share its GPU: who caused it is not known,
     # and the tests of all are to be run again.
     fault = shared and returncode not in (0, -signal.SIGKILL) and "CUDA error" in text
@@ -252,6 +255,7 @@ class Record:
         self.machine = describe(commit)
         self.told = {"commit": commit, "selected": select}
         self.earlier: dict[str, dict[str, Any]] = {op: self.read(op) for op in TESTS}
+        self.left_out: dict[str, list[str]] = {}
         self.shares: list[Share] = []
         self.outcomes: list[dict[str, Any]] = []
 
@@ -268,10 +272,11 @@ class Record:
         return earlier if self.go_on and "rest" in earlier else {}
 
     def plan(self, op: str, tools: list[str], tests: list[str], together: int) -> None:
+        self.left_out[op] = [test for test in tests if any(word in test for word in TOO_LONG)]
         for tool in tools:
-            left = self.to_continue(op, tool).get("rest", tests)
+            left = set(self.to_continue(op, tool).get("rest", tests))
             if tool == "racecheck":
-                left = [test for test in left if not any(word in test for word in TOO_LONG)]
+                left -= set(self.left_out[op])
             self.shares += divide(op, tool, [test for test in tests if test in left], together)
         self.shares.sort(key=lambda share: share.length, reverse=True)
         self.outcomes = [outcome(None, None, share.tests) for share in self.shares]
@@ -289,6 +294,8 @@ class Record:
         ]
         tools = self.read(op)
         tools[tool] = {**self.told, "files": TESTS[op], **tally(parts)}
+        if tool == "racecheck":
+            tools[tool]["left_out"] = self.left_out[op]
         if earlier := self.to_continue(op, tool):
             tools[tool] = continued(earlier, tools[tool], self.shared)
         self.path(op).write_text(json.dumps({**self.machine, "tools": tools}, indent=1) + "\n")
