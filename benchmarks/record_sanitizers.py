@@ -59,8 +59,8 @@ LONGEST = (
     *("many_points", "test_every_layout", "costs_of_two_scales"),
     *("hundreds_of_points", "same_bits_of_many", "(81, 64)", "(64, 80)"),
 )
-# Not for racecheck, under which each takes more than six minutes: solves of 3000 points, or of many
-# with equal costs. Smaller sizes of the same tests are.
+# Not for racecheck, under which most of these take more than six minutes: solves of 3000 points, or
+# of many with equal costs. Smaller sizes of the same tests are.
 TOO_LONG = (
     *("thousands_of_points", "batch_of_any_size", "(180, 450)", "(200, 500)", "(300, 900)"),
     *("surface-700", "lattice-700", "duplicates-1024", "duplicates-squared-(64, 81)"),
