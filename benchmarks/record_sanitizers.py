@@ -16,7 +16,8 @@ property tests, those where whole methods or devices are compared, those of the 
 and those that capture a graph, where memory cannot be allocated without the cache. "reports" counts
 what a tool said, also of tests that passed; "faults" counts processes that a CUDA error ended under
 MPS: their tests are among the "rest", and clean only once they have been run without --mps;
-"left_out" are those that take too long for racecheck.
+"left_out" are those that take too long for racecheck, "without_summary" counts good ones of
+processes that were cut off before the tool summed up.
 """
 
 from __future__ import annotations
@@ -60,14 +61,18 @@ LONGEST = (
     *("hundreds_of_points", "same_bits_of_many", "(81, 64)", "(64, 80)"),
 )
 # Not for racecheck, under which most of these take more than six minutes: solves of 3000 points, or
-# of many with equal costs. Smaller sizes of the same tests are.
+# of many with equal costs. Smaller sizes of the same tests are, or of tests like them.
 TOO_LONG = (
-    *("thousands_of_points", "batch_of_any_size", "(180, 450)", "(200, 500)", "(300, 900)"),
-    *("surface-700", "lattice-700", "duplicates-1024", "duplicates-squared-(64, 81)"),
-    *("of_many_points[duplicates", "many_points[cuda-duplicates-sizes0"),
+    *("thousands_of_points", "batch_of_any_size", "(200, 500)", "(300, 900)", "duplicates-1024"),
+    *("f32-(180, 450)", "f64-(180, 450)", "blob-squared-(180, 450)", "duplicates-plain-(180, 450)"),
+    *("duplicates-squared-(180, 450)", "line-plain-(180, 450)", "line-squared-(180, 450)"),
+    *("lattice-plain-(180, 450)", "lattice-squared-(180, 450)", "duplicates-squared-(64, 81)"),
+    *("surface-700", "lattice-700", "of_many_points[duplicates"),
     *("many_points[cuda-line-sizes0", "many_points[cuda-line-sizes1"),
-    "many_points[cuda-lattice-sizes1",
+    *("many_points[cuda-lattice-sizes1", "many_points[cuda-duplicates-sizes0"),
 )
+UNFINISHED = "none: the tool did not finish"
+NOTHING_FOUND = re.compile(f"0 (errors|hazards)|{UNFINISHED}")
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 
@@ -184,36 +189,39 @@ def outcome(
     summaries = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", text)
     reports = len(
         re.findall(
-            r"={9} (?:Invalid|Uninit|Error:|Race|Warning|Barrier|Program hit)|Fatal Python error",
+            r"={9} (?:Invalid|Uninit|Error:|Race |Warning|Barrier|Program hit|Malloc/Free|Leaked)"
+            r"|Fatal Python error",
             text,
+            flags=re.I,
         )
     )
     running = re.split(r"^=+ (?:FAILURES|ERRORS) ", text, maxsplit=1, flags=re.M)[0]
-    dots = "".join(re.findall(r"^[.FEsx]+(?!\S)", running, re.M))  # what pytest shows while it runs
+    dots = "".join(re.findall(r"^(?!Fatal)[.FEsx]+", running, re.M))  # what pytest shows as it runs
     # Under MPS the error of one process ends all that share its GPU: who caused it is not known,
     # and the tests of all are to be run again.
     fault = shared and returncode not in (0, -signal.SIGKILL) and "CUDA error" in text
-    ended = str(returncode)
-    if fault:
-        dots, ended = "", "CUDA error"
-    none = bool(summaries) and all(re.match("0 (errors|hazards)", found) for found in summaries)
+    cut_off = returncode == -signal.SIGKILL
+    if fault or not (summaries or cut_off):  # a tool that crashed says nothing of any test
+        dots = ""
+    none = bool(summaries) and all(map(NOTHING_FOUND.match, summaries))
     return {
         "clean": returncode == 0 and none and not reports and dots == "." * len(tests),
         "good": dots.count("."),
+        "without_summary": 0 if summaries else dots.count("."),
         "not_good": len(dots) - dots.count("."),
         "not_reached": len(tests) - len(dots),
         "rest": tests[len(dots) :],
         "reports": reports,
         "fault": fault,
-        "summaries": summaries or ["none: the tool did not finish"],
-        "returncode": ended,
+        "summaries": summaries or [UNFINISHED],
+        "returncode": "CUDA error" if fault else str(returncode),
         "seconds": 0.0,
     }
 
 
 def tally(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """What the processes of one tool came to."""
-    keys = ("good", "not_good", "not_reached", "reports")
+    keys = ("good", "without_summary", "not_good", "not_reached", "reports")
     counts = {key: sum(part[key] for part in parts) for key in keys}
     return {
         "clean": all(part["clean"] for part in parts),
@@ -230,16 +238,18 @@ def continued(earlier: dict[str, Any], told: dict[str, Any], shared: bool) -> di
     """A record of a tool with what has become of the tests that it did not reach."""
     ends = {key: sorted({*earlier[key], *told[key]}) for key in ("summaries", "returncodes")}
     # Any end but 0 is a fault, unless a signal was it: then the process was cut off, or the tool
-    # crashed (a crash of the tests is a report), and what it did not reach is run again. A CUDA
-    # error under MPS is a fault until all tests that it hit have ended well by themselves.
+    # crashed (a crash of the tests is a report), and the rest is run again. A CUDA error under MPS
+    # is a fault until all tests that it hit have ended well by themselves.
     ended = set(earlier["returncodes"]) - {"0", "None", "CUDA error"}
     wrong = [code for code in ended if not code.startswith("-")]
+    wrong += [found for found in earlier["summaries"] if not NOTHING_FOUND.match(found)]
     faults = told["faults"] + (earlier.get("faults", 0) if shared else 0)
+    counts = ("good", "without_summary", "not_good", "reports")
     return {
         **told,
         **ends,
         "commit": ", ".join(dict.fromkeys([*earlier["commit"].split(", "), told["commit"]])),
-        **{key: earlier[key] + told[key] for key in ("good", "not_good", "reports")},
+        **{key: earlier.get(key, 0) + told[key] for key in counts},
         "faults": faults,
         "clean": told["clean"]
         and not (earlier["not_good"] or earlier["reports"] or wrong or faults),
@@ -275,6 +285,8 @@ class Record:
         self.left_out[op] = [test for test in tests if any(word in test for word in TOO_LONG)]
         for tool in tools:
             left = set(self.to_continue(op, tool).get("rest", tests))
+            if gone := left.difference(tests):
+                raise SystemExit(f"{op} {tool}: not among the tests any more: {sorted(gone)}")
             if tool == "racecheck":
                 left -= set(self.left_out[op])
             self.shares += divide(op, tool, [test for test in tests if test in left], together)
