@@ -63,6 +63,8 @@ def test_not_clean(text, returncode, ended):
         ((GOOD.replace(SUMMARY, ""), 0), NAMES, True),
         ((f"{HEAD}.\nFatal Python error: Aborted\n", -6), NAMES, False),
         ((CUDA_ERROR, 1), NAMES, False),
+        ((f"{HEAD}.\nFatal Python error: Aborted\n{SUMMARY}", -6), ["b", "c"], False),
+        ((f"{HEAD}..\n======= FAILURES =======\n.\n", -9), ["c"], True),
         ((f"{HEAD}F", -9), ["b", "c"], False),
         ((f"{HEAD}.F a word of its own", -9), ["c"], False),
         ((f"{HEAD}.", 1), NAMES, False),
@@ -91,6 +93,7 @@ def test_good_ones_of_processes_that_were_cut_off_are_counted(ended):
 def test_a_fault_under_mps_is_over_once_all_ran_alone(ended):
     before, alone = ended(CUDA_ERROR, 1), ended(GOOD, 0, shared=False)
     assert before["faults"] == 1
+    assert ended(CUDA_ERROR, -9)["faults"] == 0  # cut off, as it is told
     assert continued(before, alone, shared=False)["clean"]
     by_itself = ended(CUDA_ERROR, 1, shared=False)  # nobody else's error
     assert by_itself["faults"] == 0
