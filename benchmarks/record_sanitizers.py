@@ -71,6 +71,12 @@ TOO_LONG = (
     *("many_points[cuda-line-sizes0", "many_points[cuda-line-sizes1"),
     *("many_points[cuda-lattice-sizes1", "many_points[cuda-duplicates-sizes0"),
 )
+# What begins a report of the tool (pytest's headings are in other letters), or tells a crash.
+REPORT = re.compile(
+    "={9} (Invalid|Uninit|Error:|ERROR:|Race |Warning|Barrier|Program hit|Malloc/Free|Leaked)"
+    "|Fatal Python error"
+)
+COUNTED = ("good", "without_summary", "not_good", "reports")
 UNFINISHED = "none: the tool did not finish"
 NOTHING_FOUND = re.compile(f"0 (errors|hazards)|{UNFINISHED}")
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
@@ -187,14 +193,7 @@ def outcome(
     """What one process came to; without a log it did not start. `shared`: under MPS."""
     text = "" if log is None else log.read_text(errors="replace")
     summaries = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", text)
-    reports = len(
-        re.findall(
-            r"={9} (?:Invalid|Uninit|Error:|Race |Warning|Barrier|Program hit|Malloc/Free|Leaked)"
-            r"|Fatal Python error",
-            text,
-            flags=re.I,
-        )
-    )
+    reports = len(REPORT.findall(text))
     running = re.split(r"^=+ (?:FAILURES|ERRORS) ", text, maxsplit=1, flags=re.M)[0]
     dots = "".join(re.findall(r"^(?!Fatal)[.FEsx]+", running, re.M))  # what pytest shows as it runs
     # Under MPS the error of one process ends all that share its GPU: who caused it is not known,
@@ -221,8 +220,7 @@ def outcome(
 
 def tally(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """What the processes of one tool came to."""
-    keys = ("good", "without_summary", "not_good", "not_reached", "reports")
-    counts = {key: sum(part[key] for part in parts) for key in keys}
+    counts = {key: sum(part[key] for part in parts) for key in (*COUNTED, "not_reached")}
     return {
         "clean": all(part["clean"] for part in parts),
         **counts,
@@ -244,12 +242,11 @@ def continued(earlier: dict[str, Any], told: dict[str, Any], shared: bool) -> di
     wrong = [code for code in ended if not code.startswith("-")]
     wrong += [found for found in earlier["summaries"] if not NOTHING_FOUND.match(found)]
     faults = told["faults"] + (earlier.get("faults", 0) if shared else 0)
-    counts = ("good", "without_summary", "not_good", "reports")
     return {
         **told,
         **ends,
         "commit": ", ".join(dict.fromkeys([*earlier["commit"].split(", "), told["commit"]])),
-        **{key: earlier.get(key, 0) + told[key] for key in counts},
+        **{key: earlier.get(key, 0) + told[key] for key in COUNTED},
         "faults": faults,
         "clean": told["clean"]
         and not (earlier["not_good"] or earlier["reports"] or wrong or faults),
