@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Tables and plots from the JSON that the benchmarks write.
 
-    python -m benchmarks.report FILE [FILE ...] [--plots FOLDER] [--readme FILE] [--kinds ...]
+    python -m benchmarks.report FILE [FILE ...] [--plots FOLDER] [--readme FILE] [--front]
 
-What one op's files tell of one machine and commit comes into one table. --readme replaces the text
-between `<!-- benchmarks -->` and `<!-- /benchmarks -->`.
+The files of one op, machine and commit make one table; --front makes the one short table of the
+front page instead. --readme replaces the text between `<!-- benchmarks -->` and
+`<!-- /benchmarks -->` in FILE by the tables.
 """
 
 from __future__ import annotations
@@ -177,6 +178,93 @@ def plot(op: str, rows: list[Row], folder: Path) -> None:
         plt.close(figure)
 
 
+# The rows of the front page: what is measured, which record tells it, the peer of the same run.
+FRONT: tuple[tuple[str, Row, str], ...] = (
+    (
+        "`nearest`, both directions",
+        {"op": "nearest", "method": "pointloss", "kind": "surface", "batch": 32, "points": 2048},
+        "torch",
+    ),
+    (
+        "`nearest`, both directions",
+        {"op": "nearest", "method": "pointloss", "kind": "surface", "batch": 1, "points": 16384},
+        "torch",
+    ),
+    (
+        "`nearest`, both directions",
+        {"op": "nearest", "method": "pointloss", "kind": "surface", "batch": 1, "points": 1048576},
+        "torch",
+    ),
+    (
+        "`chamfer`, forward and backward in a CUDA graph",
+        {"op": "chamfer", "method": "pointloss, graph", "kind": "surface", "batch": 32}
+        | {"points": 2048},
+        "torch, eager",
+    ),
+    (
+        "`assign`, certified at 0.1 %",
+        {"op": "assign", "method": "pointloss", "kind": "surface", "batch": 32, "points": 2048}
+        | {"rtol": 1e-3},
+        "",
+    ),
+    (
+        "`emd`, certified at 1 %, forward and backward",
+        {"op": "emd", "method": "pointloss", "kind": "noisy", "batch": 32, "points": 2048}
+        | {"rtol": 1e-2},
+        "",
+    ),
+    (
+        "`nearest`, both directions, on the CPU",
+        {"op": "nearest", "method": "scipy", "kind": "surface", "batch": 32, "points": 2048},
+        "scipy",
+    ),
+    (
+        "`assign`, certified at 0.1 %, on the CPU",
+        {"op": "assign", "method": "scipy", "kind": "surface", "batch": 8, "points": 2048}
+        | {"rtol": 1e-3},
+        "scipy",
+    ),
+)
+PEERS = {
+    ("nearest", "torch"): "torch.cdist",
+    ("chamfer", "torch, eager"): "torch.cdist, eager",
+    ("nearest", "scipy"): "scipy cKDTree",
+    ("assign", "scipy"): "scipy linear_sum_assignment",
+}
+
+
+def front_table(found: list[tuple[str, Row]]) -> str:
+    """The short table of FRONT, and below it the machines and commits of its rows."""
+
+    def matching(wanted: Row) -> tuple[str, Row] | None:
+        rows = [pair for pair in found if wanted.items() <= pair[1].items()]
+        return rows[0] if rows else None
+
+    body, where = [], []
+    for title, wanted, peer in FRONT:
+        if (pair := matching(wanted)) is None:
+            raise SystemExit(f"report: no record of {wanted}")
+        heading, row = pair
+        if heading not in where:
+            where.append(heading)
+        ours, theirs = row.get("pointloss_cpu_seconds", row["seconds"]), row.get("scipy_seconds")
+        if theirs is None and (other := matching({**wanted, "method": peer})) is not None:
+            theirs = other[1]["seconds"]
+        body.append(
+            [
+                title,
+                size_of(row),
+                duration(ours),
+                f"{duration(theirs)} ({PEERS[row['op'], peer]})" if theirs else "-",
+                f"{theirs / ours:,.{1 if theirs < 100 * ours else 0}f}x" if theirs else "-",
+                str(where.index(heading) + 1),
+            ]
+        )
+    header = ["", "batch x points", "pointloss", "peer in the same run", "ratio", "machine"]
+    machines = "\n".join(f"{k}. {heading}" for k, heading in enumerate(where, 1))
+    return f"{markdown(header, body)}\n\n{machines}"
+
+
 TABLES = {"assign": assignment_table, "emd": assignment_table, "scaling": scaling_table}
 
 
@@ -185,15 +273,17 @@ def main() -> int:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--plots", type=Path, help="folder for PNG plots")
     parser.add_argument("--readme", type=Path, help="file whose tables are to be replaced")
-    parser.add_argument("--kinds", nargs="+", help="the kinds of clouds to show (default: all)")
+    parser.add_argument("--front", action="store_true", help="the short table of the front page")
     args = parser.parse_args()
     found: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for path in args.files:
         heading, rows = load(path)
         for row in rows:
-            if not args.kinds or row.get("kind") in (None, *args.kinds):
-                found[row["op"], heading].append(row)
+            found[row["op"], heading].append(row)
     parts = []
+    if args.front:
+        parts.append(front_table([(key[1], row) for key, rows in found.items() for row in rows]))
+        found.clear()
     for (op, heading), rows in found.items():
         table = TABLES.get(op, distance_table)(rows)
         parts.append(f"**{op}** ({heading})\n\n{table}")
