@@ -3,6 +3,7 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +138,28 @@ def test_a_folder_without_the_compiled_part_says_what_to_do(tmp_path):
         "ImportError: pointloss: the compiled part is missing from this folder; run "
         "`pip install -e .` here, or start Python elsewhere to use an installed pointloss"
     )
+
+
+def test_an_editable_install_imports_beside_its_checkout(tmp_path):
+    """The checkout's folder is called pointloss too, and is no package."""
+    checkout, site = tmp_path / "pointloss", tmp_path / "site"
+    for package in ("", "ops", "losses", "metrics"):  # without the compiled part
+        (checkout / "pointloss" / package).mkdir(parents=True)
+        (checkout / "pointloss" / package / "__init__.py").write_text("chamfer = 1")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, checkout)
+    shutil.copytree(ROOT / "buildtools", checkout / "buildtools")
+    (checkout / "setup.py").write_text("import setuptools; setuptools.setup(version='1')")
+    build = "import sys; sys.path.insert(0, 'buildtools'); import backend; "
+    build += "print(backend.build_editable(sys.argv[1]))"
+    pipes = {"capture_output": True, "text": True}
+    wheel = subprocess.run([sys.executable, "-c", build, str(site)], cwd=checkout, **pipes)
+    shutil.unpack_archive(site / wheel.stdout.splitlines()[-1], site, "zip")
+    script = tmp_path / "script.py"
+    script.write_text(f"import site; site.addsitedir({str(site)!r}); from pointloss import chamfer")
+    # Without the hooks of another install.
+    answer = subprocess.run([sys.executable, "-S", str(script)], **pipes)
+    assert answer.stderr == ""
 
 
 def test_doctor_says_ok(capsys):
