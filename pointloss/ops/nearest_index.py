@@ -159,5 +159,12 @@ def _nearest_query_fake(
     return x.new_empty(rows), x.new_empty(rows, dtype=torch.int64)
 
 
+def _nearest_index_vmap(
+    info: Any, in_dims: tuple[int | None, ...], y: Tensor, y_lengths: Tensor | None
+) -> tuple[Tensor, None]:
+    return y.new_empty(0, dtype=torch.uint8), None  # _NearestQuery.vmap does without
+
+
 torch.library.register_fake("pointloss::nearest_index", _nearest_index_fake)
 torch.library.register_fake("pointloss::nearest_query", _nearest_query_fake)
+torch.library.register_vmap("pointloss::nearest_index", _nearest_index_vmap)
