@@ -21,6 +21,15 @@ def call(function: type[Function], *args: Any) -> Any:
     return super(Function, function).apply(*args)  # type: ignore[misc]
 
 
+def is_eager() -> bool:
+    """Whether values may be looked at: no torch.compile, no torch.func, no other tracer."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
 def join(value: Tensor | None, dim: int | None, size: int) -> Tensor | None:
     """For vmap: the mapped axis, of this size, joins the batch axis; clouds are independent."""
     if value is None:
