@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: MIT
+"""The prices that EMDLoss keeps between steps: rows, sizes, state dicts, processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from clouds import make, surface, uniform
+
+from pointloss import EMDLoss, assign
+
+
+def test_keeps_prices_per_sample(device, deterministic):
+    x, y = make(surface, 4, 200, 200, device=device)
+    loss = EMDLoss(rtol=1e-3, price_cache=(10, 200)).to(device)
+    ids = torch.tensor([9, 0, 4, 2], device=device)
+    first = loss(x, y, ids)
+    zeros = torch.zeros(4, 200, dtype=torch.float64, device=device)  # an empty cache's prices
+    cold = assign(x, y, rtol=1e-3, price=zeros)
+    torch.testing.assert_close(loss.price_cache[ids], cold.price.float())
+    assert loss.price_cache[1].eq(0).all()
+    torch.testing.assert_close(loss(x, y, ids), first, rtol=2e-3, atol=0)
+    warm = assign(x, y, rtol=1e-3, price=loss.price_cache[ids])
+    assert (warm.rounds < cold.rounds).all()
+    fresh = EMDLoss(price_cache=(10, 200))
+    fresh.load_state_dict(loss.state_dict())
+    assert torch.equal(fresh.price_cache.to(device), loss.price_cache)
+
+
+def test_price_cache_moves_and_is_saved_like_a_buffer():
+    model = torch.nn.Sequential(EMDLoss(price_cache=(3, 5)))
+    loss = model[0]
+    loss(torch.rand(2, 5, 3), torch.rand(2, 5, 3), torch.tensor([0, 2]))
+    state = model.state_dict()
+    assert torch.equal(state["0.price_cache"], loss.price_cache)
+    assert model.double()[0].price_cache.dtype == torch.float64
+    fresh = torch.nn.Sequential(EMDLoss(price_cache=(3, 5)))
+    assert fresh.load_state_dict(state).missing_keys == []
+    assert torch.equal(fresh[0].price_cache, state["0.price_cache"])
+    assert fresh.to("meta")[0].price_cache.device.type == "meta"
+    with pytest.raises(RuntimeError, match="Missing key.*0.price_cache"):
+        model.load_state_dict({})
+    with pytest.raises(RuntimeError, match="Unexpected key.*0.price_cache"):
+        torch.nn.Sequential(EMDLoss()).load_state_dict(state)
+    with pytest.raises(RuntimeError, match=r"size mismatch for 0.price_cache: \[3, 5\]"):
+        torch.nn.Sequential(EMDLoss(price_cache=(4, 5))).load_state_dict(state)
+
+
+def test_batches_padded_to_less_than_the_cache(device, deterministic):
+    x, y = make(surface, 2, 30, 40, device=device)
+    loss = EMDLoss(price_cache=(4, 50)).to(device)
+    ids = torch.tensor([3, 1], device=device)
+    loss(x, y, ids)
+    kept = loss.price_cache.clone()
+    assert kept[ids, 40:].eq(0).all()
+    loss(x[:, :20], y[:, :10], ids)
+    assert torch.equal(loss.price_cache[:, 20:], kept[:, 20:])
+    assert loss(x[0], y[0], ids[0]).isfinite()
+
+
+def test_ids_out_of_range(device):
+    x, y = make(uniform, 2, 5, 5, device=device)
+    loss = EMDLoss(price_cache=(3, 5), batch_reduction="none").to(device)
+    for wrong in (3, -1):
+        ids = torch.tensor([1, wrong], device=device)
+        if device.type == "cpu":
+            with pytest.raises(ValueError, match=rf"EMDLoss: ids must lie in 0..2, got {wrong}"):
+                loss(x, y, ids)
+        else:
+            assert loss(x, y, ids).isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("ids", "error", "words"),
+    [
+        ([0, 1], TypeError, "ids must be a torch.Tensor, got list"),
+        (torch.tensor([0.0, 1]), TypeError, "ids must be integer, got float32"),
+        (torch.tensor([True, False]), TypeError, "ids must be integer, got bool"),
+        (torch.tensor([0]), ValueError, r"ids must have shape \[2\], got \[1\]"),
+        (torch.empty(2, dtype=int, device="meta"), ValueError, "ids must be on cpu, got meta"),
+    ],
+)
+def test_wrong_ids(ids, error, words):
+    with pytest.raises(error, match=f"EMDLoss: {words}"):
+        EMDLoss(price_cache=(3, 5))(torch.rand(2, 5, 3), torch.rand(2, 5, 3), ids)
+
+
+@pytest.mark.parametrize("size", [10, (10,), (10, 5, 3), (10, 0), (10.0, 5)])
+def test_wrong_cache_size(size):
+    with pytest.raises(ValueError, match=r"EMDLoss: price_cache must be \(samples, points\), two"):
+        EMDLoss(price_cache=size)
+
+
+def test_clouds_that_the_cache_has_no_room_for():
+    x = torch.rand(2, 60, 3)
+    words = r"price_cache=\(10, 50\) has room for clouds of 50 points, got 60; make it"
+    with pytest.raises(ValueError, match=f"EMDLoss: {words}"):
+        EMDLoss(price_cache=(10, 50))(x, x, torch.arange(2))
+    with pytest.raises(
+        ValueError, match="EMDLoss: price_cache is on meta, the clouds on cpu; move"
+    ):
+        EMDLoss(price_cache=(10, 60)).to("meta")(x, x, torch.arange(2))
+
+
+TWO_PROCESSES = """
+import sys, torch
+from pointloss import EMDLoss
+from torch import distributed
+rank = int(sys.argv[1])
+distributed.init_process_group("gloo", f"file://{sys.argv[2]}", rank=rank, world_size=2)
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+        self.loss = EMDLoss(price_cache=(6, 9))
+    def forward(self, x, y, ids):
+        return self.loss(self.scale * x, y, ids)
+model = torch.nn.parallel.DistributedDataParallel(Model())
+torch.manual_seed(rank)
+loss = model.module.loss
+for ids in ([[0, 1], [2, 3]], [[0, 2], [4, 1]]):  # 1 and 2 change their process
+    ids = torch.tensor(ids[rank])
+    model(torch.rand(2, 9, 3), torch.rand(2, 9, 3), ids).backward()
+    written = loss.price_cache[ids].clone()
+model(torch.rand(0, 9, 3), torch.rand(0, 9, 3), ids[:0]).backward()  # DDP would copy rank 0's here
+assert loss.price_cache[ids].equal(written)
+loss.gather_price_cache()
+assert loss.price_cache[ids].equal(written)
+assert loss.price_cache.any(1).tolist() == [True] * 5 + [False]
+everywhere = [torch.empty(6, 9) for _ in range(2)]
+distributed.all_gather(everywhere, loss.price_cache)
+assert everywhere[0].equal(everywhere[1])
+loss.gather_price_cache()  # nothing was written since
+assert loss.price_cache.equal(everywhere[0])
+distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_price_caches_of_two_processes(tmp_path):
+    """DistributedDataParallel leaves each its own, and a call joins them."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", TWO_PROCESSES]
+    processes = [
+        subprocess.Popen(
+            [*command, str(rank), str(tmp_path / "store")],
+            env=environment,
+            cwd=Path(__file__).parent.parent,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    answers = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], answers
+
+
+def test_price_cache_compiles_whole(device, deterministic):
+    x, y = make(surface, 2, 20, 20, device=device)
+    eager, loss = (EMDLoss(price_cache=(3, 20), batch_reduction="none").to(device) for _ in "12")
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for ids in ([0, 2], [1, 0]):
+        ids = torch.tensor(ids, device=device)
+        torch.testing.assert_close(compiled(x, y, ids), eager(x, y, ids))
+        torch.testing.assert_close(loss.price_cache, eager.price_cache)
+    assert compiled(x, y, ids - 1)[1].isnan()  # out of range
