@@ -7,8 +7,7 @@ from typing import Literal, NamedTuple, overload
 
 from torch import Tensor, nn
 
-from pointloss import _checks
-from pointloss.losses import _reduce
+from pointloss import _checks, _reduce
 from pointloss.ops.chamfer import chamfer_batched
 from pointloss.ops.nearest import nearest_batched
 

@@ -9,8 +9,8 @@ from typing import Any, Literal, cast, overload
 import torch
 from torch import Tensor, distributed, nn
 
-from pointloss import _checks
-from pointloss.losses import _certificate, _reduce
+from pointloss import _checks, _reduce
+from pointloss.losses import _certificate
 from pointloss.ops import _function
 from pointloss.ops.assign import Assignment, assign_batched
 

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pointloss import _checks
-from pointloss.losses import _reduce
+from pointloss import _checks, _reduce
 from pointloss.ops.nearest import nearest_batched
 
 

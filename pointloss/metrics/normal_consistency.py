@@ -6,8 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pointloss import _checks
-from pointloss.losses import _reduce
+from pointloss import _checks, _reduce
 from pointloss.ops.nearest import nearest_batched
 
 
