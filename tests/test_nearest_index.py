@@ -126,13 +126,21 @@ def test_side_stream_and_graph(cuda):
     assert torch.equal(captured.idx, expected.idx)
 
 
+@pytest.mark.parametrize("dtype_x", [torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype_y", [torch.bfloat16, torch.float32, torch.float64])
+def test_mixed_dtypes(dtype_x, dtype_y, device):
+    x, y = make(uniform, 2, 10, 600, device=device)
+    x, y = x.to(dtype_x), y.to(dtype_y)
+    found, expected = NearestIndex(y).query(x), nearest(x, y)
+    assert torch.equal(found.dist, expected.dist)
+    assert torch.equal(found.idx, expected.idx)
+
+
 def test_errors(device):
     x, y = make(uniform, 2, 10, 300, device=device)
     index = NearestIndex(y)
     with pytest.raises(ValueError, match="y must have shape"):
         index.query(x[:1])
-    with pytest.raises(TypeError, match="one dtype"):
-        index.query(x.double())
     with pytest.raises(ValueError, match="one device"):
         index.query(x.to("meta"))
     with pytest.raises(ValueError, match="norm"):

@@ -52,7 +52,8 @@ class NearestIndex:
         """What `nearest(x, y)` returns, with the same bits.
 
         Args:
-            x: points [B, N, D] or [N, D], of y's batch size, dtype and device.
+            x: points [B, N, D] or [N, D], of y's batch size and on its device. If x has the wider
+                dtype, the query searches without the index.
             x_lengths: int [B], the valid points of each x; the rest is padding.
             norm: 2 (squared euclidean distance) or 1 (sum of absolute differences, not squared).
 
@@ -79,9 +80,11 @@ class NearestIndex:
                 "build a new NearestIndex"
             )
         c = _checks.clouds("NearestIndex.query", x, self._y, x_lengths, self._y_lengths)
-        dist, idx = _function.call(
-            _NearestQuery, c.x, c.x_lengths, c.y, c.y_lengths, self._index, norm
-        )
+        if c.y.dtype != torch.promote_types(self._y.dtype, torch.float32):  # x's is the wider one
+            dist, idx, _, _ = nearest_batched(c, norm, both=False)
+        else:
+            args = (c.x, c.x_lengths, c.y, c.y_lengths, self._index, norm)
+            dist, idx = _function.call(_NearestQuery, *args)
         return Nearest(dist[0], idx[0]) if c.single else Nearest(dist, idx)
 
 
