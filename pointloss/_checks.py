@@ -6,6 +6,8 @@ Nothing here looks at values, so nothing waits for a GPU.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -35,12 +37,17 @@ class Clouds(NamedTuple):
 def clouds(
     op: str, x: Tensor, y: Tensor, x_lengths: Tensor | None = None, y_lengths: Tensor | None = None
 ) -> Clouds:
-    """Check two clouds and their lengths and bring them to [B, N, D] in float32 or float64."""
+    """Check two clouds and their lengths and bring them to [B, N, D] in float32 or float64.
+
+    Clouds of two dtypes are promoted as torch promotes them. `.to` is differentiable, so that each
+    gradient comes back in its own cloud's dtype.
+    """
     _check_types(op, x, y)
     _check_shapes(op, x, y)
     single = x.dim() == 2
-    if x.dtype in HALVES or y.dtype in HALVES:
-        x, y = x.float(), y.float()
+    if x.dtype != y.dtype or x.dtype in HALVES:
+        dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+        x, y = x.to(dtype), y.to(dtype)
     if single:
         x, y = x.unsqueeze(0), y.unsqueeze(0)
     return Clouds(
@@ -54,6 +61,37 @@ def choice(op: str, name: str, value: object, allowed: tuple[object, ...]) -> No
     if value not in allowed:
         listed = ", ".join(repr(a) for a in allowed)
         raise ValueError(f"{op}: {name} must be one of {listed}, got {value!r}")
+
+
+def not_negative(op: str, name: str, value: float) -> None:
+    """Raise ValueError unless value is a number >= 0; NaN is none."""
+    if not value >= 0:
+        raise ValueError(f"{op}: {name} must be a number >= 0, got {value}")
+
+
+def tensor(op: str, name: str, value: object) -> None:
+    """Raise TypeError unless value is a tensor, and say how to make one of it."""
+    if isinstance(value, Tensor):
+        return
+    cure = ""
+    if isinstance(value, list | tuple):
+        of_tensors = len(value) > 0 and isinstance(value[0], Tensor)
+        cure = f"; did you mean torch.{'stack' if of_tensors else 'tensor'}({name})?"
+    elif hasattr(value, "__array__"):
+        cure = f"; did you mean torch.from_numpy({name})?"
+    raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(value).__name__}{cure}")
+
+
+def warn(message: str) -> None:
+    """Warn at the line outside of pointloss and torch that called; by default once per line."""
+    level = 1
+    frame = sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in (
+        "pointloss",
+        "torch",
+    ):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def per_point(op: str, name: str, values: Tensor | None, cloud: Tensor) -> Tensor | None:
@@ -73,6 +111,7 @@ def in_shape(
     integer: bool = False,
 ) -> Tensor:
     """Check shape, kind of numbers and device; if `unbatched`, a batch axis of 1 may be missing."""
+    tensor(op, name, values)
     given = tuple(values.shape)
     if given != shape and not (unbatched and (1, *given) == shape):
         raise ValueError(f"{op}: {name} must have shape {list(shape)}, got {list(given)}")
@@ -92,8 +131,7 @@ def _name(dtype: torch.dtype) -> str:
 
 def _check_types(op: str, x: Tensor, y: Tensor) -> None:
     for name, value in (("x", x), ("y", y)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(value).__name__}")
+        tensor(op, name, value)
         if value.dtype not in FLOATS:
             raise TypeError(
                 f"{op}: {name} must be float16, bfloat16, float32 or float64, "
@@ -107,14 +145,6 @@ def _check_types(op: str, x: Tensor, y: Tensor) -> None:
         raise RuntimeError(f"{op}: only CPU and CUDA tensors are supported, got {device}")
     if kind == "cuda" and not HAS_CUDA:
         raise RuntimeError(f"{op}: {cuda_cure()}")
-    if x.dtype == y.dtype:
-        return
-    # Under autocast a network's output is half precision while its target is not.
-    if torch.float64 in (x.dtype, y.dtype) or not torch.is_autocast_enabled(kind):
-        raise TypeError(
-            f"{op}: x and y must have one dtype, got {_name(x.dtype)} and {_name(y.dtype)}; "
-            "convert one, for example y.to(x.dtype)"
-        )
 
 
 def _check_shapes(op: str, x: Tensor, y: Tensor) -> None:
@@ -128,6 +158,12 @@ def _check_shapes(op: str, x: Tensor, y: Tensor) -> None:
         hint = "; did you mean x.transpose(-1, -2)?" if 1 <= given[-2] <= MAX_DIM < d else ""
         raise ValueError(
             f"{op}: points must have 1 to {MAX_DIM} coordinates, got x of shape {list(given)}{hint}"
+        )
+    # Clouds [B, 3, N] with N <= 64 pass as three points each; only their owner knows better.
+    if not torch.compiler.is_compiling() and given[-2] == other[-2] == 3 < d:
+        warn(
+            f"{op}: x and y are taken as clouds of 3 points with {d} coordinates each; if they are "
+            f"{d} points with 3 coordinates, pass x.transpose(-1, -2) and y.transpose(-1, -2)"
         )
 
 
@@ -147,8 +183,7 @@ def _shapes_differ(op: str, x: Tensor, y: Tensor) -> str:
 def _lengths(op: str, name: str, lengths: Tensor | None, x: Tensor) -> Tensor | None:
     if lengths is None:
         return None
-    if not isinstance(lengths, Tensor):
-        raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(lengths).__name__}")
+    tensor(op, name, lengths)
     if lengths.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"{op}: {name} must be int32 or int64, got {_name(lengths.dtype)}")
     batch = x.shape[0]

@@ -90,17 +90,31 @@ def test_halves(name, half, device):
 
 
 @every_loss
-def test_autocast(name, device):
-    """A network's half output against a float32 target: nothing else is rounded."""
-    x, y = draw(2, 12, 3, device=device, dtype=torch.bfloat16), draw(2, 15, 3, device=device)
-    with torch.autocast(device.type, dtype=torch.bfloat16):
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(
+    "dtypes",
+    [
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.bfloat16),
+        (torch.float32, torch.float64),
+        (torch.float64, torch.float16),
+    ],
+    ids=str,
+)
+def test_two_dtypes_are_promoted(name, dtypes, autocast, device):
+    """As torch.promote_types says, halves in float32; each gradient has its cloud's dtype."""
+    x, y = (draw(2, k, 3, device=device, dtype=t) for k, t in zip((12, 15), dtypes, strict=True))
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
         value = LOSSES[name][0](x, y)
-    assert value.dtype == torch.float32
+    assert value.dtype == torch.promote_types(*dtypes)
     best = expected(name, x, y)
-    torch.testing.assert_close(value.detach().double().cpu(), best[0], rtol=1e-5, atol=0)
-    grad_x, grad_y = torch.autograd.grad(value, (x, y))
-    assert grad_x.dtype == torch.bfloat16
-    torch.testing.assert_close(grad_y.double().cpu(), best[2], rtol=1e-4, atol=1e-6)
+    rtol = 1e-5 if value.dtype == torch.float32 else 1e-12
+    torch.testing.assert_close(value.detach().double().cpu(), best[0], rtol=rtol, atol=0)
+    grads = torch.autograd.grad(value, (x, y))
+    for mine, exact, dtype in zip(grads, best[1:], dtypes, strict=True):
+        assert mine.dtype == dtype
+        rounding = max(torch.finfo(dtype).eps, rtol)
+        assert (mine.double().cpu() - exact).norm() <= rounding * exact.norm()
 
 
 @every_loss

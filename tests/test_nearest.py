@@ -244,11 +244,26 @@ def test_half_types_are_computed_in_float32(half, device):
     assert x.grad.dtype == half
 
 
-def test_mixed_dtypes_under_autocast(device):
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(
+    ("dtype_x", "dtype_y", "computed"),
+    [
+        (torch.bfloat16, torch.float32, torch.float32),
+        (torch.float16, torch.bfloat16, torch.float32),
+        (torch.float32, torch.float64, torch.float64),
+        (torch.float64, torch.float16, torch.float64),
+    ],
+    ids=str,
+)
+def test_two_dtypes_are_promoted(dtype_x, dtype_y, computed, autocast, device):
     x, y = make(uniform, 1, 20, 20, device=device)
-    with torch.autocast(device.type, dtype=torch.bfloat16):
-        found = nearest(x.bfloat16(), y)
-    assert torch.equal(found.dist, nearest(x.bfloat16().float(), y).dist)
+    x, y = x.to(dtype_x).requires_grad_(), y.to(dtype_y).requires_grad_()
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
+        found = nearest(x, y)
+    assert found.dist.dtype == computed
+    assert torch.equal(found.dist, nearest(x.to(computed), y.to(computed)).dist)
+    grads = torch.autograd.grad(found.dist.sum(), (x, y))
+    assert [g.dtype for g in grads] == [dtype_x, dtype_y]
 
 
 @pytest.mark.parametrize(("batch", "n", "m"), [(1, 2**30, 16), (2**18, 4096, 300)])

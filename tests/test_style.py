@@ -25,6 +25,19 @@ def test_every_public_name_is_documented_and_tested(name):
     assert re.search(rf"\b{name}\b", tests)
 
 
+RESULTS = [n for n in PUBLIC if hasattr(getattr(pointloss, n), "_fields")]
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_fields_of_results_are_documented(name):
+    """What help() shows, in place of namedtuple's "Alias for field number 0"."""
+    result = getattr(pointloss, name)
+    for field in result._fields:
+        text = getattr(result, field).__doc__
+        assert text.endswith(".")
+        assert not text.startswith("Alias")
+
+
 FUNCTIONS = [n for n in PUBLIC if inspect.isfunction(getattr(pointloss, n)) and n != "build_info"]
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pointloss import _checks
 from pointloss.losses.chamfer import chamfer
 from pointloss.losses.emd import emd
 
@@ -21,7 +22,7 @@ def pairwise_chamfer(a: Tensor, b: Tensor, *, norm: int = 2, squared: bool = Tru
 
     Args:
         a: S clouds [S, N, D].
-        b: T clouds [T, M, D], of a's dtype and device.
+        b: T clouds [T, M, D], on a's device; dtypes as for `nearest`.
         norm: see `chamfer`.
         squared: see `chamfer`.
 
@@ -53,7 +54,7 @@ def pairwise_emd(a: Tensor, b: Tensor, *, squared: bool = False, rtol: float = 1
 
     Args:
         a: S clouds [S, N, D].
-        b: T clouds [T, M, D], of a's dtype and device.
+        b: T clouds [T, M, D], on a's device; dtypes as for `nearest`.
         squared: see `emd`.
         rtol: see `emd`.
 
@@ -82,6 +83,8 @@ def pairwise_emd(a: Tensor, b: Tensor, *, squared: bool = False, rtol: float = 1
 def _pairwise(
     op: str, a: Tensor, b: Tensor, distance: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
+    _checks.tensor(op, "a", a)
+    _checks.tensor(op, "b", b)
     if a.dim() != 3 or b.dim() != 3 or a.shape[2] != b.shape[2]:
         raise ValueError(
             f"{op}: a and b must have shapes [S, N, D] and [T, M, D], "
@@ -98,21 +101,32 @@ def _pairwise(
 class GenerationMetrics(NamedTuple):
     """What is reported of a generated set against a reference set."""
 
-    mmd: Tensor  # minimum matching distance, mean over the reference set; lower is better
-    coverage: Tensor  # share of the reference set that is some generated cloud's nearest, 0..1
-    one_nna: Tensor  # leave-one-out 1-NN accuracy, 0..1; 0.5 is best
+    mmd: Tensor
+    coverage: Tensor
+    one_nna: Tensor
+
+
+GenerationMetrics.mmd.__doc__ = (
+    "Minimum matching distance, mean over the reference set; lower is better."
+)
+GenerationMetrics.coverage.__doc__ = (
+    "Share of the reference set that is some generated cloud's nearest, 0..1."
+)
+GenerationMetrics.one_nna.__doc__ = "Leave-one-out 1-NN accuracy, 0..1; 0.5 is best."
 
 
 def generation_metrics(
     generated_to_reference: Tensor, generated_to_generated: Tensor, reference_to_reference: Tensor
 ) -> GenerationMetrics:
-    """MMD, coverage and 1-NNA from distance matrices.
+    """MMD, coverage and 1-NNA from three matrices of distances, not from clouds.
+
+    `pairwise_chamfer` and `pairwise_emd` make such a matrix of two sets of clouds.
 
     MMD and coverage after Achlioptas, Diamanti, Mitliagkas and Guibas 2018, section 3; 1-NNA after
     Yang, Huang, Hao, Liu, Belongie and Hariharan 2019, section 5.
 
     Args:
-        generated_to_reference: [S, R] distances, for example from `pairwise_chamfer`.
+        generated_to_reference: [S, R] distances, float, for example from `pairwise_chamfer`.
         generated_to_generated: [S, S]; its diagonal is not used.
         reference_to_reference: [R, R]; its diagonal is not used.
 
@@ -121,6 +135,7 @@ def generation_metrics(
 
     Raises:
         ValueError: shapes do not fit or a set is empty.
+        TypeError: a matrix is no tensor.
 
     Determinism: deterministic.
 
@@ -130,17 +145,22 @@ def generation_metrics(
         >>> [round(v.item(), 2) for v in generation_metrics(cross, near, 20 * near)]
         [5.0, 0.5, 0.5]
     """
-    s, r = generated_to_reference.shape
-    if (
-        generated_to_generated.shape != (s, s)
-        or reference_to_reference.shape != (r, r)
-        or s == 0
-        or r == 0
-    ):
+    matrices = {
+        "generated_to_reference": generated_to_reference,
+        "generated_to_generated": generated_to_generated,
+        "reference_to_reference": reference_to_reference,
+    }
+    for name, matrix in matrices.items():
+        _checks.tensor("generation_metrics", name, matrix)
+    shapes = [list(matrix.shape) for matrix in matrices.values()]
+    s, r = shapes[0] if len(shapes[0]) == 2 else (0, 0)
+    if 0 in (s, r) or shapes[1:] != [[s, s], [r, r]]:
+        clouds = any(len(shape) == 3 for shape in shapes)
         raise ValueError(
-            "generation_metrics: matrices must be [S, R], [S, S] and [R, R] with S, R >= 1, got "
-            f"{list(generated_to_reference.shape)}, {list(generated_to_generated.shape)} and "
-            f"{list(reference_to_reference.shape)}"
+            "generation_metrics: matrices of distances must be [S, R], [S, S] and [R, R] with "
+            f"S, R >= 1, got {', '.join(map(str, shapes))}"
+            + "; make them of clouds [S, N, D] with pairwise_chamfer or pairwise_emd"
+            * clouds
         )
     cross = generated_to_reference
     mmd = cross.amin(0).mean()

@@ -15,12 +15,22 @@ from pointloss.ops import _function
 class Assignment(NamedTuple):
     """A one-to-one matching of the smaller cloud into the larger, and what it is worth."""
 
-    idx: Tensor  # int64 [B, N]: the partner in y of each point of x, -1 where it has none
-    cost: Tensor  # float64 [B]: mean distance over the min(n, m) matched pairs
-    gap: Tensor  # float64 [B]: certified (cost - lower bound) / cost, never below the true gap
-    price: Tensor  # float64 [B, max(N, M)]: dual prices of the larger cloud's points
-    rounds: Tensor  # int64 [B]: sequential bidding rounds
-    converged: Tensor  # bool [B]: gap <= rtol
+    idx: Tensor
+    cost: Tensor
+    gap: Tensor
+    price: Tensor
+    rounds: Tensor
+    converged: Tensor
+
+
+Assignment.idx.__doc__ = "int64 [B, N], the partner in y of each point of x; -1 where it has none."
+Assignment.cost.__doc__ = "float64 [B], the mean distance over the min(n, m) matched pairs."
+Assignment.gap.__doc__ = (
+    "float64 [B], certified (cost - lower bound) / cost, at least the true gap."
+)
+Assignment.price.__doc__ = "float64 [B, max(N, M)], dual prices of the larger cloud's points."
+Assignment.rounds.__doc__ = "int64 [B], sequential bidding rounds."
+Assignment.converged.__doc__ = "bool [B], gap <= rtol."
 
 
 def assign(

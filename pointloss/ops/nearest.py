@@ -15,8 +15,12 @@ from pointloss.ops import _function
 class Nearest(NamedTuple):
     """For each point of x its nearest point of y."""
 
-    dist: Tensor  # [B, N]; squared for norm 2, plain for norm 1
-    idx: Tensor  # int64 [B, N] into y; -1 where there is none
+    dist: Tensor
+    idx: Tensor
+
+
+Nearest.dist.__doc__ = "[B, N]; squared for norm 2, plain for norm 1."
+Nearest.idx.__doc__ = "int64 [B, N] into y; -1 where there is none."
 
 
 def nearest(
@@ -36,7 +40,8 @@ def nearest(
     Args:
         x: points [B, N, D] or [N, D], 1 <= D <= 64; float32 and float64 run natively, float16 and
             bfloat16 are computed in float32.
-        y: points [B, M, D] or [M, D], of x's dtype and device.
+        y: points [B, M, D] or [M, D], on x's device. Two dtypes are promoted as
+            torch.promote_types says; each gradient comes back in its own cloud's dtype.
         x_lengths: int [B], the valid points of each x; the rest is padding.
         y_lengths: int [B], likewise for y.
         norm: 2 (squared euclidean distance) or 1 (sum of absolute differences, not squared).
@@ -53,7 +58,7 @@ def nearest(
         idx -1. Wherever idx is -1 the gradient is 0.
 
     Works on strided and expanded inputs, any batch size and more than 2^31 numbers or pairs; under
-    autocast, where one cloud may be half precision; in torch.func.vmap, also over grad; in
+    autocast, which rounds nothing here; in torch.func.vmap, also over grad; in
     torch.compile(fullgraph=True); in CUDA graphs, with other lengths in each replay; on any stream,
     and on a GPU that is not the current one. Nothing waits for the GPU.
 
@@ -91,7 +96,7 @@ def nearest_both(
 
     Args:
         x: points [B, N, D] or [N, D], see `nearest`.
-        y: points [B, M, D] or [M, D], of x's dtype and device.
+        y: points [B, M, D] or [M, D], on x's device.
         x_lengths: int [B], the valid points of each x; the rest is padding.
         y_lengths: int [B], likewise for y.
         norm: see `nearest`.
