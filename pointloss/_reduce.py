@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Reductions that the losses share: over the points of a cloud, then over the batch."""
+"""Reductions that losses and metrics share: over the points of a cloud, then over the batch."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from pointloss._checks import Clouds
 
 
 def safe_sqrt(values: Tensor) -> Tensor:
@@ -26,9 +28,6 @@ def over_points(
     values: Tensor, count: Tensor, weights: Tensor | None, how: str, lengths: Tensor | None
 ) -> Tensor:
     """Reduce [B, N] (0 in padding) to [B]; an empty cloud contributes 0."""
-    if lengths is not None and values.shape[1] == 0:
-        # No row is there to carry the NaN of a length out of range.
-        return torch.where(lengths == 0, values.sum(1), torch.nan)
     if how == "max":
         return values.amax(1) if values.shape[1] > 0 else values.sum(1)
     if weights is None:
@@ -37,11 +36,36 @@ def over_points(
     if lengths is not None:
         inside = torch.arange(values.shape[1], device=values.device) < lengths.unsqueeze(1)
         weights = torch.where(inside, weights, 0)
-    total = (weights * values).sum(1)
+    # An infinite distance is added as a constant: the slope of w * inf is infinite in w, and NaN
+    # after the next product with 0.
+    far = values == torch.inf
+    beyond = torch.where(far & (weights != 0), values, 0).detach().sum(1)
+    total = (weights * torch.where(far, 0, values)).sum(1)
     if how == "sum":
-        return total
+        return total + beyond
     norm = weights.sum(1)
-    return total / torch.where(norm == 0, 1, norm)
+    return total / torch.where(norm == 0, 1, norm) + beyond
+
+
+def settle(values: Tensor, c: Clouds, alone: float | None = None) -> Tensor:
+    """What a reduction over points cannot tell of values [B, ...], one row per pair of clouds.
+
+    They become NaN where a length is out of range, and `alone`, unless that is None, where exactly
+    one of the two clouds is empty: such clouds are as far apart as the measure allows. Their
+    gradient is 0 there.
+    """
+    n, m = c.x.shape[1], c.y.shape[1]
+    if c.x_lengths is None and c.y_lengths is None and (n == 0) == (m == 0):
+        return values
+    shape = (values.shape[0],) + (1,) * (values.dim() - 1)
+    x_size, y_size = (
+        torch.full(shape, most, device=values.device) if lengths is None else lengths.view(shape)
+        for most, lengths in ((n, c.x_lengths), (m, c.y_lengths))
+    )
+    if alone is not None:
+        values = torch.where((x_size == 0) != (y_size == 0), alone, values)
+    unknown = (x_size < 0) | (x_size > n) | (y_size < 0) | (y_size > m)
+    return torch.where(unknown, torch.nan, values)
 
 
 def over_batch(values: Tensor, how: str) -> Tensor:

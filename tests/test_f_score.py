@@ -40,6 +40,13 @@ def test_several_radii_at_once(device):
         assert torch.equal(alone.recall, together.recall[:, k])
 
 
+def test_a_radius_that_is_none_gives_nan(device):
+    """In a tensor; nobody waits for a GPU to look at it. Numbers raise: test_checks.py."""
+    x, y = make(surface, 3, 70, 60, device=device)
+    for score in f_score(x, y, torch.tensor([-0.1, 0.1, torch.nan], device=device)):
+        assert score.isnan().tolist() == [[True, False, True]] * 3
+
+
 def test_lengths_and_empty(device):
     x, y = make(uniform, 3, 20, 30, device=device)
     n, m = torch.tensor([20, 5, 0], device=device), torch.tensor([30, 9, 30], device=device)

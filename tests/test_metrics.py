@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Hausdorff, density-aware Chamfer, normal consistency, and the metrics of generated sets."""
 
+from functools import partial
+
 import pytest
 import torch
 from clouds import KINDS, make, surface, uniform
@@ -9,6 +11,7 @@ from pointloss import (
     chamfer,
     density_aware_chamfer,
     emd,
+    f_score,
     generation_metrics,
     hausdorff,
     nearest,
@@ -29,27 +32,47 @@ def test_hausdorff(kind, device):
         torch.testing.assert_close(hausdorff(x[b], y[b], direction="x_to_y").cpu(), forward)
 
 
-def slow_dcd(x, y, alpha, squared):
-    """Equation 5 of the paper, term by term."""
+def slow_dcd(x, y, alpha=1000, n_lambda=1, factor=lambda n, m: 1, squared=True):
+    """Equation 5 of the paper with the options of its published code, term by term."""
     d = reference.pairwise(x, y)
     d = d if squared else d.sqrt()
     total = 0
     for matrix in (d, d.T):
         best, j = matrix.min(1)
-        counts = torch.bincount(j, minlength=matrix.shape[1])
-        total += (1 - (-alpha * best).exp() / counts[j]).mean() / 2
+        counts = torch.bincount(j, minlength=matrix.shape[1]).double()
+        weight = factor(*matrix.shape) / counts[j] ** n_lambda
+        total += (1 - (-alpha * best).exp() * weight).mean() / 2
     return total
 
 
+FACTORS = {
+    "none": lambda n, m: 1,
+    "ratio": lambda n, m: n / m,
+    "ratio_at_least_1": lambda n, m: max(1, n / m),
+}
+
+
 @pytest.mark.parametrize("squared", [False, True])
-def test_density_aware_chamfer(squared, device):
+@pytest.mark.parametrize("size_factor", FACTORS)
+@pytest.mark.parametrize("n_lambda", [0, 0.5, 1])
+def test_density_aware_chamfer(n_lambda, size_factor, squared, device):
     x, y = make(surface, 3, 40, 50, dtype=torch.float64, device=device)
-    value = density_aware_chamfer(x, y, alpha=20, squared=squared, batch_reduction="none")
+    options = {"alpha": 20, "n_lambda": n_lambda, "squared": squared}
+    value = density_aware_chamfer(x, y, size_factor=size_factor, batch_reduction="none", **options)
     for b in range(3):
-        expected = slow_dcd(x[b].cpu(), y[b].cpu(), 20, squared)
+        expected = slow_dcd(x[b].cpu(), y[b].cpu(), factor=FACTORS[size_factor], **options)
         torch.testing.assert_close(value[b].cpu(), expected)
-    torch.testing.assert_close(density_aware_chamfer(x, y, alpha=20, squared=squared), value.mean())
-    assert density_aware_chamfer(x, x, squared=squared) == 0
+    mean = density_aware_chamfer(x, y, size_factor=size_factor, **options)
+    torch.testing.assert_close(mean, value.mean())
+    assert density_aware_chamfer(x, x, size_factor=size_factor, **options) == 0
+
+
+def test_density_aware_chamfer_tells_noise_apart_by_default(device):
+    """Two samples of one sphere of unit size: the paper's alpha is made for squared distances."""
+    x, y, noise = torch.randn(3, 2048, 3).to(device)
+    x, y = (0.5 * p / p.norm(dim=1, keepdim=True) for p in (x, y))
+    found = [density_aware_chamfer(x + scale * noise, y).item() for scale in (0, 0.01, 0.05)]
+    assert found == pytest.approx([0.597, 0.63, 0.839], abs=0.01)
 
 
 def test_density_aware_chamfer_lengths_nan_and_gradient(device, gradcheck):
@@ -59,7 +82,12 @@ def test_density_aware_chamfer_lengths_nan_and_gradient(device, gradcheck):
     value = density_aware_chamfer(x, y, x_lengths=n, y_lengths=m, **options)
     cut = density_aware_chamfer(x[1, :5], y[1, :9], **options)
     torch.testing.assert_close(value[1], cut)
-    assert value[2] == 0.5  # an empty x: 0 in its own direction, 1 for each point of y
+    for size_factor, factor in FACTORS.items():  # by the valid points
+        value = density_aware_chamfer(
+            x, y, x_lengths=n, y_lengths=m, size_factor=size_factor, **options
+        )
+        expected = slow_dcd(x[1, :5].cpu(), y[1, :9].cpu(), alpha=5, factor=factor)
+        torch.testing.assert_close(value[1].cpu(), expected)
     x[0, 0] = torch.nan
     assert density_aware_chamfer(x, y, **options).isnan().tolist() == [True, False, False]
     a = torch.rand(1, 5, 3, device=device, dtype=torch.float64, requires_grad=True)
@@ -95,12 +123,80 @@ def test_normal_consistency(device):
         normal_consistency(x, y, n, m[:, :3])
 
 
+def test_normals_of_padding_never_reach_a_gradient(device):
+    x, y = make(surface, 1, 6, 7, dtype=torch.float64, device=device)
+    n, m = torch.randn_like(x), torch.randn_like(y)
+    n[:, 4:] = torch.nan
+    n.requires_grad_()
+    value = normal_consistency(x, y, n, m, x_lengths=torch.tensor([4], device=device))
+    (grad,) = torch.autograd.grad(value.sum(), n)
+    assert grad.isfinite().all()
+    assert grad[:, 4:].eq(0).all()
+
+
 @pytest.mark.parametrize("absolute", [True, False])
 def test_normal_consistency_gradient(absolute, device, gradcheck):
     """To both clouds' normals; the neighbours are constants."""
     x, y = make(surface, 2, 6, 7, dtype=torch.float64, device=device)
     n, m = torch.randn_like(x).requires_grad_(), torch.randn_like(y).requires_grad_()
     gradcheck(lambda p, q: normal_consistency(x, y, p, q, absolute=absolute), (n, m))
+
+
+def consistency(x, y, absolute, **lengths):
+    """Of normals that depend on the points, so that gradients can be asked for."""
+    return normal_consistency(x, y, x + 1, y + 1, absolute=absolute, **lengths)
+
+
+# Measures [B] with their values where exactly one of the two clouds is empty, and where both are.
+WORST = {
+    "chamfer": (partial(chamfer, batch_reduction="none"), torch.inf, 0),
+    "chamfer, root": (partial(chamfer, squared=False, batch_reduction="none"), torch.inf, 0),
+    "chamfer, sum": (
+        partial(chamfer, point_reduction="sum", batch_reduction="none"),
+        torch.inf,
+        0,
+    ),
+    "hausdorff": (hausdorff, torch.inf, 0),
+    "density_aware_chamfer": (partial(density_aware_chamfer, batch_reduction="none"), 1, 0),
+    "f_score": (lambda x, y, **lengths: f_score(x, y, 0.1, **lengths).f_score, 0, 0),
+    "normal_consistency": (partial(consistency, absolute=True), 0, 0),
+    "normal_consistency, signed": (partial(consistency, absolute=False), -1, 0),
+}
+every_measure = pytest.mark.parametrize("name", WORST)
+
+
+@every_measure
+@pytest.mark.parametrize("rows", [0, 6])
+def test_an_empty_cloud_never_wins(name, rows, device):
+    """Neither one without rows nor one of length 0, on either side; its gradient is 0, not NaN."""
+    measure, worst, of_two = WORST[name]
+    full, empty = torch.rand(2, 5, 3, device=device), torch.rand(2, rows, 3, device=device)
+    zero = torch.zeros(2, dtype=torch.int64, device=device)
+    for x, y, lengths, expected in (
+        (full, empty, {"y_lengths": zero}, worst),
+        (empty, full, {"x_lengths": zero}, worst),
+        (empty, empty, {"x_lengths": zero, "y_lengths": zero}, of_two),
+    ):
+        for options in ({}, lengths) if rows == 0 else (lengths,):
+            a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
+            value = measure(a, b, **options)
+            assert value.tolist() == [expected] * 2
+            if name != "f_score":
+                for grad in torch.autograd.grad(value.sum(), (a, b)):
+                    assert grad.eq(0).all()
+
+
+@every_measure
+@pytest.mark.parametrize("rows", [0, 6])
+def test_a_length_out_of_range_is_nan(name, rows, device):
+    """Of either cloud, also where the other one has no rows that could carry it."""
+    measure = WORST[name][0]
+    full, other = torch.rand(2, 5, 3, device=device), torch.rand(2, rows, 3, device=device)
+    for bad in (6, -1):
+        lengths = torch.tensor([5, bad], device=device)
+        for value in (measure(full, other, x_lengths=lengths),
+                      measure(other, full, y_lengths=lengths)):  # fmt: skip
+            assert value.isnan().tolist() == [False, True]
 
 
 def test_pairwise(device, monkeypatch):
@@ -113,8 +209,12 @@ def test_pairwise(device, monkeypatch):
     monkeypatch.setattr("pointloss.metrics.generation._POINTS_PER_CALL", 100)
     torch.testing.assert_close(pairwise_chamfer(a, b), whole)
     assert pairwise_chamfer(a[:0], b).shape == (0, 4)
+    assert pairwise_chamfer(a, b[:0].double()).shape == (3, 0)
+    assert pairwise_chamfer(a[:0], b.double()).dtype == torch.float64
     with pytest.raises(ValueError, match="pairwise_emd: a and b must have shapes"):
         pairwise_emd(a[0], b)
+    with pytest.raises(TypeError, match=r"pairwise_chamfer: a must be .* torch.stack\(a\)"):
+        pairwise_chamfer(list(a), b)
 
 
 def test_generation_metrics(device):
@@ -129,5 +229,11 @@ def test_generation_metrics(device):
     assert same.coverage == 1
     assert same.mmd == 0
     assert same.one_nna == 0  # each cloud's nearest is its double in the other set
-    with pytest.raises(ValueError, match="generation_metrics: matrices must be"):
+    with pytest.raises(ValueError, match=r"generation_metrics: matrices .* got \[2, 4\], \[4, 4\]"):
         generation_metrics(d[:2], d, d)
+    clouds = torch.rand(4, 5, 3, device=device)
+    for given in ((clouds, clouds, clouds), (d, clouds, clouds)):
+        with pytest.raises(ValueError, match=r"got \[4.*; make them of clouds .* pairwise_chamfer"):
+            generation_metrics(*given)
+    with pytest.raises(TypeError, match="generated_to_generated must be .* torch.from_numpy"):
+        generation_metrics(d, d.cpu().numpy(), d)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, overload
 
+import torch
 from torch import Tensor, nn
 
 from pointloss import _checks, _reduce
@@ -15,8 +16,12 @@ from pointloss.ops.nearest import nearest_batched
 class PointDistances(NamedTuple):
     """Unreduced distances of each direction; None for a direction that was not asked for."""
 
-    x_to_y: Tensor | None  # [B, N]
-    y_to_x: Tensor | None  # [B, M]
+    x_to_y: Tensor | None
+    y_to_x: Tensor | None
+
+
+PointDistances.x_to_y.__doc__ = "[B, N], of each point of x to its nearest of y; or None."
+PointDistances.y_to_x.__doc__ = "[B, M], of each point of y to its nearest of x; or None."
 
 
 @overload
@@ -75,7 +80,7 @@ def chamfer(
 
     Args:
         x: points [B, N, D] or [N, D], 1 <= D <= 64, float; half types are computed in float32.
-        y: points [B, M, D] or [M, D], of x's dtype and device.
+        y: points [B, M, D] or [M, D], on x's device; two dtypes are promoted as `nearest` does.
         x_lengths: int [B], the valid points of each x; the rest is padding.
         y_lengths: int [B], likewise for y.
         x_weights: [B, N], weight of each point of x, differentiable. A mean becomes the weighted
@@ -91,8 +96,10 @@ def chamfer(
     Returns:
         A scalar, or [B] for batch_reduction "none" (a scalar for single clouds); for
         point_reduction "none" PointDistances, whatever batch_reduction says.
-        An empty source contributes 0, an empty target inf with gradient 0; NaN points and lengths
-        out of range give NaN. Differentiable twice and more. It works wherever `nearest` works.
+        A direction with an empty source contributes 0, one with an empty target inf; so with both
+        directions exactly one empty cloud gives inf, two give 0. The gradient is 0 there. NaN
+        points and lengths out of range give NaN. Differentiable twice and more. It works wherever
+        `nearest` works.
 
     Raises:
         ValueError: shapes, devices or options do not fit.
@@ -116,7 +123,9 @@ def chamfer(
     if point_reduction in ("max", "none") and weights != (None, None):
         raise ValueError(f"chamfer: weights do not apply to point_reduction={point_reduction!r}")
 
-    if point_reduction in ("mean", "sum") and weights == (None, None):
+    # Clouds without rows have no distance that could carry the NaN of a length out of range.
+    rows = c.x.shape[1] > 0 and c.y.shape[1] > 0
+    if rows and point_reduction in ("mean", "sum") and weights == (None, None):
         return chamfer_batched(
             c.swapped() if direction == "y_to_x" else c,
             norm,
@@ -142,6 +151,7 @@ def chamfer(
         total = parts[0]
     else:
         total = parts[0].maximum(parts[1]) if point_reduction == "max" else parts[0] + parts[1]
+    total = _reduce.settle(total, c, torch.inf if direction == "both" else None)
     return total[0] if c.single else _reduce.over_batch(total, batch_reduction)
 
 

@@ -16,8 +16,13 @@ class FScore(NamedTuple):
     """Harmonic mean of precision and recall, each in 0..1 (not percent)."""
 
     f_score: Tensor
-    precision: Tensor  # share of x nearer than the radius to y
-    recall: Tensor  # share of y nearer than the radius to x
+    precision: Tensor
+    recall: Tensor
+
+
+FScore.f_score.__doc__ = "2 precision recall / (precision + recall); 0 where both are 0."
+FScore.precision.__doc__ = "Share of the points of x that are nearer than the radius to y."
+FScore.recall.__doc__ = "Share of the points of y that are nearer than the radius to x."
 
 
 def f_score(
@@ -36,18 +41,20 @@ def f_score(
 
     Args:
         x: predicted points [B, N, D] or [N, D].
-        y: true points [B, M, D] or [M, D], of x's dtype and device.
-        radius: one threshold, or several as a tensor [R], in the unit of the coordinates.
+        y: true points [B, M, D] or [M, D], on x's device; dtypes as for `nearest`.
+        radius: one threshold >= 0, or several as a tensor [R], in the unit of the coordinates.
         x_lengths: int [B], the valid points of each x.
         y_lengths: int [B], likewise for y.
 
     Returns:
         FScore(f_score, precision, recall), each [B], or [B, R] for several radii, without batch
         axis for single clouds. Where precision + recall is 0, so is the F-score; an empty cloud
-        has precision or recall 0. Not differentiable.
+        has precision or recall 0, so one or two empty clouds have F-score 0. A point with NaN is
+        not near. A length out of range, and a negative or NaN radius in a tensor, give NaN. Not
+        differentiable.
 
     Raises:
-        ValueError: shapes, devices or radius do not fit.
+        ValueError: shapes or devices do not fit; radius is a negative number.
         TypeError: dtypes do not fit.
         RuntimeError: CUDA tensors in a build without CUDA.
 
@@ -59,6 +66,8 @@ def f_score(
         [0.6666666865348816, 0.5, 1.0]
     """
     c = _checks.clouds("f_score", x, y, x_lengths, y_lengths)
+    if isinstance(radius, int | float):
+        _checks.not_negative("f_score", "radius", radius)
     limit = torch.as_tensor(radius, dtype=c.x.dtype, device=c.x.device)
     if limit.dim() > 1:
         raise ValueError(f"f_score: radius must be a number or [R], got {list(limit.shape)}")
@@ -69,7 +78,8 @@ def f_score(
 
     def share(dist: Tensor, idx: Tensor, count: Tensor) -> Tensor:
         near = (dist.sqrt().unsqueeze(-1) < limits) & (idx >= 0).unsqueeze(-1)
-        return near.sum(1) / count.clamp_min(1).unsqueeze(-1)
+        part = near.sum(1) / count.clamp_min(1).unsqueeze(-1)
+        return _reduce.settle(torch.where(limits >= 0, part, torch.nan), c)
 
     precision = share(dist_x, idx_x, _reduce.counts(c.x, c.x_lengths))
     recall = share(dist_y, idx_y, _reduce.counts(c.y, c.y_lengths))

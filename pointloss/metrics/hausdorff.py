@@ -22,14 +22,15 @@ def hausdorff(
 
     Args:
         x: points [B, N, D] or [N, D].
-        y: points [B, M, D] or [M, D], of x's dtype and device.
+        y: points [B, M, D] or [M, D], on x's device; dtypes as for `nearest`.
         x_lengths: int [B], the valid points of each x.
         y_lengths: int [B], likewise for y.
         direction: "both" (the larger of the two), "x_to_y" or "y_to_x".
 
     Returns:
         [B], a scalar for single clouds; differentiable, with equal shares where points tie for the
-        maximum. Empty clouds, NaN and lengths out of range as in `chamfer`.
+        maximum. Exactly one empty cloud gives inf, two give 0; one direction alone, NaN and
+        lengths out of range as in `chamfer`.
 
     Raises:
         ValueError: shapes, devices or direction do not fit.

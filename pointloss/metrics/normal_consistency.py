@@ -27,7 +27,7 @@ def normal_consistency(
 
     Args:
         x: points [B, N, D] or [N, D].
-        y: points [B, M, D] or [M, D], of x's dtype and device.
+        y: points [B, M, D] or [M, D], on x's device; dtypes as for `nearest`.
         x_normals: normals of x, of its shape; they need not have unit length.
         y_normals: normals of y, of its shape.
         x_lengths: int [B], the valid points of each x.
@@ -37,6 +37,8 @@ def normal_consistency(
     Returns:
         [B], a scalar for single clouds; 1 is perfect. Differentiable in the normals, the
         neighbours are constants. A point without a neighbour, or with a zero normal, has cosine 0.
+        Exactly one empty cloud gives the worst value, 0 or without `absolute` -1; two empty clouds
+        give 0. A length out of range gives NaN.
 
     Raises:
         ValueError: shapes or devices do not fit.
@@ -52,27 +54,27 @@ def normal_consistency(
     """
     name = "normal_consistency"
     c = _checks.clouds(name, x, y, x_lengths, y_lengths)
-    normals = []
-    for label, value, cloud in (("x_normals", x_normals, x), ("y_normals", y_normals, y)):
-        if value.shape != cloud.shape:
-            raise ValueError(
-                f"{name}: {label} must have shape {list(cloud.shape)}, got {list(value.shape)}"
-            )
-        n = value.to(c.x.dtype).reshape(-1, *value.shape[-2:])
-        normals.append(torch.nn.functional.normalize(n, dim=-1))
     with torch.no_grad():
         _, idx_x, _, idx_y = nearest_batched(c, 2, both=True)
 
+    def unit(label: str, normals: Tensor, cloud: Tensor, idx: Tensor) -> Tensor:
+        normals = _checks.in_shape(name, label, normals, tuple(cloud.shape), cloud, c.single)
+        # What has no neighbour is nobody's either. Padding must not reach the gradient as 0 * NaN.
+        normals = torch.where((idx >= 0).unsqueeze(-1), normals.to(cloud.dtype), 0)
+        return torch.nn.functional.normalize(normals, dim=-1)
+
     def one_way(own: Tensor, other: Tensor, idx: Tensor, lengths: Tensor | None) -> Tensor:
-        if other.shape[1] == 0:
-            return own.new_zeros(own.shape[0])
-        column = idx.clamp_min(0).unsqueeze(-1).expand_as(own)
-        cosine = (own * other.gather(1, column)).sum(-1)
-        cosine = torch.where(idx >= 0, cosine.abs() if absolute else cosine, 0)
+        # A spare row of zeros is the normal of the neighbour that is not there.
+        other = torch.nn.functional.pad(other, (0, 0, 0, 1))
+        row = torch.where(idx >= 0, idx, other.shape[1] - 1)
+        cosine = (own * other.gather(1, row.unsqueeze(-1).expand_as(own))).sum(-1)
+        cosine = cosine.abs() if absolute else cosine
         return _reduce.over_points(cosine, _reduce.counts(own, lengths), None, "mean", None)
 
+    unit_x = unit("x_normals", x_normals, c.x, idx_x)
+    unit_y = unit("y_normals", y_normals, c.y, idx_y)
     total = 0.5 * (
-        one_way(normals[0], normals[1], idx_x, c.x_lengths)
-        + one_way(normals[1], normals[0], idx_y, c.y_lengths)
+        one_way(unit_x, unit_y, idx_x, c.x_lengths) + one_way(unit_y, unit_x, idx_y, c.y_lengths)
     )
+    total = _reduce.settle(total, c, 0.0 if absolute else -1.0)
     return total[0] if c.single else total
