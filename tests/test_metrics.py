@@ -199,6 +199,15 @@ def test_a_length_out_of_range_is_nan(name, rows, device):
             assert value.isnan().tolist() == [False, True]
 
 
+@pytest.mark.parametrize("name", ["density_aware_chamfer", "f_score", "normal_consistency"])
+def test_metrics_compile_whole(name, device):
+    x, y = make(uniform, 2, 5, 6, device=device)
+    lengths = torch.tensor([5, 0], device=device)
+    measure = WORST[name][0]
+    compiled = torch.compile(measure, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, y, x_lengths=lengths), measure(x, y, x_lengths=lengths))
+
+
 def test_pairwise(device, monkeypatch):
     a, b = torch.rand(3, 20, 3, device=device), torch.rand(4, 25, 3, device=device)
     whole = pairwise_chamfer(a, b)

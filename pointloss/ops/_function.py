@@ -36,3 +36,17 @@ def join(value: Tensor | None, dim: int | None, size: int) -> Tensor | None:
         return None
     value = value.expand(size, *value.shape) if dim is None else value.movedim(dim, 0)
     return value.flatten(0, 1)
+
+
+def join_clouds(
+    size: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...]
+) -> tuple[int, list[Any]]:
+    """`join` of what most ops begin with: x, y and their lengths; the other arguments stay.
+
+    Returns the batch size before joining, too: the results are split by it, because the mapped
+    axis may be empty.
+    """
+    x, dim = args[0], in_dims[0]
+    batch = x.shape[1 if dim == 0 else 0]
+    joined = [join(*v, size) for v in zip(args[:4], in_dims[:4], strict=True)]
+    return batch, [*joined, *args[4:]]

@@ -44,7 +44,7 @@ class _Chamfer(torch.autograd.Function):
     """The op with its derivative; a Function, so that vmap works and forward-mode AD raises."""
 
     @staticmethod
-    def forward(
+    def forward(  # not *args: torch.compile counts the parameters
         x: Tensor,
         y: Tensor,
         x_lengths: Tensor | None,
@@ -83,35 +83,18 @@ class _Chamfer(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any,
-        in_dims: tuple[int | None, ...],
-        x: Tensor,
-        y: Tensor,
-        x_lengths: Tensor | None,
-        y_lengths: Tensor | None,
-        norm: int,
-        squared: bool,
-        both: bool,
-        point_reduction: str,
-        batch_reduction: str,
+        info: Any, in_dims: tuple[int | None, ...], *args: Any
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
         size: int = info.batch_size
-        tensors = (x, y, x_lengths, y_lengths)
-        a, b, n, m = (_function.join(*v, size) for v in zip(tensors, in_dims[:4], strict=True))
-        value, idx = _function.call(
-            _Chamfer, a, b, n, m, norm, squared, both, point_reduction, "none"
-        )
-        shape = [*x.shape]
-        if in_dims[0] is not None:
-            del shape[in_dims[0]]
-        batch, rows = shape[:2]  # not -1 below: the mapped axis may be empty
+        batch, (*joined, batch_reduction) = _function.join_clouds(size, in_dims, args)
+        value, idx = _function.call(_Chamfer, *joined, "none")
         value = value.unflatten(0, (size, batch))
         if batch_reduction != "none":
             value = value.sum(1)
         if batch_reduction == "mean":
             value = value / max(batch, 1)
         # Each sample's neighbours of x, then of y.
-        split = size * batch * rows
+        split = size * batch * joined[0].shape[1]
         parts = [
             part.unflatten(0, (size, part.shape[0] // max(size, 1)))
             for part in (idx[:split], idx[split:])
@@ -160,16 +143,9 @@ def _root_slope(diff: Tensor) -> Tensor:
 
 
 def _chamfer_fake(
-    x: Tensor,
-    y: Tensor,
-    x_lengths: Tensor | None,
-    y_lengths: Tensor | None,
-    norm: int,
-    squared: bool,
-    both: bool,
-    point_reduction: str,
-    batch_reduction: str,
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, y: Tensor, _x_lengths: Any, _y_lengths: Any, _norm: int, _squared: bool, both: bool,
+    _point_reduction: str, batch_reduction: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     points = x.shape[1] + (y.shape[1] if both else 0)
     return (
         x.new_empty(x.shape[:1] if batch_reduction == "none" else ()),
@@ -177,12 +153,7 @@ def _chamfer_fake(
     )
 
 
-def _chamfer_backward_fake(
-    grad: Tensor,
-    x: Tensor,
-    y: Tensor,
-    *_: Any,
-) -> tuple[Tensor, Tensor]:
+def _chamfer_backward_fake(_grad: Tensor, x: Tensor, y: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), y.new_empty(y.shape)
 
 

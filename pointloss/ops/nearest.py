@@ -155,7 +155,7 @@ class _Nearest(torch.autograd.Function):
     """The op with its derivative; a Function, so that vmap works and forward-mode AD raises."""
 
     @staticmethod
-    def forward(
+    def forward(  # not *args: torch.compile counts the parameters
         x: Tensor,
         y: Tensor,
         x_lengths: Tensor | None,
@@ -187,38 +187,15 @@ class _Nearest(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any,
-        in_dims: tuple[int | None, ...],
-        x: Tensor,
-        y: Tensor,
-        x_lengths: Tensor | None,
-        y_lengths: Tensor | None,
-        norm: int,
-        both: bool,
-        method: str,
+        info: Any, in_dims: tuple[int | None, ...], *args: Any
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        size: int = info.batch_size
-        tensors = (x, y, x_lengths, y_lengths)
-        joined = [_function.join(*v, size) for v in zip(tensors, in_dims[:4], strict=True)]
-        out = _function.call(_Nearest, *joined, norm, both, method)
-        shape = [*x.shape]
-        if in_dims[0] is not None:
-            del shape[in_dims[0]]
-        batch = shape[0]  # not -1 below: the mapped axis may be empty
-        return tuple(t.unflatten(0, (size, batch)) for t in out), (0,) * 4
+        batch, joined = _function.join_clouds(info.batch_size, in_dims, args)
+        out = _function.call(_Nearest, *joined)
+        return tuple(t.unflatten(0, (info.batch_size, batch)) for t in out), (0,) * 4
 
 
-def nearest_gradients(
-    grad_x: Tensor | None,
-    grad_y: Tensor | None,
-    x: Tensor,
-    y: Tensor,
-    idx_x: Tensor,
-    idx_y: Tensor,
-    norm: int,
-) -> tuple[Tensor, Tensor]:
-    """Gradients to x and y from those of the distances [B, N] and [B, M], None for a direction."""
-    args = (grad_x, grad_y, x, y, idx_x, idx_y, norm)
+def nearest_gradients(*args: Any) -> tuple[Tensor, Tensor]:
+    """Gradients to x and y from those of the distances, by the arguments of gradients_in_torch."""
     if torch.is_grad_enabled():  # create_graph: the kernel has no derivative of its own
         return gradients_in_torch(*args)
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -235,7 +212,10 @@ def gradients_in_torch(
     idx_y: Tensor,
     norm: int,
 ) -> tuple[Tensor, Tensor]:
-    """nearest_backward in differentiable torch ops: what higher derivatives are taken of."""
+    """nearest_backward in differentiable torch ops: what higher derivatives are taken of.
+
+    grad_x [B, N] and grad_y [B, M] are the distances' gradients, None for a direction without.
+    """
     total_x, total_y = torch.zeros_like(x), torch.zeros_like(y)
     if grad_x is not None:
         own, other = _direction_in_torch(grad_x, x, y, idx_x, norm)
@@ -273,13 +253,7 @@ def differences(a: Tensor, b: Tensor, idx: Tensor) -> Tensor:
 
 
 def _nearest_fake(
-    x: Tensor,
-    y: Tensor,
-    x_lengths: Tensor | None,
-    y_lengths: Tensor | None,
-    norm: int,
-    both: bool,
-    method: str,
+    x: Tensor, y: Tensor, _x_lengths: Any, _y_lengths: Any, _norm: int, both: bool, _method: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows, columns = x.shape[:2], (x.shape[0], y.shape[1] if both else 0)
     return (
@@ -291,14 +265,7 @@ def _nearest_fake(
 
 
 def _nearest_backward_fake(
-    grad_x: Tensor | None,
-    grad_y: Tensor | None,
-    x: Tensor,
-    y: Tensor,
-    idx_x: Tensor,
-    idx_y: Tensor,
-    norm: int,
-    deterministic: bool,
+    _grad_x: Any, _grad_y: Any, x: Tensor, y: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), y.new_empty(y.shape)
 
