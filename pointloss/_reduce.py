@@ -55,7 +55,7 @@ def settle(values: Tensor, c: Clouds, alone: float | None = None) -> Tensor:
     gradient is 0 there.
     """
     n, m = c.x.shape[1], c.y.shape[1]
-    if c.x_lengths is None and c.y_lengths is None and (n == 0) == (m == 0):
+    if c.x_lengths is None and c.y_lengths is None and (alone is None or (n == 0) == (m == 0)):
         return values
     shape = (values.shape[0],) + (1,) * (values.dim() - 1)
     x_size, y_size = (

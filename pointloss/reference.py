@@ -61,6 +61,29 @@ def chamfer(x: Tensor, y: Tensor, norm: int = 2, squared: bool = True) -> Tensor
     return torch.stack(total)
 
 
+def density_aware_chamfer(
+    x: Tensor,
+    y: Tensor,
+    alpha: float = 1000,
+    n_lambda: float = 1,
+    size_factor: str = "none",
+    squared: bool = True,
+) -> Tensor:
+    """Equation 5 of its paper with the options of the published code, [B] in float64."""
+    total = []
+    for a, b in zip(x, y, strict=True):
+        d = pairwise(a, b) if squared else pairwise(a, b).sqrt()
+        both = []
+        for matrix in (d, d.T):
+            n, m = matrix.shape
+            factor = {"none": 1, "ratio": n / m, "ratio_at_least_1": max(1, n / m)}[size_factor]
+            best, j = matrix.min(1)
+            counts = torch.bincount(j, minlength=m)[j].double()
+            both.append((1 - factor * (-alpha * best).exp() / counts**n_lambda).mean())
+        total.append((both[0] + both[1]) / 2)
+    return torch.stack(total)
+
+
 def optimal_cost(x: Tensor, y: Tensor, squared: bool = False) -> Tensor:
     """Least mean distance of an injection of the smaller cloud into the larger, [B] in float64."""
     costs = []

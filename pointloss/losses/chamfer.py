@@ -123,9 +123,10 @@ def chamfer(
     if point_reduction in ("max", "none") and weights != (None, None):
         raise ValueError(f"chamfer: weights do not apply to point_reduction={point_reduction!r}")
 
-    # Clouds without rows have no distance that could carry the NaN of a length out of range.
-    rows = c.x.shape[1] > 0 and c.y.shape[1] > 0
-    if rows and point_reduction in ("mean", "sum") and weights == (None, None):
+    # Without rows no distance carries the NaN of a length out of range.
+    lengths = c.x_lengths is not None or c.y_lengths is not None
+    mute = lengths and 0 in (c.x.shape[1], c.y.shape[1])
+    if point_reduction in ("mean", "sum") and weights == (None, None) and not mute:
         return chamfer_batched(
             c.swapped() if direction == "y_to_x" else c,
             norm,
