@@ -160,7 +160,7 @@ def _check_shapes(op: str, x: Tensor, y: Tensor) -> None:
             f"{op}: points must have 1 to {MAX_DIM} coordinates, got x of shape {list(given)}{hint}"
         )
     # Clouds [B, 3, N] with N <= 64 pass as three points each; only their owner knows better.
-    if not torch.compiler.is_compiling() and given[-2] == other[-2] == 3 < d:
+    if d > 3 and not torch.compiler.is_compiling() and given[-2] == other[-2] == 3:
         warn(
             f"{op}: x and y are taken as clouds of 3 points with {d} coordinates each; if they are "
             f"{d} points with 3 coordinates, pass x.transpose(-1, -2) and y.transpose(-1, -2)"
