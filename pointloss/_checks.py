@@ -82,7 +82,7 @@ def tensor(op: str, name: str, value: object) -> None:
     raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(value).__name__}{cure}")
 
 
-def warn(message: str) -> None:
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the line outside of pointloss and torch that called; by default once per line."""
     level = 1
     frame = sys._getframe()
@@ -91,7 +91,7 @@ def warn(message: str) -> None:
         "torch",
     ):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, UserWarning, stacklevel=level)
+    warnings.warn(message, category, stacklevel=level)
 
 
 def per_point(op: str, name: str, values: Tensor | None, cloud: Tensor) -> Tensor | None:

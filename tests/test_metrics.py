@@ -144,6 +144,7 @@ WORST = {
         0,
     ),
     "hausdorff": (hausdorff, torch.inf, 0),
+    "emd": (partial(emd, batch_reduction="none"), torch.inf, 0),
     "density_aware_chamfer": (partial(density_aware_chamfer, batch_reduction="none"), 1, 0),
     "f_score": (lambda x, y, **lengths: f_score(x, y, 0.1, **lengths).f_score, 0, 0),
     "normal_consistency": (partial(consistency, absolute=True), 0, 0),

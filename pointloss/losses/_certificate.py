@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 
 import torch
 from torch import Tensor
 
+from pointloss import _checks
 from pointloss.ops import _function
 from pointloss.ops.assign import Assignment
 
@@ -32,11 +32,10 @@ def watch(op: str, found: Assignment) -> None:
     if device.type == "cuda":
         missed, call = _exchange(missed), " of an earlier call"
     if missed.any():
-        warnings.warn(
+        _checks.warn(
             f"{op}: a matching{call} is not certified to rtol; its value may lie further above the "
             "optimum. emd(..., return_assignment=True) tells of which cloud, and its gap",
             RuntimeWarning,
-            stacklevel=3,  # the caller of emd
         )
 
 

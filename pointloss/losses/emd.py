@@ -78,7 +78,7 @@ def emd(
 
     Args:
         x: points [B, N, D] or [N, D], 1 <= D <= 64, float; half types are computed in float32.
-        y: points [B, M, D] or [M, D], of x's dtype and device.
+        y: points [B, M, D] or [M, D], on x's device; dtypes as for `nearest`.
         x_lengths: int [B], the valid points of each x; the rest is padding.
         y_lengths: int [B], likewise for y.
         squared: match by, and average, squared distances.
@@ -145,17 +145,14 @@ def _matched_distance(
     diff = torch.where((found.idx >= 0).unsqueeze(-1), c.x - partner, 0)
     sqdist = diff.square().sum(-1)
     dist = sqdist if squared else _reduce.safe_sqrt(sqdist)
-    n, m = _reduce.counts(c.x, c.x_lengths), _reduce.counts(c.y, c.y_lengths)
-    one_is_empty = (n == 0) != (m == 0)
     # Where assign could not judge a cloud the loss must show it, matched or not.
     unknown = found.cost.isnan()
     if point_reduction == "none":
-        dist = torch.where(one_is_empty.unsqueeze(1), torch.inf, dist)
-        dist = torch.where(unknown.unsqueeze(1), torch.nan, dist)
+        dist = torch.where(unknown.unsqueeze(1), torch.nan, _reduce.settle(dist, c, torch.inf))
         return dist[0] if c.single else dist
-    total = _reduce.over_points(dist, n.minimum(m), None, point_reduction, None)
-    total = torch.where(one_is_empty, torch.inf, total)
-    total = torch.where(unknown, torch.nan, total)
+    count = _reduce.counts(c.x, c.x_lengths).minimum(_reduce.counts(c.y, c.y_lengths))
+    total = _reduce.over_points(dist, count, None, point_reduction, None)
+    total = torch.where(unknown, torch.nan, _reduce.settle(total, c, torch.inf))
     return total[0] if c.single else _reduce.over_batch(total, batch_reduction)
 
 
