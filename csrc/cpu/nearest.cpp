@@ -5,10 +5,11 @@
 
 #include <algorithm>
 #include <tuple>
+#include <type_traits>
 
 #include "nearest.h"
-#include "nearest_kernel.h"
-#include "nearest_tree.h"
+#include "nearest/brute_force.h"
+#include "nearest/tree.h"
 
 namespace pointloss {
 namespace {
@@ -20,6 +21,17 @@ constexpr int64_t kPacketsPerTask = 64;
 // The tree wins where N * M pairs take longer than this many for each point that it must sort in
 // (measured on one core: level at N = M = 160 in one direction, and at 64 against 16384).
 constexpr int64_t kPairsPerSortedPoint = 180;
+
+// body(std::integral_constant<int, kDim>) for a tree of D axes. Some have one axis more than the
+// clouds, with zeros, which adds nothing to a distance: fewer trees to compile.
+template <class Body>
+auto with_tree_dim(int64_t D, const Body& body) {
+  if (D <= 2) return body(std::integral_constant<int, 2>());
+  if (D == 3) return body(std::integral_constant<int, 3>());
+  if (D == 4) return body(std::integral_constant<int, 4>());
+  if (D <= 6) return body(std::integral_constant<int, 6>());
+  return body(std::integral_constant<int, kMaxTreeDim>());
+}
 
 struct Problem {
   Clouds size;
@@ -42,12 +54,33 @@ struct Answer {
   }
 };
 
-// x [B, N, D] against y_t [B, D, M]; the rows of all clouds are shared out evenly.
-template <int kNorm, int kDim, class T>
-void search_brute(const T* x, const T* y_t, const Clouds& size, const int64_t* x_lengths,
+// Panels of all clouds y [B, M, D], each with its valid points only.
+template <class T>
+Tensor pack_clouds(const Tensor& y, const int64_t* lengths) {
+  const int64_t M = y.size(1), D = y.size(2), count = panel_count<T>(M);
+  Tensor panels = new_tensor(y, {y.size(0), count * kPanelColumns<T> * D}, y.scalar_type());
+  const T* from = y.const_data_ptr<T>();
+  T* to = panels.mutable_data_ptr<T>();
+  const int64_t grain = std::max<int64_t>(1, kPairsPerTask / (kPanelColumns<T> * D));
+  torch::stable::parallel_for(0, y.size(0) * count, grain, [&](int64_t begin, int64_t end) {
+    while (begin < end) {
+      const int64_t b = begin / count, first = begin % count;
+      const int64_t last = std::min(count, first + end - begin);
+      pack_panels(from + b * M * D, valid_length(lengths, b, M), D, first, last,
+                  to + b * count * kPanelColumns<T> * D);
+      begin += last - first;
+    }
+  });
+  return panels;
+}
+
+// x [B, N, D] against the panels of y; the rows of all clouds are shared out evenly.
+template <int kNorm, class T>
+void search_brute(const T* x, const T* panels, const Clouds& size, const int64_t* x_lengths,
                   const int64_t* y_lengths, const Answer<T>& answer) {
   const int64_t N = size.N, M = size.M, D = size.D;
-  const int64_t grain = std::max<int64_t>(1, kPairsPerTask / std::max<int64_t>(1, M));
+  const int64_t of_cloud = panel_count<T>(M) * kPanelColumns<T> * D;
+  const int64_t grain = std::max(kTileRows, kPairsPerTask / std::max<int64_t>(1, M));
   torch::stable::parallel_for(0, size.B * N, grain, [&](int64_t begin, int64_t end) {
     while (begin < end) {  // a range of rows may span several clouds
       const int64_t b = begin / N, first = begin % N;
@@ -55,8 +88,8 @@ void search_brute(const T* x, const T* y_t, const Clouds& size, const int64_t* x
       const int64_t n = valid_length(x_lengths, b, N), m = valid_length(y_lengths, b, M);
       const bool bad = n < 0 || m < 0;
       const int64_t valid = bad ? first : std::max(first, std::min(n, last));
-      nearest_rows_dispatch<kNorm, kDim>(x + b * N * D, first, valid, y_t + b * D * M, M, m, D,
-                                         answer.dist + b * N, answer.idx + b * N);
+      nearest_rows_dispatch<kNorm>(x + b * N * D, first, valid, panels + b * of_cloud,
+                                   panel_count<T>(m), D, answer.dist + b * N, answer.idx + b * N);
       answer.fill(b, valid, last, bad);
       begin += last - first;
     }
@@ -86,8 +119,8 @@ void search_pair(NearestTree<kDim, T>& x, NearestTree<kDim, T>& y, const T* x_po
   to_y.fill(b, bad ? 0 : n, p.size.N, bad);
   if (p.both) to_x.fill(b, bad ? 0 : m, p.size.M, bad);
   if (bad) return;
-  x.set_points(x_points + b * p.size.N * kDim, n);
-  y.set_points(y_points + b * p.size.M * kDim, m);
+  x.set_points(x_points + b * p.size.N * p.size.D, n, p.size.D);
+  y.set_points(y_points + b * p.size.M * p.size.D, m, p.size.D);
   build_trees<kDim, T>({&x, &y}, parallel_for);
   search_from<kNorm>(x, y.view(), b, to_y, parallel_for);
   if (p.both) search_from<kNorm>(y, x.view(), b, to_x, parallel_for);
@@ -127,49 +160,45 @@ void search_index(const T* x, const char* images, int64_t bytes, const Problem& 
     to_y.fill(b, bad ? 0 : n, p.size.N, bad);
     if (bad) return;
     NearestTree<kDim, T> tree;
-    tree.set_points(x + b * p.size.N * kDim, n);
+    tree.set_points(x + b * p.size.N * p.size.D, n, p.size.D);
     build_trees<kDim, T>({&tree}, parallel_for);
-    search_from<kNorm>(tree, NearestTree<kDim, T>::view_image(images + b * bytes), b, to_y,
-                       parallel_for);
+    search_from<kNorm>(tree, NearestTree<kDim, T>::view_image(images + b * bytes, p.size.M), b,
+                       to_y, parallel_for);
   });
 }
 
 template <class T>
 bool takes_tree(Method method, const Clouds& size) {
   const bool possible =
-      (size.D == 2 || size.D == 3) && std::max(size.N, size.M) <= NearestTree<3, T>::kMaxPoints;
-  STD_TORCH_CHECK(method != Method::kTree || possible, "method tree needs D = 2 or 3 on the CPU");
+      size.D <= kMaxTreeDim && std::max(size.N, size.M) <= NearestTree<3, T>::kMaxPoints;
+  STD_TORCH_CHECK(method != Method::kTree || possible, "method tree needs D <= ", kMaxTreeDim,
+                  " on the CPU");
   const bool worth_it = size.N * size.M > kPairsPerSortedPoint * (size.N + size.M);
   return method == Method::kTree || (method == Method::kAuto && possible && worth_it);
 }
 
-template <int kNorm, int kDim, class T>
+template <int kNorm, class T>
 void run_brute(const Tensor& x, const Tensor& y, const Problem& p, const Answer<T>& to_y,
                const Answer<T>& to_x) {
-  const auto transposed = [](Tensor cloud) {  // a copy of the handle: transpose() wants it mutable
-    return torch::stable::contiguous(torch::stable::transpose(cloud, 1, 2));
-  };
-  const Tensor y_t = transposed(y);
-  search_brute<kNorm, kDim>(x.const_data_ptr<T>(), y_t.const_data_ptr<T>(), p.size, p.x_lengths,
-                            p.y_lengths, to_y);
+  const Tensor y_panels = pack_clouds<T>(y, p.y_lengths);
+  search_brute<kNorm>(x.const_data_ptr<T>(), y_panels.const_data_ptr<T>(), p.size, p.x_lengths,
+                      p.y_lengths, to_y);
   if (!p.both) return;
-  const Tensor x_t = transposed(x);
+  const Tensor x_panels = pack_clouds<T>(x, p.x_lengths);
   const Clouds swapped{p.size.B, p.size.M, p.size.N, p.size.D};
-  search_brute<kNorm, kDim>(y.const_data_ptr<T>(), x_t.const_data_ptr<T>(), swapped, p.y_lengths,
-                            p.x_lengths, to_x);
+  search_brute<kNorm>(y.const_data_ptr<T>(), x_panels.const_data_ptr<T>(), swapped, p.y_lengths,
+                      p.x_lengths, to_x);
 }
 
 template <int kNorm, class T>
 void run(const Tensor& x, const Tensor& y, const Problem& p, Method method, const Answer<T>& to_y,
          const Answer<T>& to_x) {
   if (takes_tree<T>(method, p.size)) {
-    auto* search = p.size.D == 3 ? &search_tree<kNorm, 3, T> : &search_tree<kNorm, 2, T>;
-    search(x.const_data_ptr<T>(), y.const_data_ptr<T>(), p, to_y, to_x);
+    with_tree_dim(p.size.D, [&](auto dim) {
+      search_tree<kNorm, dim()>(x.const_data_ptr<T>(), y.const_data_ptr<T>(), p, to_y, to_x);
+    });
   } else {
-    auto* search = p.size.D == 3   ? &run_brute<kNorm, 3, T>
-                   : p.size.D == 2 ? &run_brute<kNorm, 2, T>
-                                   : &run_brute<kNorm, 0, T>;
-    search(x, y, p, to_y, to_x);
+    run_brute<kNorm>(x, y, p, to_y, to_x);
   }
 }
 
@@ -200,10 +229,8 @@ int64_t image_bytes(const Tensor& y) {
   const int64_t M = y.size(1), D = y.size(2);
   const auto bytes = [&](auto zero) -> int64_t {
     using T = decltype(zero);
-    if (M < kIndexFrom || M > NearestTree<3, T>::kMaxPoints) return 0;
-    return D == 3   ? NearestTree<3, T>::image_bytes(M)
-           : D == 2 ? NearestTree<2, T>::image_bytes(M)
-                    : 0;
+    if (M < kIndexFrom || M > NearestTree<3, T>::kMaxPoints || D > kMaxTreeDim) return 0;
+    return with_tree_dim(D, [&](auto dim) { return NearestTree<dim(), T>::image_bytes(M); });
   };
   return y.scalar_type() == ScalarType::Float ? bytes(0.f) : bytes(0.);
 }
@@ -211,10 +238,10 @@ int64_t image_bytes(const Tensor& y) {
 template <int kDim, class T>
 void build_index(const Tensor& y, const int64_t* lengths, char* images, int64_t bytes) {
   const T* points = y.const_data_ptr<T>();
-  const int64_t M = y.size(1);
+  const int64_t M = y.size(1), D = y.size(2);
   each_cloud(y.size(0), [&](int64_t b, const auto& parallel_for) {
     NearestTree<kDim, T> tree;
-    tree.set_points(points + b * M * kDim, std::max<int64_t>(0, valid_length(lengths, b, M)));
+    tree.set_points(points + b * M * D, std::max<int64_t>(0, valid_length(lengths, b, M)), D);
     build_trees<kDim, T>({&tree}, parallel_for);
     tree.save(images + b * bytes);
   });
@@ -228,11 +255,11 @@ Tensor nearest_index_cpu(Tensor y, std::optional<Tensor> y_lengths) {
   if (index.numel() == 0) return index;
   auto* images = reinterpret_cast<char*>(index.mutable_data_ptr<uint8_t>());
   const Tensor points = torch::stable::contiguous(y);
-  const bool three = y.size(2) == 3;
-  auto* build = y.scalar_type() == ScalarType::Float
-                    ? (three ? &build_index<3, float> : &build_index<2, float>)
-                    : (three ? &build_index<3, double> : &build_index<2, double>);
-  build(points, data_or_null<int64_t>(m), images, bytes);
+  with_tree_dim(y.size(2), [&](auto dim) {
+    auto* build = y.scalar_type() == ScalarType::Float ? &build_index<dim(), float>
+                                                       : &build_index<dim(), double>;
+    build(points, data_or_null<int64_t>(m), images, bytes);
+  });
   return index;
 }
 
@@ -242,9 +269,10 @@ std::tuple<Tensor, Tensor> query_typed(const Tensor& x, const char* images, int6
   Tensor dist = new_tensor(x, {p.size.B, p.size.N}, x.scalar_type());
   Tensor idx = new_tensor(x, {p.size.B, p.size.N}, ScalarType::Long);
   const Answer<T> to_y{dist.mutable_data_ptr<T>(), idx.mutable_data_ptr<int64_t>(), p.size.N};
-  auto* search = p.size.D == 3 ? (norm == 1 ? &search_index<1, 3, T> : &search_index<2, 3, T>)
-                               : (norm == 1 ? &search_index<1, 2, T> : &search_index<2, 2, T>);
-  search(x.const_data_ptr<T>(), images, bytes, p, to_y);
+  with_tree_dim(p.size.D, [&](auto dim) {
+    auto* search = norm == 1 ? &search_index<1, dim(), T> : &search_index<2, dim(), T>;
+    search(x.const_data_ptr<T>(), images, bytes, p, to_y);
+  });
   return {dist, idx};
 }
 

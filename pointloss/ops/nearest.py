@@ -46,8 +46,8 @@ def nearest(
         y_lengths: int [B], likewise for y.
         norm: 2 (squared euclidean distance) or 1 (sum of absolute differences, not squared).
         method: "auto" takes the faster one by size; "brute" compares all pairs; "tree" searches a
-            spatial index (on the CPU for D = 2 and 3, on CUDA for float32, D = 3 and norm 2). All
-            give the same bits.
+            spatial index (on the CPU for D <= 8, on CUDA for float32, D = 3 and norm 2). All give
+            the same bits.
 
     Returns:
         Nearest(dist, idx), both [B, N] ([N] for single clouds). dist has the compute dtype and is
@@ -132,11 +132,11 @@ def _check_method(op: str, method: str, c: _checks.Clouds, norm: int) -> None:
     if c.x.device.type == "cuda":
         possible = dim == 3 and norm == 2 and c.x.dtype == torch.float32
     else:
-        possible = dim in (2, 3)
+        possible = dim <= 8
     if method == "tree" and not possible:
         raise ValueError(
-            f"{op}: method 'tree' needs D = 2 or 3 on the CPU, and float32, D = 3 and norm 2 on "
-            f"CUDA; got D = {dim}, norm {norm}, {c.x.dtype} on {c.x.device}"
+            f"{op}: method 'tree' needs D <= 8 on the CPU, and float32, D = 3 and norm 2 on CUDA; "
+            f"got D = {dim}, norm {norm}, {c.x.dtype} on {c.x.device}"
         )
 
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 // Nearest neighbours by a tree over each cloud, exact: what brute force answers, bit for bit.
 //
-// Problem: for each point of one cloud its nearest in another, D = 2 or 3, in O((n + m) log m).
-// Method: both clouds are ordered into leaves of kWidth points (nearest_tree_order.h), the leaves
+// Problem: for each point of one cloud its nearest in another, D <= 8, in O((n + m) log m)
+// where few boxes are near a point.
+// Method: both clouds are ordered into leaves of kWidth points (tree_order.h), the leaves
 // carry boxes, and kWidth boxes make a node of the level above, without pointers. The leaves of one
-// cloud are the packets of queries that walk the other's tree (nearest_tree_search.h), so the two
+// cloud are the packets of queries that walk the other's tree (tree_search.h), so the two
 // trees serve both directions.
 // Memory: (kDim + 1) words a point and 2 * kDim / kWidth * kWidth / (kWidth - 1) for the boxes;
 // four more while a tree is built. Parallel: build_trees() and ranges of packets take any number of
@@ -12,7 +13,7 @@
 // calls body(begin, end) on pieces.
 //
 //   NearestTree<3, float> x, y;
-//   x.set_points(x_data, n), y.set_points(y_data, m);
+//   x.set_points(x_data, n, 3), y.set_points(y_data, m, 3);
 //   build_trees<3, float>({&x, &y}, parallel_for);
 //   parallel_for(0, x.packets(), grain, [&](int64_t begin, int64_t end) {
 //     nearest_packets<kNorm>(x, begin, end, y.view(), dist, idx);
@@ -22,15 +23,16 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <initializer_list>
 #include <limits>
 #include <memory>
 #include <new>
 #include <vector>
 
-#include "../common/distance.h"
-#include "nearest_tree_order.h"
-#include "nearest_tree_search.h"
+#include "../../common/distance.h"
+#include "tree_order.h"
+#include "tree_search.h"
 
 namespace pointloss {
 
@@ -52,9 +54,12 @@ class TreeBuffer {
   std::unique_ptr<T, Free> data_;
 };
 
+// Above that many axes boxes keep so little away that brute force is as fast.
+constexpr int64_t kMaxTreeDim = 8;
+
 template <int kDim, class T>
 class NearestTree {
-  static_assert(kDim == 2 || kDim == 3, "the items of a tree have room for three coordinates");
+  static_assert(kDim >= 2 && kDim <= kMaxTreeDim);
   static constexpr int64_t W = kWidth<T>;
   static constexpr int64_t kNode = 2 * kDim * W;
 
@@ -62,11 +67,13 @@ class NearestTree {
   // An index must fit a lane, and the largest stands for "none".
   static constexpr int64_t kMaxPoints = std::numeric_limits<TreeIndex<T>>::max() - 1;
 
-  // The cloud [m, kDim], m <= kMaxPoints, which must live until build_trees() is through.
-  void set_points(const T* points, int64_t m) {
+  // The cloud [m, dim], m <= kMaxPoints, dim <= kDim, which must live until build_trees() is
+  // through.
+  void set_points(const T* points, int64_t m, int64_t dim) {
     source_ = points;
+    dim_ = dim;
     total_ = size_ = m;
-    leaves_ = levels_ = 0;
+    leaves_ = 0;
     items_.resize(m);
     nan_.clear();
     infinite_.clear();
@@ -74,47 +81,29 @@ class NearestTree {
 
   int64_t packets() const { return leaves_; }
 
-  TreeView<T> view() const {
-    TreeView<T> view{points_.get(), ids_.get(), {}, levels_, leaves_};
-    for (int64_t l = 0; l < levels_; ++l) view.nodes[l] = boxes_.get() + level_[l] * kNode;
-    return view;
-  }
+  TreeView<T> view() const { return Layout(leaves_).view(boxes_.get(), points_.get(), ids_.get()); }
 
-  // A tree as bytes, aligned to 64 as it must be again where it is viewed: the number of leaves and
-  // levels and the levels' first nodes, then boxes, points and ids.
-  static int64_t image_bytes(int64_t m) {
-    int64_t nodes = 0, levels = 0;
-    const int64_t leaves = (m + W - 1) / W;
-    for (int64_t count = leaves; levels == 0 || count > 1; ++levels) {
-      count = (count + W - 1) / W;
-      nodes += count;
-    }
-    return image_offset(nodes, leaves, 3);
-  }
+  // A tree as bytes, aligned to 64 as it must be again where it is viewed: the number of leaves,
+  // then boxes, points and ids.
+  static int64_t image_bytes(int64_t m) { return Layout((m + W - 1) / W).image_offset(3); }
   void save(char* image) const {
-    auto* header = reinterpret_cast<int64_t*>(image);
-    header[0] = leaves_, header[1] = levels_;
-    std::copy(level_, level_ + kMaxLevels + 1, header + 2);
-    const int64_t nodes = level_[levels_];
-    std::copy_n(boxes_.get(), nodes * kNode,
-                reinterpret_cast<T*>(image + image_offset(nodes, leaves_, 0)));
-    std::copy_n(points_.get(), leaves_ * kDim * W,
-                reinterpret_cast<T*>(image + image_offset(nodes, leaves_, 1)));
-    std::copy_n(ids_.get(), leaves_ * W,
-                reinterpret_cast<TreeIndex<T>*>(image + image_offset(nodes, leaves_, 2)));
+    const Layout layout(leaves_);
+    *reinterpret_cast<int64_t*>(image) = leaves_;
+    const auto put = [&](int part, const auto* from, int64_t count) {
+      if (count > 0) std::memcpy(image + layout.image_offset(part), from, count * sizeof *from);
+    };
+    put(0, boxes_.get(), layout.nodes() * kNode);
+    put(1, points_.get(), leaves_ * kDim * W);
+    put(2, ids_.get(), leaves_ * W);
   }
-  static TreeView<T> view_image(const char* image) {
-    const auto* header = reinterpret_cast<const int64_t*>(image);
-    const int64_t leaves = header[0], levels = header[1], nodes = header[2 + levels];
-    const auto at = [&](int part) { return image + image_offset(nodes, leaves, part); };
-    TreeView<T> view{reinterpret_cast<const T*>(at(1)),
-                     reinterpret_cast<const TreeIndex<T>*>(at(2)),
-                     {},
-                     levels,
-                     leaves};
-    const T* boxes = reinterpret_cast<const T*>(at(0));
-    for (int64_t l = 0; l < levels; ++l) view.nodes[l] = boxes + header[2 + l] * kNode;
-    return view;
+  // Of a cloud of up to m points. Whatever the bytes are, a search stays within them.
+  static TreeView<T> view_image(const char* image, int64_t m) {
+    const int64_t most = (m + W - 1) / W, leaves = *reinterpret_cast<const int64_t*>(image);
+    const Layout layout(std::min(std::max<int64_t>(leaves, 0), most));
+    const auto at = [&](int part) {
+      return reinterpret_cast<const T*>(image + layout.image_offset(part));
+    };
+    return layout.view(at(0), at(1), reinterpret_cast<const TreeIndex<T>*>(at(2)));
   }
 
   // The answers of the points that are in no packet: they have no neighbour.
@@ -127,23 +116,46 @@ class NearestTree {
   template <int kD, class U, class ParallelFor>
   friend class TreeBuilder;
 
-  // Where boxes (0), points (1) and ids (2) of an image begin, and where it ends (3).
-  static int64_t image_offset(int64_t nodes, int64_t leaves, int part) {
-    const auto whole = [](int64_t bytes) { return (bytes + 63) / 64 * 64; };
-    int64_t offset = whole((kMaxLevels + 3) * sizeof(int64_t));
-    if (part > 0) offset += whole(nodes * kNode * sizeof(T));
-    if (part > 1) offset += whole(leaves * kDim * W * sizeof(T));
-    if (part > 2) offset += whole(leaves * W * sizeof(TreeIndex<T>));
-    return offset;
-  }
+  // Where the nodes of a tree of so many leaves are.
+  struct Layout {
+    int64_t leaves, levels = 0;
+    int64_t first[kMaxLevels + 1] = {};  // the first node of each level, then all nodes
+
+    explicit Layout(int64_t leaves_of_tree) : leaves(leaves_of_tree) {
+      for (int64_t count = leaves; levels == 0 || count > 1; ++levels) {
+        count = (count + W - 1) / W;
+        first[levels + 1] = first[levels] + count;
+      }
+    }
+    int64_t nodes() const { return first[levels]; }
+
+    TreeView<T> view(const T* boxes, const T* points, const TreeIndex<T>* ids) const {
+      TreeView<T> view{points, ids, {}, {}, levels, leaves};
+      for (int64_t l = 0; l < levels; ++l) {
+        view.nodes[l] = boxes + first[l] * kNode;
+        view.children[l] = l == 0 ? leaves : first[l] - first[l - 1];
+      }
+      return view;
+    }
+
+    // Where boxes (0), points (1) and ids (2) of an image begin, and where it ends (3).
+    int64_t image_offset(int part) const {
+      const auto whole = [](int64_t bytes) { return (bytes + 63) / 64 * 64; };
+      int64_t offset = whole(sizeof(int64_t));
+      if (part > 0) offset += whole(nodes() * kNode * sizeof(T));
+      if (part > 1) offset += whole(leaves * kDim * W * sizeof(T));
+      if (part > 2) offset += whole(leaves * W * sizeof(TreeIndex<T>));
+      return offset;
+    }
+  };
 
   // Returns whether all of these points are finite.
   bool load(int64_t begin, int64_t end) {
     T zero = 0;
     for (int64_t i = begin; i < end; ++i) {
-      TreeItem<T> item{};
-      for (int64_t k = 0; k < kDim; ++k) {
-        item.at[k] = source_[i * kDim + k];
+      TreeItem<kDim, T> item{};
+      for (int64_t k = 0; k < dim_; ++k) {
+        item.at[k] = source_[i * dim_ + k];
         zero += item.at[k] * 0;  // 0 for a finite coordinate, NaN for the others
       }
       item.id = static_cast<TreeIndex<T>>(i);
@@ -154,7 +166,7 @@ class NearestTree {
 
   // Takes out the points that are nobody's neighbour: no distance from them is finite.
   void drop_infinite() {
-    TreeItem<T>* items = items_.get();
+    TreeItem<kDim, T>* items = items_.get();
     size_ = 0;
     for (int64_t i = 0; i < total_; ++i) {
       T zero = 0;
@@ -169,58 +181,54 @@ class NearestTree {
 
   void allocate() {
     leaves_ = (size_ + W - 1) / W;
-    int64_t nodes = 0;
-    for (int64_t count = leaves_; levels_ == 0 || count > 1; ++levels_) {
-      count = (count + W - 1) / W;
-      level_[levels_] = nodes;
-      nodes += count;
-    }
-    level_[levels_] = nodes;
+    const Layout layout(leaves_);
+    const int64_t nodes = layout.nodes();
     points_.resize(leaves_ * kDim * W);
     ids_.resize(leaves_ * W);
     boxes_.resize(nodes * kNode);
     constexpr T kInf = std::numeric_limits<T>::infinity();
-    for (int64_t l = 0; l < levels_ && nodes > 0; ++l) {  // the last node of a level is not full
-      T* last = boxes_.get() + (level_[l + 1] - 1) * kNode;
+    for (int64_t l = 0; l < layout.levels && nodes > 0;
+         ++l) {  // the last node of a level is not full
+      T* last = boxes_.get() + (layout.first[l + 1] - 1) * kNode;
       std::fill(last, last + kDim * W, kInf);
       std::fill(last + kDim * W, last + kNode, -kInf);
     }
   }
 
-  LeafArrays<T> arrays() const {
+  LeafArrays<kDim, T> arrays() const {
     return {items_.get(), size_, points_.get(), ids_.get(), boxes_.get()};
   }
 
   int64_t split(LeafRange range) const {
-    const LeafArrays<T> tree = arrays();
+    const LeafArrays<kDim, T> tree = arrays();
     const int64_t begin = tree.begin(range);
-    const TreeBox<T> box = bounding_box(tree.items + begin, tree.end(range) - begin);
-    return split_leaves<kDim>(tree, range, widest_axis<kDim>(box));
+    const TreeBox<kDim, T> box = bounding_box(tree.items + begin, tree.end(range) - begin);
+    return split_leaves(tree, range, widest_axis(box));
   }
 
   // The boxes of the upper levels, after which the items are no longer needed.
   void finish() {
-    for (int64_t level = 1; level < levels_; ++level) {
-      for (int64_t node = 0; node < level_[level] - level_[level - 1]; ++node) {
-        const T* lo = boxes_.get() + (level_[level - 1] + node) * kNode;
-        TreeBox<T> box;
+    const Layout layout(leaves_);
+    for (int64_t level = 1; level < layout.levels; ++level) {
+      for (int64_t node = 0; node < layout.first[level] - layout.first[level - 1]; ++node) {
+        const T* lo = boxes_.get() + (layout.first[level - 1] + node) * kNode;
+        TreeBox<kDim, T> box;
         for (int64_t k = 0; k < kDim; ++k, lo += W) {
           box.lo[k] = *std::min_element(lo, lo + W);
           box.hi[k] = *std::max_element(lo + kDim * W, lo + (kDim + 1) * W);
         }
-        set_box<kDim>(boxes_.get() + level_[level] * kNode, node, box);
+        set_box(boxes_.get() + layout.first[level] * kNode, node, box);
       }
     }
     items_.resize(0);
   }
 
-  TreeBuffer<TreeItem<T>> items_;
+  TreeBuffer<TreeItem<kDim, T>> items_;
   TreeBuffer<T> points_, boxes_;
   TreeBuffer<TreeIndex<T>> ids_;
   std::vector<int64_t> nan_, infinite_;
   const T* source_ = nullptr;
-  int64_t total_ = 0, size_ = 0, leaves_ = 0, levels_ = 0;
-  int64_t level_[kMaxLevels + 1] = {};  // the first node of each level
+  int64_t dim_ = kDim, total_ = 0, size_ = 0, leaves_ = 0;
 };
 
 // For trees that are built within one thread's share of the work.
@@ -272,7 +280,7 @@ class TreeBuilder {
       if (task.range.count > 0) parts.push_back(task);
     }
     while (halve(parts)) continue;
-    each(parts, [](Task& task) { order_leaves_dispatch<kDim>(task.tree->arrays(), task.range); });
+    each(parts, [](Task& task) { order_leaves_dispatch(task.tree->arrays(), task.range); });
     each(whole, [](Task& task) { task.tree->finish(); });
   }
 

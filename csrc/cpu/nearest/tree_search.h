@@ -17,7 +17,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "nearest_tree_lanes.h"
+#include "lanes.h"
 
 namespace pointloss {
 
@@ -31,6 +31,7 @@ struct TreeView {
   const T* points;          // [leaves, kDim, kWidth]
   const TreeIndex<T>* ids;  // [leaves, kWidth], -1 behind the last point
   const T* nodes[kMaxLevels];
+  int64_t children[kMaxLevels];  // of all nodes of a level: leaves, or nodes of the level below
   int64_t levels, leaves;
 };
 
@@ -78,6 +79,13 @@ class PacketSearch {
     return tree_.nodes[level] + node * (2 * kDim * W);
   }
 
+  // One bit for each child of a node: only the last node of a level lacks some. Boxes that are not
+  // there are nowhere near, but an index that was changed may say anything.
+  POINTLOSS_HD uint32_t children(int64_t level, int64_t node) const {
+    const int64_t count = tree_.children[level] - node * W;
+    return count < W ? (1u << count) - 1 : (1u << W) - 1;
+  }
+
   // Distances from the box [lo, hi] to the children of a node.
   POINTLOSS_HD static Real bounds(const Real* lo, const Real* hi, const T* node) {
     Real sum{};
@@ -108,7 +116,8 @@ class PacketSearch {
     for (int64_t level = tree_.levels - 1; level >= 0; --level) {
       const Real d = bounds(centre, centre, node_at(level, node));
       const uint32_t nearest = lane_bits<T>(d == broadcast<T>(smallest_lane<T>(d)));
-      node = node * W + __builtin_ctz(nearest);
+      const uint32_t present = children(level, node), taken = nearest & present;
+      node = node * W + __builtin_ctz(taken != 0 ? taken : present);
     }
     return node;
   }
@@ -145,7 +154,7 @@ class PacketSearch {
     Real bound[kMaxLevels];
     int64_t level = tree_.levels - 1;
     node[level] = 0;
-    pending[level] = ~0u;
+    pending[level] = children(level, 0);
     bound[level] = bounds(low_, high_, node_at(level, 0));
     while (level < tree_.levels) {
       const uint32_t open = pending[level] & lane_bits<T>(bound[level] <= worst_);
@@ -163,7 +172,7 @@ class PacketSearch {
       }
       --level;
       node[level] = below;
-      pending[level] = ~0u;
+      pending[level] = children(level, below);
       bound[level] = bounds(low_, high_, node_at(level, below));
     }
   }

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "../common/macros.h"
+#include "../../common/macros.h"
 
 #ifdef __SSE2__
 #include <emmintrin.h>

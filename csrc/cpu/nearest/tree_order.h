@@ -15,30 +15,30 @@
 #include <limits>
 #include <utility>
 
-#include "nearest_tree_lanes.h"
+#include "lanes.h"
 
 namespace pointloss {
 
-// Four words, so that it moves as one register.
-template <class T>
+// Whole registers of four words, so that it moves as one of them up to kDim 3.
+template <int kDim, class T>
 struct alignas(4 * sizeof(T)) TreeItem {
-  T at[3];
+  T at[kDim < 3 ? 3 : kDim];
   TreeIndex<T> id;
 };
 
-template <class T>
+template <int kDim, class T>
 struct TreeBox {
-  T lo[3], hi[3];
+  T lo[kDim], hi[kDim];
 };
 
 struct LeafRange {
   int64_t first, count;
 };
 
-// The items and what their leaves become; TreeView in nearest_tree_search.h says the layouts.
-template <class T>
+// The items and what their leaves become; TreeView in tree_search.h says the layouts.
+template <int kDim, class T>
 struct LeafArrays {
-  TreeItem<T>* items;
+  TreeItem<kDim, T>* items;
   int64_t size;
   T* points;
   TreeIndex<T>* ids;
@@ -50,27 +50,35 @@ struct LeafArrays {
   }
 };
 
-template <class T>
-POINTLOSS_HD TreeBox<T> bounding_box(const TreeItem<T>* items, int64_t n) {
-  using Quad = typename LaneTypes<T>::Quad;  // its fourth lane holds an index, which nobody reads
-  Quad first;
-  __builtin_memcpy(&first, items, sizeof first);
+template <int kDim, class T>
+POINTLOSS_HD TreeBox<kDim, T> bounding_box(const TreeItem<kDim, T>* items, int64_t n) {
+  using Quad = typename LaneTypes<T>::Quad;  // lanes beyond kDim hold an index, which nobody reads
+  constexpr int kQuads = (kDim + 3) / 4;
+  Quad first[kQuads];
+  __builtin_memcpy(first, items, sizeof first);
   // Two chains of minima, to hide half of their latency.
-  Quad los[2] = {first, first}, his[2] = {first, first};
+  Quad los[2][kQuads], his[2][kQuads];
+  for (int q = 0; q < kQuads; ++q) los[0][q] = los[1][q] = his[0][q] = his[1][q] = first[q];
   for (int64_t i = n & 1; i < n; i += 2) {
-    Quad item[2];
-    __builtin_memcpy(item, items + i, sizeof item);
+    Quad item[2][kQuads];
     for (int half = 0; half < 2; ++half) {
-      los[half] = smaller(item[half], los[half]);
-      his[half] = larger(item[half], his[half]);
+      __builtin_memcpy(item[half], items + i + half, sizeof item[half]);
+      for (int q = 0; q < kQuads; ++q) {
+        los[half][q] = smaller(item[half][q], los[half][q]);
+        his[half][q] = larger(item[half][q], his[half][q]);
+      }
     }
   }
-  const Quad lo = smaller(los[0], los[1]), hi = larger(his[0], his[1]);
-  return {{lo[0], lo[1], lo[2]}, {hi[0], hi[1], hi[2]}};
+  TreeBox<kDim, T> box;
+  for (int k = 0; k < kDim; ++k) {
+    box.lo[k] = smaller(los[0][k / 4], los[1][k / 4])[k % 4];
+    box.hi[k] = larger(his[0][k / 4], his[1][k / 4])[k % 4];
+  }
+  return box;
 }
 
 template <int kDim, class T>
-POINTLOSS_HD int widest_axis(const TreeBox<T>& box) {
+POINTLOSS_HD int widest_axis(const TreeBox<kDim, T>& box) {
   int axis = 0;
   for (int k = 1; k < kDim; ++k) {
     if (box.hi[k] - box.lo[k] > box.hi[axis] - box.lo[axis]) axis = k;
@@ -79,12 +87,12 @@ POINTLOSS_HD int widest_axis(const TreeBox<T>& box) {
 }
 
 // Brings the items below the pivot (or upto it) to the front and returns where the others begin.
-template <bool kOrEqual, class T>
-POINTLOSS_HD int64_t partition_items(TreeItem<T>* items, int64_t begin, int64_t end, int axis,
+template <bool kOrEqual, int kDim, class T>
+POINTLOSS_HD int64_t partition_items(TreeItem<kDim, T>* items, int64_t begin, int64_t end, int axis,
                                      T pivot) {
   int64_t middle = begin;
   for (int64_t i = begin; i < end; ++i) {
-    const TreeItem<T> item = items[i];
+    const TreeItem<kDim, T> item = items[i];
     items[i] = items[middle];
     items[middle] = item;
     middle += kOrEqual ? item.at[axis] <= pivot : item.at[axis] < pivot;
@@ -128,8 +136,8 @@ POINTLOSS_HD T kth_smallest(const T* keys, int64_t n, int64_t k) {
 }
 
 // A key of the range, near the k-th.
-template <class T>
-POINTLOSS_HD T choose_pivot(const TreeItem<T>* items, int64_t begin, int64_t end, int64_t k,
+template <int kDim, class T>
+POINTLOSS_HD T choose_pivot(const TreeItem<kDim, T>* items, int64_t begin, int64_t end, int64_t k,
                             int axis) {
   alignas(32) T sample[kSample];
   const int64_t n = end - begin;
@@ -149,8 +157,9 @@ POINTLOSS_HD T choose_pivot(const TreeItem<T>* items, int64_t begin, int64_t end
 
 // Afterwards no item of [begin, k) lies above one of [k, end) on this axis. The pivot is in the
 // range, so every turn shortens it.
-template <class T>
-POINTLOSS_HD void select_item(TreeItem<T>* items, int64_t begin, int64_t end, int64_t k, int axis) {
+template <int kDim, class T>
+POINTLOSS_HD void select_item(TreeItem<kDim, T>* items, int64_t begin, int64_t end, int64_t k,
+                              int axis) {
   for (;;) {
     const T pivot = choose_pivot(items, begin, end, k, axis);
     const int64_t less = partition_items<false>(items, begin, end, axis, pivot);
@@ -169,7 +178,7 @@ POINTLOSS_HD void select_item(TreeItem<T>* items, int64_t begin, int64_t end, in
 // Splits a range of two leaves or more and returns how many leaves come first. Halves are multiples
 // of a power of kWidth, so that a node of the tree above is one piece of space.
 template <int kDim, class T>
-POINTLOSS_HD int64_t split_leaves(const LeafArrays<T>& tree, LeafRange range, int axis) {
+POINTLOSS_HD int64_t split_leaves(const LeafArrays<kDim, T>& tree, LeafRange range, int axis) {
   int64_t unit = 1;
   while (unit * kWidth<T> < range.count) unit *= kWidth<T>;
   const int64_t left = ((range.count + unit - 1) / unit + 1) / 2 * unit;
@@ -179,7 +188,7 @@ POINTLOSS_HD int64_t split_leaves(const LeafArrays<T>& tree, LeafRange range, in
 }
 
 template <int kDim, class T>
-POINTLOSS_HD void set_box(T* boxes, int64_t child, const TreeBox<T>& box) {
+POINTLOSS_HD void set_box(T* boxes, int64_t child, const TreeBox<kDim, T>& box) {
   T* node = boxes + child / kWidth<T> * (2 * kDim * kWidth<T>)+child % kWidth<T>;
   for (int64_t k = 0; k < kDim; ++k) {
     node[k * kWidth<T>] = box.lo[k];
@@ -189,9 +198,9 @@ POINTLOSS_HD void set_box(T* boxes, int64_t child, const TreeBox<T>& box) {
 
 // Points of a leaf by ascending index: the first of equally near ones is then the lowest.
 template <int kDim, class T>
-POINTLOSS_HD void write_leaf(const LeafArrays<T>& tree, int64_t leaf) {
+POINTLOSS_HD void write_leaf(const LeafArrays<kDim, T>& tree, int64_t leaf) {
   constexpr int64_t W = kWidth<T>;
-  const TreeItem<T>* items = tree.items + leaf * W;
+  const TreeItem<kDim, T>* items = tree.items + leaf * W;
   const int64_t count = std::min(W, tree.size - leaf * W);
   T* points = tree.points + leaf * kDim * W;
   TreeIndex<T>* ids = tree.ids + leaf * W;
@@ -214,59 +223,61 @@ POINTLOSS_HD void write_leaf(const LeafArrays<T>& tree, int64_t leaf) {
 // lowest index answers for all; the other leaves get an empty box, at distance inf from everything,
 // so that duplicates cost a search nothing.
 template <int kDim, class T>
-POINTLOSS_HD void write_leaves(const LeafArrays<T>& tree, LeafRange range, const TreeBox<T>& box) {
+POINTLOSS_HD void write_leaves(const LeafArrays<kDim, T>& tree, LeafRange range,
+                               const TreeBox<kDim, T>& box) {
   constexpr T kInf = std::numeric_limits<T>::infinity();
   if (range.count > 1) {
-    TreeItem<T>*first = tree.items + tree.begin(range), *end = tree.items + tree.end(range);
-    TreeItem<T>* lowest = first;
-    for (TreeItem<T>* item = first; item < end; ++item) {
+    TreeItem<kDim, T>*first = tree.items + tree.begin(range), *end = tree.items + tree.end(range);
+    TreeItem<kDim, T>* lowest = first;
+    for (TreeItem<kDim, T>* item = first; item < end; ++item) {
       if (item->id < lowest->id) lowest = item;
     }
     std::swap(*first, *lowest);
   }
   for (int64_t leaf = range.first; leaf < range.first + range.count; ++leaf) {
-    write_leaf<kDim>(tree, leaf);
-    const TreeBox<T> empty{{kInf, kInf, kInf}, {-kInf, -kInf, -kInf}};
-    set_box<kDim>(tree.boxes, leaf, leaf == range.first ? box : empty);
+    write_leaf(tree, leaf);
+    TreeBox<kDim, T> empty;
+    for (int k = 0; k < kDim; ++k) empty.lo[k] = kInf, empty.hi[k] = -kInf;
+    set_box(tree.boxes, leaf, leaf == range.first ? box : empty);
   }
 }
 
 template <int kDim, class T>
-POINTLOSS_HD void order_leaves(const LeafArrays<T>& tree, LeafRange all) {
+POINTLOSS_HD void order_leaves(const LeafArrays<kDim, T>& tree, LeafRange all) {
   LeafRange open[64];  // halves that wait: one for every halving of at most 2^63 leaves
   int64_t depth = 0;
   open[depth++] = all;
   while (depth > 0) {
     const LeafRange range = open[--depth];
     const int64_t begin = tree.begin(range);
-    const TreeBox<T> box = bounding_box(tree.items + begin, tree.end(range) - begin);
-    const int axis = widest_axis<kDim>(box);
+    const TreeBox<kDim, T> box = bounding_box(tree.items + begin, tree.end(range) - begin);
+    const int axis = widest_axis(box);
     if (range.count > 1 && box.lo[axis] < box.hi[axis]) {
-      const int64_t left = split_leaves<kDim>(tree, range, axis);
+      const int64_t left = split_leaves(tree, range, axis);
       open[depth++] = {range.first + left, range.count - left};
       open[depth++] = {range.first, left};
     } else {
-      write_leaves<kDim>(tree, range, box);
+      write_leaves(tree, range, box);
     }
   }
 }
 
 #ifdef POINTLOSS_HAS_AVX2_VARIANT
 template <int kDim, class T>
-POINTLOSS_AVX2 void order_leaves_avx2(const LeafArrays<T>& tree, LeafRange all) {
-  order_leaves<kDim>(tree, all);
+POINTLOSS_AVX2 void order_leaves_avx2(const LeafArrays<kDim, T>& tree, LeafRange all) {
+  order_leaves(tree, all);
 }
 #endif
 
 template <int kDim, class T>
-void order_leaves_dispatch(const LeafArrays<T>& tree, LeafRange all) {
+void order_leaves_dispatch(const LeafArrays<kDim, T>& tree, LeafRange all) {
 #ifdef POINTLOSS_HAS_AVX2_VARIANT
   if (cpu_has_avx2()) {
-    order_leaves_avx2<kDim>(tree, all);
+    order_leaves_avx2(tree, all);
     return;
   }
 #endif
-  order_leaves<kDim>(tree, all);
+  order_leaves(tree, all);
 }
 
 }  // namespace pointloss
