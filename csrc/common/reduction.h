@@ -24,6 +24,20 @@ struct Share {
   }
 };
 
+// A row's neighbour among `size` points, by an index that its owner may have changed.
+struct Neighbour {
+  bool found, absent;
+
+  POINTLOSS_HD Neighbour(int64_t idx, int64_t size)
+      : found(static_cast<uint64_t>(idx) < static_cast<uint64_t>(size)), absent(idx == -1) {}
+
+  // The gradient of a row that has none: NaN, so that the loss shows it, for an index out of range.
+  template <class T>
+  POINTLOSS_HD T otherwise() const {
+    return absent ? T(0) : T(NAN);
+  }
+};
+
 // The gradient of each distance of one direction.
 struct DistanceGradient {
   const void* grad;   // for row i of cloud b at b * stride[0] + i * stride[1]; null for no gradient

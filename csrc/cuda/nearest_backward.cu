@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // pointloss::nearest_backward on CUDA: check, allocate, launch.
 #include <algorithm>
+#include <type_traits>
 
 #include "launch.cuh"
 #include "nearest_backward.h"
@@ -29,6 +30,12 @@ void launch_backward(const BackwardParams<T>& p, bool deterministic, int32_t dev
     launch_pass<kNorm, BackwardPass::kFinishFixed>(p, stream);
   } else {
     launch_pass<kNorm, BackwardPass::kStore>(p, stream);
+    if constexpr (std::is_same_v<T, float>) {
+      if (p.direction[0].lost_a != nullptr) {
+        launch_pass<kNorm, BackwardPass::kAddMany>(p, stream, can_overlap(device));
+        return;
+      }
+    }
     launch_pass<kNorm, BackwardPass::kAdd>(p, stream, can_overlap(device));
   }
 }
@@ -42,8 +49,8 @@ Gradients backward_typed(const BackwardCall& call, bool deterministic) {
   T* gy = grad_y.mutable_data_ptr<T>();
   const T* x = call.x.const_data_ptr<T>();
   const T* y = call.y.const_data_ptr<T>();
-  BackwardParams<T> params{{{call.gradient[0], call.idx[0], x, y, gx, gy, N, M, nullptr, nullptr},
-                            {call.gradient[1], call.idx[1], y, x, gy, gx, M, N, nullptr, nullptr}},
+  BackwardParams<T> params{{{call.gradient[0], call.idx[0], x, y, gx, gy, N, M},
+                            {call.gradient[1], call.idx[1], y, x, gy, gx, M, N}},
                            B,
                            D,
                            fixed_point_bits(std::max(N, M))};
@@ -61,6 +68,14 @@ Gradients backward_typed(const BackwardCall& call, bool deterministic) {
       d.sum = next + B * d.M * D;
       next = d.sum + B * d.M * D * kWords<T>;
     }
+  }
+  std::optional<Tensor> lost;
+  if (!deterministic && std::is_same_v<T, float> && std::max(N, M) > kManyRows) {
+    lost = new_tensor(call.x, {B * (N + M) * D}, call.x.scalar_type());
+    T* of_x = lost->mutable_data_ptr<T>();
+    T* of_y = of_x + B * N * D;
+    params.direction[0].lost_a = params.direction[1].lost_b = of_x;
+    params.direction[0].lost_b = params.direction[1].lost_a = of_y;
   }
   if (call.norm == 1) {
     launch_backward<1>(params, deterministic, device, stream);

@@ -55,7 +55,9 @@ def nearest(
         A point that has a NaN coordinate is never anyone's neighbour; its own dist is NaN and its
         idx -1. Where y has no point at a finite distance, dist is inf and idx -1. Padding has dist
         0 and idx -1. A cloud whose length is negative or larger than the tensor gets dist NaN and
-        idx -1. Wherever idx is -1 the gradient is 0.
+        idx -1. Wherever idx is -1 the gradient is 0. What reaches a point from those that it is
+        the nearest of is summed to the rounding of the result, however many they are; a row whose
+        idx was set out of range before the backward pass gets the gradient NaN.
 
     Works on strided and expanded inputs, any batch size and more than 2^31 numbers or pairs; under
     autocast, which rounds nothing here; in torch.func.vmap, also over grad; in
@@ -235,21 +237,30 @@ def _direction_in_torch(
     diff = differences(a, b, idx)
     slope = 2 * diff if norm == 2 else diff.sign()
     # Masked again, for a gradient that is NaN itself.
-    own = torch.where((idx >= 0).unsqueeze(-1), grad.unsqueeze(-1) * slope, 0)
-    # index_add on flat rows, because torch has a deterministic variant of exactly this.
+    found = _found(idx, b).unsqueeze(-1)
+    own = torch.where(found, grad.unsqueeze(-1) * slope, 0)
+    # index_add on flat rows, because torch has a deterministic variant of exactly this; in float64,
+    # because a row of b may be the neighbour of very many.
     first = torch.arange(b.shape[0], device=b.device).unsqueeze(1) * b.shape[1]
-    flat = torch.zeros_like(b).flatten(0, 1)
-    other = flat.index_add(0, (idx.clamp_min(0) + first).flatten(), -own.flatten(0, 1))
+    rows = (idx.clamp(0, b.shape[1] - 1) + first).flatten()
+    flat = torch.zeros_like(b, dtype=torch.float64).flatten(0, 1)
+    other = flat.index_add(0, rows, -own.flatten(0, 1).double()).to(b.dtype)
+    # An index that was set out of range is no neighbour and not "none": the gradient shows it.
+    own = torch.where(found | (idx == -1).unsqueeze(-1), own, torch.nan)
     return own, other.view_as(b)
 
 
+def _found(idx: Tensor, b: Tensor) -> Tensor:
+    return (idx >= 0) & (idx < b.shape[1])
+
+
 def differences(a: Tensor, b: Tensor, idx: Tensor) -> Tensor:
-    """Rows a minus their neighbours b[idx], and 0 where idx is -1."""
+    """Rows a minus their neighbours b[idx], and 0 where there is none."""
     if b.shape[1] == 0:
         return torch.zeros_like(a)
-    column = idx.clamp_min(0).unsqueeze(-1).expand(-1, -1, b.shape[2])
+    column = idx.clamp(0, b.shape[1] - 1).unsqueeze(-1).expand(-1, -1, b.shape[2])
     # Masked before any other arithmetic, so that no derivative meets 0 * NaN.
-    return torch.where((idx >= 0).unsqueeze(-1), a - b.gather(1, column), 0)
+    return torch.where(_found(idx, b).unsqueeze(-1), a - b.gather(1, column), 0)
 
 
 def _nearest_fake(
