@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: MIT
+import copy
+import pickle
+
 import pytest
 import torch
 from clouds import CROWDED, KINDS, make, uniform
@@ -28,7 +31,7 @@ def test_same_bits_as_nearest(kind, device, dtype):
         assert_same(index, x[:, :50], y, norm=1)
 
 
-@pytest.mark.parametrize("dim", [1, 2, 3, 7])
+@pytest.mark.parametrize("dim", [1, 2, 3, 7, 9])
 def test_any_dimension(dim, device, dtype):
     x = torch.randn(2, 70, dim, device=device, dtype=dtype)
     y = torch.randn(2, 400, dim, device=device, dtype=dtype)
@@ -150,6 +153,60 @@ def test_errors(device):
     other = NearestIndex(y[:, :299])._index
     with pytest.raises(RuntimeError, match="another size"):
         torch.ops.pointloss.nearest_query(x, None, y[:, :150].contiguous(), None, other, 2)
+
+
+@pytest.mark.parametrize("m", [20, 300, 9000])
+def test_later_changes_of_y_reach_no_answer(m, device):
+    x, y = make(uniform, 2, 10, m, device=device)
+    before, lengths = y.clone(), torch.tensor([m, m // 2], device=device)
+    index = NearestIndex(y, y_lengths=lengths)
+    expected = nearest(x, before, y_lengths=lengths.clone())
     y.mul_(2)
-    with pytest.raises(RuntimeError, match="modified in place"):
-        index.query(x)
+    y.data.add_(1)
+    with torch.inference_mode():
+        y.view(-1)[::2] = torch.nan
+    lengths.zero_()
+    found = index.query(x)
+    assert torch.equal(found.dist, expected.dist)
+    assert torch.equal(found.idx, expected.idx)
+
+
+def test_copies_answer_alike(device):
+    x, y = make(uniform, 2, 10, 300, device=device)
+    y.mul_(0.5)  # a tensor with a history of changes, which no copy has
+    index = NearestIndex(y.requires_grad_())
+    expected = nearest(x, y)
+    copies = (copy.copy(index), copy.deepcopy(index), pickle.loads(pickle.dumps(index)))
+    for other in copies:
+        found = other.query(x)
+        assert torch.equal(found.dist, expected.dist)
+        assert torch.equal(found.idx, expected.idx)
+        assert not found.dist.requires_grad
+    assert torch.autograd.grad(index.query(x).dist.sum(), y)[0].any()
+
+
+def test_built_in_inference_mode_and_queried_outside(device):
+    x, y = make(uniform, 2, 10, 300, device=device)
+    with torch.inference_mode():
+        index = NearestIndex(y)
+        unseen = NearestIndex(y.clone())
+    for each in (index, unseen):
+        (grad,) = torch.autograd.grad(each.query(x.requires_grad_()).dist.sum(), x)
+        assert grad.any()
+
+
+@pytest.mark.parametrize("dim", [2, 3, 6])
+def test_an_index_of_other_bytes_is_searched_without_harm(dim, dtype):
+    """On the CPU, whatever the bytes: the answers are wrong, and memory is left alone."""
+    x, y = torch.rand(2, 50, dim, dtype=dtype), torch.rand(2, 700, dim, dtype=dtype)
+    right = torch.ops.pointloss.nearest_index.default(y, None)
+    for trial in range(30):
+        index = right.clone()
+        if trial % 3 == 0:  # only the head of one image: how many leaves there are
+            index[:8] = torch.randint(256, (8,), dtype=torch.uint8)
+        elif trial % 3 == 1:
+            index[torch.randint(len(index), (len(index) // 8,))] = 255
+        else:
+            index.random_(256)
+        found = torch.ops.pointloss.nearest_query.default(x, None, y, None, index, 2)
+        assert found[1].shape == (2, 50)

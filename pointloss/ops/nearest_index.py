@@ -16,23 +16,26 @@ from pointloss.ops.nearest import Nearest, nearest_batched, nearest_gradients
 class NearestIndex:
     """A spatial index of y, built once and queried often: `nearest` for a target that stays.
 
-    On the CPU it keeps the tree of each cloud of y (D = 2 and 3), on CUDA its points in the order
-    of a space-filling curve and the boxes over them (float32, D = 3). Where there is no index to
+    On the CPU it keeps the tree of each cloud of y (D <= 8), on CUDA its points in the order of a
+    space-filling curve and the boxes over them (float32, D = 3). Where there is no index to
     keep (other dimensions and types, norm 1 on CUDA, clouds of some hundred points; on CUDA also
     queries of up to 8192 points in as many, which are searched faster without), a query searches as
     `nearest` does. The results have the same bits in any case.
 
     Args:
-        y: points [B, M, D] or [M, D] with dtypes and devices as for `nearest`. It is not copied;
-            after it was modified in place, queries raise.
-        y_lengths: int [B], the valid points of each y; the rest is padding. It must stay, too.
+        y: points [B, M, D] or [M, D] with dtypes and devices as for `nearest`. The index keeps a
+            copy: what happens to y afterwards changes no answer.
+        y_lengths: int [B], the valid points of each y; the rest is padding. Copied, too.
+
+    A copy of the index (copy, deepcopy, pickle, torch.save) answers as the index does; it is of the
+    points alone, and no gradient reaches y through it.
 
     Raises:
         ValueError: shapes or devices do not fit.
         TypeError: dtypes do not fit.
         RuntimeError: CUDA tensors in a build without CUDA.
 
-    Memory: about 60 bytes a point on CUDA, 20 on the CPU (float32, D = 3).
+    Memory: about 70 bytes per point on CUDA, 32 on the CPU (float32, D = 3).
 
     Determinism: as `nearest`.
 
@@ -44,9 +47,14 @@ class NearestIndex:
 
     def __init__(self, y: Tensor, *, y_lengths: Tensor | None = None) -> None:
         c = _checks.clouds("NearestIndex", y, y, y_lengths=y_lengths)
-        self._y, self._y_lengths = y, c.y_lengths
-        self._version = _version(y)
-        self._index = torch.ops.pointloss.nearest_index.default(c.y.detach(), c.y_lengths)
+        # Whatever mode the index is built in, it can be queried in every other.
+        with torch.inference_mode(False), torch.enable_grad():
+            self._y = y.clone(memory_format=torch.contiguous_format)
+            self._y_lengths = None if c.y_lengths is None else c.y_lengths.clone()
+            self._index = torch.ops.pointloss.nearest_index.default(c.y.detach(), c.y_lengths)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_y": self._y.detach()}
 
     def query(self, x: Tensor, *, x_lengths: Tensor | None = None, norm: int = 2) -> Nearest:
         """What `nearest(x, y)` returns, with the same bits.
@@ -64,7 +72,6 @@ class NearestIndex:
         Raises:
             ValueError: shapes, devices or norm do not fit.
             TypeError: dtypes do not fit.
-            RuntimeError: y was modified in place since the index was built.
 
         Determinism: as `nearest`.
 
@@ -74,11 +81,6 @@ class NearestIndex:
             [1.0]
         """
         _checks.choice("NearestIndex.query", "norm", norm, (1, 2))
-        if not torch.compiler.is_compiling() and _version(self._y) != self._version:
-            raise RuntimeError(
-                "NearestIndex.query: y was modified in place since its index was built; "
-                "build a new NearestIndex"
-            )
         c = _checks.clouds("NearestIndex.query", x, self._y, x_lengths, self._y_lengths)
         if c.y.dtype != torch.promote_types(self._y.dtype, torch.float32):  # x's is the wider one
             dist, idx, _, _ = nearest_batched(c, norm, both=False)
@@ -86,10 +88,6 @@ class NearestIndex:
             args = (c.x, c.x_lengths, c.y, c.y_lengths, self._index, norm)
             dist, idx = _function.call(_NearestQuery, *args)
         return Nearest(dist[0], idx[0]) if c.single else Nearest(dist, idx)
-
-
-def _version(y: Tensor) -> int:
-    return 0 if y.is_inference() else y._version  # inference tensors have none
 
 
 class _NearestQuery(torch.autograd.Function):
