@@ -19,8 +19,9 @@ constexpr int64_t kPairsPerTask = 1 << 16;
 // Packets of 8 or 4 queries a task, when the threads share one pair of clouds.
 constexpr int64_t kPacketsPerTask = 64;
 // The tree wins where N * M pairs take longer than this many for each point that it must sort in
-// (measured on one core: level at N = M = 160 in one direction, and at 64 against 16384).
-constexpr int64_t kPairsPerSortedPoint = 180;
+// and search (measured on one core, both directions: level at N = M = 256 for D = 3, 1200 to 2000
+// for D = 6, 8192 and more for D = 8, where clouds without structure never gain).
+constexpr int64_t pairs_per_sorted_point(int64_t D) { return D <= 4 ? 180 : D <= 6 ? 800 : 4000; }
 
 // body(std::integral_constant<int, kDim>) for a tree of D axes. Some have one axis more than the
 // clouds, with zeros, which adds nothing to a distance: fewer trees to compile.
@@ -173,7 +174,7 @@ bool takes_tree(Method method, const Clouds& size) {
       size.D <= kMaxTreeDim && std::max(size.N, size.M) <= NearestTree<3, T>::kMaxPoints;
   STD_TORCH_CHECK(method != Method::kTree || possible, "method tree needs D <= ", kMaxTreeDim,
                   " on the CPU");
-  const bool worth_it = size.N * size.M > kPairsPerSortedPoint * (size.N + size.M);
+  const bool worth_it = size.N * size.M > pairs_per_sorted_point(size.D) * (size.N + size.M);
   return method == Method::kTree || (method == Method::kAuto && possible && worth_it);
 }
 
@@ -283,7 +284,9 @@ std::tuple<Tensor, Tensor> nearest_query_cpu(Tensor x, std::optional<Tensor> x_l
   STD_TORCH_CHECK(norm == 1 || norm == 2, "norm must be 1 or 2");
   const int64_t bytes = image_bytes(y);
   check_index(index, y, size.B * bytes);
-  if (index.numel() == 0 || size.N > NearestTree<3, float>::kMaxPoints) {
+  // With more axes a tree pays only in large clouds, whoever built it.
+  const bool slower = size.D > 4 && !takes_tree<float>(Method::kAuto, size);
+  if (index.numel() == 0 || size.N > NearestTree<3, float>::kMaxPoints || slower) {
     const auto found = nearest_cpu(x, y, x_lengths, y_lengths, norm, false, "auto");
     return {std::get<0>(found), std::get<1>(found)};
   }
