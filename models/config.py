@@ -8,9 +8,10 @@ Nothing is executed.
 import difflib
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,12 +23,37 @@ class ConfigError(ValueError):
     """A setting that is not known or not usable; the message is one line for people."""
 
 
+T = TypeVar("T")
+
+
+def setting(
+    default: T, *choices: T, above: float | None = None, at_least: float | None = None
+) -> T:
+    """A field of a section: its default, and which other values are allowed."""
+    limits = {"choices": choices, "above": above, "at_least": at_least}
+    value: T = field(default=default, metadata=limits)
+    return value
+
+
+def check(name: str, value: Any, limits: Mapping[str, Any]) -> None:
+    """Raise ConfigError if the value of "section.key" is not one that its field allows."""
+    wanted = ""
+    if limits.get("choices") and value not in limits["choices"]:
+        wanted = " or ".join(map(repr, limits["choices"]))
+    elif (above := limits.get("above")) is not None and not value > above:
+        wanted = f"a number above {above}"
+    elif (least := limits.get("at_least")) is not None and not value >= least:
+        wanted = f"{least} or more"
+    if wanted:
+        raise ConfigError(f"{name}: expected {wanted}, got {value!r}")
+
+
 @dataclass(frozen=True)
 class Network:
     name: str = "efficient"  # a key of models.networks.NETWORKS
     preset: str = "tiny-64"
-    points: int = 2048
-    out_act: str = "tanh"  # or "none"
+    points: int = setting(2048, above=0)
+    out_act: str = setting("tanh", "tanh", "none")
     start_from_mean: bool = False  # the mean shape of the training set becomes the last bias
     pretrained: str = ""  # reconstnet: a file of ImageNet weights, with torchvision's names
     autoencoder: str = ""  # lmnet: the run of a trained lmnet-autoencoder
@@ -38,16 +64,16 @@ class Data:
     root: str = ""  # empty: the set that comes with the repository
     train_split: str = "train"
     val_split: str = "val"  # chooses the best epoch; never the split that is reported
-    image_size: int = 64  # pixels, square; images of another size are resized
-    workers: int = 0  # processes that load images, for each GPU
+    image_size: int = setting(64, above=0)  # pixels, square; images of another size are resized
+    workers: int = setting(0, at_least=0)  # processes that load images, for each GPU
 
 
 @dataclass(frozen=True)
 class Augment:
-    # Flip the image and mirror the object in half of the samples: in "x" where objects face along z
-    # (models.data's own), in "z" where they face along x (ShapeNet, by 3D-LMNet's azimuths), or
-    # "none". What would swap front and back of a set that tells its front is an error.
-    mirror: str = "x"
+    # Flip the image and mirror the object in half of the samples: in "x" if the objects face along
+    # z (models.data's own), in "z" if they face along x (ShapeNet, by 3D-LMNet's azimuths), or
+    # "none". If the set declares its front axis, mirroring along that axis is rejected.
+    mirror: str = setting("x", "x", "z", "none")
     brightness: float = 0.2  # factor in [1 - b, 1 + b] per image
     contrast: float = 0.2
 
@@ -61,27 +87,31 @@ class Loss:
     w_latent: float = 0.0  # lmnet: distance between the latents of image and cloud
     chamfer_squared: bool = False  # the exponent of equation 4 is not legible in the paper
     cd_to_truth: float = 1.0  # factor of prediction -> truth; PSGN, 3D-LMNet's autoencoder: 0.5
-    emd_rtol: float = 0.05  # certified relative gap of the matching in training
+    emd_rtol: float = setting(0.05, above=0)  # certified relative gap of the matching in training
     # Start each matching from the prices of the sample's last one: float32 [samples, points] on the
     # device and in the checkpoint, 7 GB for all 24 views of ShapeNet's training split.
     emd_cache: bool = True
-    latent_norm: int = 1  # 1: mean absolute difference, 2: mean squared difference
+    latent_norm: int = setting(1, 1, 2)  # 1: mean absolute difference, 2: mean squared difference
     view_eta: float = 0.2  # sigma that the view from view_centre should have
-    view_delta: float = 20.0  # degrees over which that falls off
+    view_delta: float = setting(20.0, above=0)  # degrees over which that falls off
     view_centre: float = 180.0  # azimuth of the view that hides most; 270 in models.data's own
 
 
 @dataclass(frozen=True)
 class Optim:
-    lr: float = 1e-3
-    schedule: str = "cosine"  # down to a hundredth; or "step": times step_factor every step_epochs
-    step_epochs: int = 20
+    lr: float = setting(1e-3, above=0)
+    # "cosine": down to a hundredth; "step": times step_factor every step_epochs.
+    schedule: str = setting("cosine", "cosine", "step")
+    step_epochs: int = setting(20, above=0)
     step_factor: float = 0.5
-    batch_size: int = 16  # of all processes together
-    epochs: int = 10
-    max_minutes: float = 0.0  # of training, then it stops where it is; 0: no limit
-    grad_clip: float = 1.0  # largest norm of the gradient; 0: no clipping
-    precision: str = "float32"  # or "bf16": autocast of the network, never of the losses
+    batch_size: int = setting(16, above=0)  # of all processes together
+    epochs: int = setting(10, above=0)
+    # Of training, then it stops where it is; 0: no limit.
+    max_minutes: float = setting(0.0, at_least=0)
+    # Largest norm of the gradient; 0: no clipping.
+    grad_clip: float = setting(1.0, at_least=0)
+    # "bf16" is autocast of the network, never of the losses.
+    precision: str = setting("float32", "float32", "bf16")
     # A resumed run goes on bit for bit, also on a GPU, where the EMD's matching is faster without.
     deterministic: bool = True
     seed: int = 0
@@ -91,10 +121,12 @@ class Optim:
 class Evaluate:
     split: str = "test"
     protocol: str = "lmnet"
-    sampling: str = "fixed"  # the same points of every cloud, or "random": each cloud its own
-    checkpoint: str = "best"  # on data.val_split; or "last"
-    views: int = 0  # so many of each object, spread evenly over its own; 0: all
-    batch_size: int = 16
+    # "fixed": the same points of every cloud; "random": each cloud its own.
+    sampling: str = setting("fixed", "fixed", "random")
+    checkpoint: str = setting("best", "best", "last")  # the best epoch on data.val_split
+    # So many of each object, spread evenly over its own; 0: all.
+    views: int = setting(0, at_least=0)
+    batch_size: int = setting(16, above=0)
     baselines: bool = True  # mean shape, clusters, retrieval, oracle beside the network
     draw: bool = False  # draw the latent instead of taking its mean
     seed: int = 0
@@ -102,7 +134,9 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Log:
-    every: int = 20  # steps between two looks at the losses, which wait for the GPU
+    every: int = setting(
+        20, above=0
+    )  # steps between two looks at the losses, which wait for the GPU
     tensorboard: bool = False
 
 
@@ -116,39 +150,11 @@ class Config:
     evaluate: Evaluate = field(default_factory=Evaluate)
     log: Log = field(default_factory=Log)
 
-    def __post_init__(self):
-        for name in POSITIVE:
-            if not (value := self.value(name)) > 0:
-                raise ConfigError(f"{name}: expected a number above 0, got {value!r}")
-        for name in NOT_NEGATIVE:
-            if not (value := self.value(name)) >= 0:
-                raise ConfigError(f"{name}: expected 0 or more, got {value!r}")
-        for name, known in CHOICES.items():
-            if (value := self.value(name)) not in known:
-                words = " or ".join(map(repr, known))
-                raise ConfigError(f"{name}: expected {words}, got {value!r}")
-
-    def value(self, name: str) -> Any:
-        """The value of "section.key"."""
-        section, _, key = name.partition(".")
-        return getattr(getattr(self, section), key)
-
-
-POSITIVE = (
-    *("network.points", "data.image_size", "loss.emd_rtol", "loss.view_delta"),
-    *("optim.lr", "optim.batch_size", "optim.epochs", "optim.step_epochs"),
-    *("evaluate.batch_size", "log.every"),
-)
-NOT_NEGATIVE = ("data.workers", "optim.max_minutes", "optim.grad_clip", "evaluate.views")
-CHOICES = {
-    "augment.mirror": ("x", "z", "none"),
-    "network.out_act": ("tanh", "none"),
-    "loss.latent_norm": (1, 2),
-    "optim.schedule": ("cosine", "step"),
-    "optim.precision": ("float32", "bf16"),
-    "evaluate.sampling": ("fixed", "random"),
-    "evaluate.checkpoint": ("best", "last"),
-}
+    def __post_init__(self) -> None:
+        for section in fields(self):
+            values = getattr(self, section.name)
+            for key in fields(values):
+                check(f"{section.name}.{key.name}", getattr(values, key.name), key.metadata)
 
 
 def _unknown(what: str, key: str, known: list[str]) -> ConfigError:
