@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: MIT
 """What a config describes, made: the device, the data sets, the network and its first weights."""
 
-import pickle
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models import checkpoint, distributed
-from models.config import Config, ConfigError, Network
-from models.data.dataset import FURNITURE, ReconstructionDataset
+from models.config import Config, ConfigError
+from models.config import Network as Options
+from models.data.dataset import FURNITURE, IN_MEMORY, ReconstructionDataset
 from models.networks import NETWORKS
+from models.networks.base import Network
 
 
 def pick_device(name: str) -> str:
@@ -27,8 +29,8 @@ def open_split(config: Config, split: str, *, images: bool = True) -> Reconstruc
     Without `images` none is decoded before it is asked for.
     """
     root, size = config.data.root or FURNITURE, config.data.image_size
-    memory = {} if images else {"in_memory": 0}
-    return ReconstructionDataset(root, split, size, config.network.points, **memory)
+    memory = IN_MEMORY if images else 0
+    return ReconstructionDataset(root, split, size, config.network.points, in_memory=memory)
 
 
 def cloud_sizes(data: ReconstructionDataset) -> list[int]:
@@ -40,7 +42,7 @@ def cloud_sizes(data: ReconstructionDataset) -> list[int]:
     return sorted(int(name.removeprefix("pointcloud_")) for name in set.intersection(*names))
 
 
-def build_network(config: Config) -> nn.Module:
+def build_network(config: Config) -> Network:
     """The network with fresh weights, on the CPU."""
     options = config.network
     if options.name not in NETWORKS:
@@ -74,37 +76,32 @@ def check_orientation(config: Config, front: str | None) -> None:
         )
 
 
-SOURCES = {  # of weights that come from elsewhere: the setting and the network's method for it
-    "start_from_mean": "start_from",
-    "autoencoder": "take_autoencoder",
-    "pretrained": "take_pretrained",
-}
+SOURCES = ("start_from_mean", "pretrained", "autoencoder")  # settings, see Network.sources
 
 
-def check_sources(network: nn.Module, options: Network) -> None:
-    for key, method in SOURCES.items():
-        if getattr(options, key) and not hasattr(network, method):
+def check_sources(network: Network, options: Options) -> None:
+    """Raise ConfigError for weights that the network has no use for, or lacks."""
+    for key in SOURCES:
+        if getattr(options, key) and key not in network.sources:
             raise ConfigError(f"network.{key}: {options.name} has no use for it")
-    if hasattr(network, "take_autoencoder") and not options.autoencoder:
-        raise ConfigError(
-            "network.autoencoder: 3D-LMNet needs a trained point autoencoder; train one "
-            "(configs/lmnet-autoencoder.toml) and name its run folder here"
-        )
+        if key in network.required and not getattr(options, key):
+            raise ConfigError(f"network.{key}: {network.required[key]}")
 
 
-def initialise(network: nn.Module, options: Network, mean: Tensor) -> None:
+def initialise(network: Network, options: Options, mean: Tensor) -> None:
     """Take the weights that the config says come from elsewhere."""
     if options.start_from_mean:
         network.start_from(mean)
-    for key in ("pretrained", "autoencoder"):
-        path = getattr(options, key)
+    for key, path in (("pretrained", options.pretrained), ("autoencoder", options.autoencoder)):
+        if not path:
+            continue
         try:
-            if path and key == "pretrained":
-                network.take_pretrained(path)
-            elif path:
+            if key == "pretrained":
+                network.take_pretrained(checkpoint.read(Path(path)))
+            else:
                 state = checkpoint.load(checkpoint.choose(path), parts={"network"})
                 network.take_autoencoder(state["network"])
-        except (RuntimeError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        except (RuntimeError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(
                 f"network.{key}: {path} does not fit this network: {reason}"

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
 """Checkpoints: plain data and tensors, written whole or not at all, read without running code."""
 
-import os
-import pickle
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from models import files
 
 NAME, BEST = "checkpoint.pt", "best.pt"
 FORMAT = 2
@@ -22,26 +23,44 @@ class CheckpointError(ValueError):
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write beside `path`, then rename: an interrupt leaves the old file whole."""
-    beside = path.with_name(path.name + ".tmp")
-    with open(beside, "wb") as file:
-        torch.save({"format": FORMAT, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    """Write `path` whole, or raise CheckpointError and leave the old one as it was."""
+    try:
+        with files.replacing(path) as file:
+            torch.save({"format": FORMAT, **state}, file)
+    except (OSError, RuntimeError) as error:  # torch has RuntimeError for a disk that is full
+        cause = error if isinstance(error, OSError) else error.__context__
+        reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
+        kept = "; the last one that was written is as it was" if path.is_file() else ""
+        raise CheckpointError(f"{path}: not written: {reason}{kept}") from None
+
+
+def read(path: Path, device: str | torch.device = "cpu") -> Any:
+    """What torch.save wrote into `path`, by weights_only: a stranger's file cannot run code.
+
+    torch does not look at the checksums in the file, so they are compared first: a bit that the
+    disk or the network has turned is an error and no other weight.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    try:
+        # Files of torch 1.5 and before are no archives and have no checksums.
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise CheckpointError(f"{path}: damaged: the checksum of {damaged} is wrong")
+        return torch.load(path, map_location=device, weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a broken file makes the readers raise nearly anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path}: not readable: {reason}") from None
 
 
 def load(
     path: Path, device: str | torch.device = "cpu", parts: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Read a checkpoint that has `parts`; weights_only, so that a stranger's cannot run code."""
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint") from None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[:1]
-        raise CheckpointError(f"{path}: not readable: {' '.join(reason)}") from None
+    """Read a checkpoint of models.train that has `parts`."""
+    state = read(path, device)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of models.train (format {FORMAT})")
     if missing := set(parts) - state.keys():

@@ -3,6 +3,7 @@
 
 import statistics
 import time
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import pointloss
 from models.config import Config
+from models.networks.base import Network
 
 
 def describe_machine(device: str, commit: str | None = None) -> str:
@@ -23,15 +25,16 @@ def describe_machine(device: str, commit: str | None = None) -> str:
     return f"Computed on {where}, {versions}{f', commit {commit}' if commit else ''}."
 
 
-def example(network: nn.Module, config: Config, batch: int) -> tuple[Tensor, Tensor | None]:
+def example(network: Network, config: Config, batch: int) -> tuple[Tensor, Tensor | None]:
     """Arguments of a forward pass as in evaluation."""
     device, size = next(network.parameters()).device, config.data.image_size
     image = torch.full((batch, 3, size, size), 0.5, device=device)
-    reads = getattr(network, "reads_points", False)
-    return image, torch.zeros(batch, config.network.points, 3, device=device) if reads else None
+    if not network.reads_points:
+        return image, None
+    return image, torch.zeros(batch, config.network.points, 3, device=device)
 
 
-def count_macs(network: nn.Module, config: Config) -> int:
+def count_macs(network: Network, config: Config) -> int:
     """Multiply-accumulates of one forward pass, convolutions and linear layers only."""
     training = network.training
     network.eval()
@@ -41,11 +44,11 @@ def count_macs(network: nn.Module, config: Config) -> int:
     return counter.get_total_flops() // 2
 
 
-def count_parameters(network: nn.Module, config: Config) -> int:
+def count_parameters(network: Network, config: Config) -> int:
     """Parameters of the layers that a forward pass in evaluation runs through."""
     used: dict[int, int] = {}
 
-    def note(module: nn.Module, _) -> None:
+    def note(module: nn.Module, _: Any) -> None:
         used.update({id(p): p.numel() for p in module.parameters(recurse=False)})
 
     hooks = [module.register_forward_pre_hook(note) for module in network.modules()]
@@ -61,7 +64,7 @@ def weights(network: nn.Module) -> int:
 
 
 @torch.no_grad()
-def measure(network: nn.Module, config: Config, repeats: int = 20) -> dict[str, float | int | None]:
+def measure(network: Network, config: Config, repeats: int = 20) -> dict[str, float | int | None]:
     """The cost of a reconstruction in float32, in evaluation mode.
 
     milliseconds: median over `repeats` passes of evaluate.batch_size images, per image.

@@ -2,24 +2,33 @@
 """The numbers of the epochs: a line on the screen, a CSV file, TensorBoard."""
 
 import csv
-from collections.abc import Iterable
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from models import files
 from models.config import ConfigError
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
-def write_csv(path: Path, rows: list[dict], notes: Iterable[str] = ()) -> None:
+Row = dict[str, float]  # the numbers of an epoch
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], notes: Iterable[str] = ()) -> None:
     """The keys of the first row are the columns; `notes` stand above them, after a "#"."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        file.writelines(f"# {note}\n" for note in notes)
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    text.writelines(f"# {note}\n" for note in notes)
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write_text(path, text.getvalue())
 
 
-def open_tensorboard(out: Path, epoch: int):
+def open_tensorboard(out: Path, epoch: int) -> "SummaryWriter":
     """A writer into the run folder that forgets what an interrupted run wrote after `epoch`."""
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -29,7 +38,7 @@ def open_tensorboard(out: Path, epoch: int):
     return SummaryWriter(out / "tensorboard", purge_step=epoch + 1)
 
 
-def tell(row: dict, board, bar: tqdm) -> None:
+def tell(row: Row, board: "SummaryWriter | None", bar: "tqdm[Any]") -> None:
     """One line for people, and the same numbers for TensorBoard if there is a `board`."""
     shares = ("loss_share", "loader_share")
     losses = "  ".join(f"{k} {v:.4f}" for k, v in list(row.items())[2:] if k not in shares)

@@ -1,14 +1,26 @@
 # SPDX-License-Identifier: MIT
-"""The training losses of the paper and of the systems that it is compared with, by weight."""
+"""The training losses of the paper and of the systems that it is compared with.
+
+TERMS is the table of them. A new term is one entry there, and its weight `w_<name>` in config.Loss.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from models.config import ConfigError, Loss
-from models.networks.output import Reconstruction
+from models.networks.base import Network, Reconstruction
 from pointloss import EMDLoss, chamfer
 
-TERMS = ("cd", "emd", "kl", "view", "latent")
+
+class Target(NamedTuple):
+    """What a batch of reconstructions is compared with."""
+
+    points: Tensor  # [B, N, 3] true clouds
+    sample: Tensor  # [B] int64, numbers of the training samples
+    azimuth: Tensor | None = None  # [B] degrees, of the cameras; NaN: not known
 
 
 def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
@@ -33,6 +45,67 @@ def latent_distance(latent: Tensor, target: Tensor, norm: int) -> Tensor:
     return (latent - target).abs().pow(norm).mean()
 
 
+def _chamfer(objective: "Objective", out: Reconstruction, target: Target) -> Tensor:
+    o = objective.options
+    both = chamfer(out.points, target.points, squared=o.chamfer_squared)
+    if o.cd_to_truth == 1:
+        return both
+    there = chamfer(out.points, target.points, squared=o.chamfer_squared, direction="x_to_y")
+    return both + (o.cd_to_truth - 1) * there
+
+
+def _emd(objective: "Objective", out: Reconstruction, target: Target) -> Tensor:
+    # Prices belong to the points of the true cloud. Mirroring both clouds changes no distance, so a
+    # sample and its mirror image share them.
+    kept = objective.emd_loss.price_cache is not None
+    value: Tensor = objective.emd_loss(
+        out.points, target.points, ids=target.sample if kept else None
+    )
+    return value
+
+
+def given(value: Tensor | None) -> Tensor:
+    """A field that Objective.check has asked for."""
+    if value is None:
+        raise ValueError("a loss term needs a field that the network or the batch does not have")
+    return value
+
+
+class Term(NamedTuple):
+    """A training loss. Its mean over the batch is weighted by w_<name> of config.Loss."""
+
+    title: str  # of its curve
+    value: Callable[["Objective", Reconstruction, Target], Tensor]
+    needs: frozenset[str] = frozenset({"points"})  # fields of Reconstruction, see Network.gives
+    camera: bool = False  # it needs Target.azimuth
+
+
+TERMS = {
+    "cd": Term("Chamfer", _chamfer),
+    "emd": Term("EMD", _emd),
+    "kl": Term(
+        "KL",
+        lambda objective, out, target: kl_standard_normal(given(out.mu), given(out.logvar)),
+        needs=frozenset({"mu", "logvar"}),
+    ),
+    "view": Term(
+        "View angle",
+        lambda objective, out, target: view_angle_divergence(
+            given(out.logvar), given(target.azimuth), objective.options
+        ),
+        needs=frozenset({"logvar"}),
+        camera=True,
+    ),
+    "latent": Term(
+        "Latent",
+        lambda objective, out, target: latent_distance(
+            given(out.latent), given(out.target), objective.options.latent_norm
+        ),
+        needs=frozenset({"latent", "target"}),
+    ),
+}
+
+
 class Objective(nn.Module):
     """The weighted sum of the terms whose weight is not 0; it keeps the prices of the matchings.
 
@@ -45,47 +118,36 @@ class Objective(nn.Module):
     def __init__(self, options: Loss, samples: int, points: int):
         super().__init__()
         self.options = options
+        self.weights = {name: float(getattr(options, f"w_{name}")) for name in TERMS}
         keep = options.emd_cache and options.w_emd > 0
         self.emd_loss = EMDLoss(
             rtol=options.emd_rtol, price_cache=(samples, points) if keep else None
         )
 
-    def check(self, network: nn.Module, has_azimuth: bool) -> None:
+    def check(self, network: Network, has_azimuth: bool) -> None:
         """Say before the first step which weight asks for what is not there."""
-        if not any(getattr(self.options, f"w_{term}") for term in TERMS):
+        if not any(self.weights.values()):
             raise ConfigError("loss: every weight is 0")
-        needs = {
-            "w_kl": (network.latent > 0, "this network has no latent distribution"),
-            "w_view": (network.latent > 0 and has_azimuth, "needs a latent and cameras"),
-            "w_latent": (hasattr(network, "take_autoencoder"), "only lmnet matches latents"),
-        }
-        for key, (met, why) in needs.items():
-            if getattr(self.options, key) and not met:
-                raise ConfigError(f"loss.{key}: {why}; set it to 0")
+        for name, term in TERMS.items():
+            missing = sorted(term.needs - network.gives())
+            if missing:
+                why = f"this network gives no {' and no '.join(missing)}"
+            elif term.camera and not has_azimuth:
+                why = "this set does not tell the cameras of its images"
+            else:
+                continue
+            if self.weights[name]:
+                raise ConfigError(f"loss.w_{name}: {why}; set it to 0")
 
-    def forward(
-        self, out: Reconstruction, points: Tensor, ids: Tensor, azimuth: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, out: Reconstruction, target: Target) -> dict[str, Tensor]:
         """The terms by name, unweighted, and "loss", their weighted sum.
 
         Equations 4 and 5 have means for sums, so that no weight depends on the number of points.
         """
-        o, terms = self.options, {}
-        if o.w_cd:
-            terms["cd"] = chamfer(out.points, points, squared=o.chamfer_squared)
-            if o.cd_to_truth != 1:
-                one_way = chamfer(out.points, points, squared=o.chamfer_squared, direction="x_to_y")
-                terms["cd"] = terms["cd"] + (o.cd_to_truth - 1) * one_way
-        if o.w_emd:
-            # Prices belong to the points of the true cloud. Mirroring both clouds changes no
-            # distance, so a sample and its mirror image share them.
-            kept = self.emd_loss.price_cache is not None
-            terms["emd"] = self.emd_loss(out.points, points, ids=ids if kept else None)
-        if o.w_kl:
-            terms["kl"] = kl_standard_normal(out.mu, out.logvar)
-        if o.w_view:
-            terms["view"] = view_angle_divergence(out.logvar, azimuth, o)
-        if o.w_latent:
-            terms["latent"] = latent_distance(out.latent, out.target, o.latent_norm)
-        loss = sum(getattr(o, f"w_{name}") * term for name, term in terms.items())
+        terms = {
+            name: term.value(self, out, target)
+            for name, term in TERMS.items()
+            if self.weights[name]
+        }
+        loss = sum(self.weights[name] * value for name, value in terms.items())
         return {"loss": loss, **terms}

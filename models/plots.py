@@ -13,11 +13,15 @@ import matplotlib
 matplotlib.use("Agg")  # no display needed
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from models.losses import TERMS
+
 # (title, axis across, its sign, axis that points at the viewer, its sign). y is up, front is +z.
-SIDES = (("front", 0, 1, 2, 1), ("side", 2, -1, 0, 1))
+Side = tuple[str, int, int, int, int]
+SIDES: tuple[Side, ...] = (("front", 0, 1, 2, 1), ("side", 2, -1, 0, 1))
 
 
 def loss_curves(metrics: Path, picture: Path) -> None:
@@ -25,9 +29,10 @@ def loss_curves(metrics: Path, picture: Path) -> None:
     with open(metrics, newline="", encoding="utf-8") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     epochs = [row["epoch"] for row in rows]
-    titles = {"cd": "Chamfer", "emd": "EMD", "kl": "KL", "view": "View angle", "latent": "Latent"}
-    keys = [key for key in titles if key in rows[0] or f"val_{key}" in rows[0]]
-    figure, axes = plt.subplots(1, len(keys), figsize=(4 * len(keys), 3.6), layout="constrained")
+    keys = [key for key in TERMS if key in rows[0] or f"val_{key}" in rows[0]]
+    figure, (axes,) = plt.subplots(
+        1, len(keys), figsize=(4 * len(keys), 3.6), layout="constrained", squeeze=False
+    )
     for ax, key in zip(axes, keys, strict=True):
         if key in rows[0]:
             label = "training: as in the loss, mean over the epoch"
@@ -35,7 +40,7 @@ def loss_curves(metrics: Path, picture: Path) -> None:
         if f"val_{key}" in rows[0]:
             held_out = [row[f"val_{key}"] for row in rows]
             ax.plot(epochs, held_out, "s--", ms=3, label="validation, not squared")
-        ax.set(title=f"{titles[key]}, unweighted", xlabel="epoch", ylim=(0, None))
+        ax.set(title=f"{TERMS[key].title}, unweighted", xlabel="epoch", ylim=(0, None))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(alpha=0.3)
     axes[0].legend(fontsize=7)
@@ -59,7 +64,7 @@ def choose_rows(categories: list[str], objects: list[int], rows: int = 6) -> lis
     return chosen
 
 
-def _draw_cloud(ax, cloud: Tensor, side: tuple, reach: float) -> None:
+def _draw_cloud(ax: Axes, cloud: Tensor, side: Side, reach: float) -> None:
     _, across, across_sign, depth, depth_sign = side
     near = depth_sign * cloud[:, depth]
     order = near.argsort()  # far points first, so that near ones cover them

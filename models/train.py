@@ -17,16 +17,17 @@ import argparse
 import math
 import sys
 import time
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, Subset
 from tqdm import tqdm
 
-from models import checkpoint, distributed, log, plots
+from models import checkpoint, distributed, files, log, plots
 from models import config as configs
 from models.augment import DRAWS, augment
 from models.baselines import mean_shape
@@ -44,7 +45,8 @@ from models.cost import count_macs
 from models.data.dataset import ReconstructionDataset, Sample
 from models.determinism import deterministic
 from models.evaluate import evaluate, open_asked
-from models.losses import Objective
+from models.losses import Objective, Target
+from models.networks.base import Network
 from models.report import as_markdown, write
 from pointloss import chamfer, emd
 
@@ -57,11 +59,11 @@ INTERRUPTED = 130  # what a shell reports for a program stopped by Ctrl-C
 class Run(NamedTuple):
     """What a checkpoint holds of a run, besides its config."""
 
-    network: nn.Module
+    network: Network
     optimiser: torch.optim.Optimizer
     objective: Objective
     mean: Tensor  # [N, 3] mean shape of the training set
-    history: list[dict]  # one row of metrics.csv per epoch that is over
+    history: list[log.Row]  # one row of metrics.csv per epoch that is over
     seconds: float  # trained so far
 
 
@@ -81,7 +83,7 @@ def learning_rate(config: Config, epoch: float, seconds: float) -> float:
 
 
 def begin(
-    config: Config, data: ReconstructionDataset, device: str, resumed: dict | None = None
+    config: Config, data: ReconstructionDataset, device: str, resumed: dict[str, Any] | None = None
 ) -> Run:
     """A fresh run, or the one in a loaded checkpoint."""
     torch.manual_seed(config.optim.seed)
@@ -107,16 +109,27 @@ def begin(
 
 
 def save(run: Run, config: Config, out: Path) -> None:
-    """Checkpoint first, then the readable copy of its history, which can be written again."""
+    """Checkpoint first, then the readable copy of its history, which can be written again.
+
+    Raises FloatingPointError if a weight is not finite: what was saved before stays.
+    """
+    weights = run.network.state_dict()
+    wrong = [k for k, v in weights.items() if v.is_floating_point() and not v.isfinite().all()]
+    if wrong:
+        raise FloatingPointError(
+            f"{len(wrong)} of {len(weights)} weights are not finite after epoch "
+            f"{len(run.history)}, the first is {wrong[0]}; lower optim.lr ({config.optim.lr:.2g})"
+        )
     scored = {
         "config": configs.to_dict(config),
-        "network": run.network.state_dict(),
+        "network": weights,
         "mean_shape": run.mean,
         "history": run.history,
     }
-    out.mkdir(parents=True, exist_ok=True)
     values = [row["val_cd"] + row["val_emd"] for row in run.history if "val_cd" in row]
-    if values and values[-1] == min(values):  # the latest of equals
+    if values and values[-1] == min(
+        filter(math.isfinite, values), default=None
+    ):  # latest of equals
         checkpoint.save(out / checkpoint.BEST, scored | {"chosen_on": config.data.val_split})
     parts = {
         "optimiser": run.optimiser.state_dict(),
@@ -124,14 +137,14 @@ def save(run: Run, config: Config, out: Path) -> None:
         "seconds": run.seconds,
     }
     checkpoint.save(out / checkpoint.NAME, scored | parts)
-    (out / "config.toml").write_text(configs.dumps(config), encoding="utf-8")
+    files.write_text(out / "config.toml", configs.dumps(config))
     if run.history:
         log.write_csv(out / "metrics.csv", run.history)
 
 
 def make_loaders(
     config: Config, data: ReconstructionDataset, device: str
-) -> tuple[DataLoader, DataLoader]:
+) -> tuple[DataLoader[Sample], DataLoader[Sample]]:
     """Batches of this process: shuffled training samples, and the validation images."""
     size, left = divmod(config.optim.batch_size, distributed.world())
     if left:
@@ -142,7 +155,7 @@ def make_loaders(
     if distributed.world() > 1 and len(data) < config.optim.batch_size:
         raise ConfigError(f"optim.batch_size: more than the {len(data)} training samples")
     # Seeds of neighbouring runs must not meet in later epochs: the sampler adds the epoch.
-    sampler = DistributedSampler(
+    sampler: DistributedSampler[Sample] = DistributedSampler(
         data,
         distributed.world(),
         distributed.rank(),
@@ -171,7 +184,7 @@ def make_loaders(
 
 
 @torch.no_grad()
-def validate(run: Run, loader: DataLoader, device: str) -> dict[str, float]:
+def validate(run: Run, loader: DataLoader[Sample], device: str) -> dict[str, float]:
     """Mean unsquared Chamfer and EMD over the validation images, z = mu; alike for all losses."""
     run.network.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=device)
@@ -187,8 +200,11 @@ def validate(run: Run, loader: DataLoader, device: str) -> dict[str, float]:
 
 def train_step(
     run: Run, model: nn.Module, config: Config, batch: Sample, clock: StepClock, device: str
-) -> dict[str, Tensor]:
-    """One batch, without waiting for the GPU: the terms of the loss before the step."""
+) -> tuple[dict[str, Tensor], Tensor]:
+    """One batch, without waiting for the GPU: the terms of the loss, the norm of its gradient.
+
+    Both belong to the weights before the step.
+    """
     clock.mark("begin")
     image, points, ids = (
         t.to(device, non_blocking=True) for t in (batch.image, batch.points, batch.sample)
@@ -203,28 +219,59 @@ def train_step(
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
         out = model(image, points, noise if run.network.latent else None)
     clock.mark("loss")
-    terms = run.objective(out, points, ids, azimuth)
+    terms = run.objective(out, Target(points, ids, azimuth))
     clock.mark("backward")
     clock.watch(out.points)
     run.optimiser.zero_grad(set_to_none=True)
     terms["loss"].backward()
+    weights = list(run.network.parameters())
+    norm = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
     if config.optim.grad_clip:
-        nn.utils.clip_grad_norm_(run.network.parameters(), config.optim.grad_clip)
+        nn.utils.clip_grads_with_norm_(weights, config.optim.grad_clip, norm)
     run.optimiser.step()
     clock.mark("end")
-    return {name: term.detach() for name, term in terms.items()}
+    return {name: term.detach() for name, term in terms.items()}, norm.detach()
+
+
+def check_steps(
+    pending: list[tuple[int, Tensor, Tensor]], data: ReconstructionDataset, epoch: int, lr: float
+) -> None:
+    """Raise FloatingPointError for the first step whose loss or gradient is not finite.
+
+    `pending` holds the steps since the last look: number, [loss, norm of the gradient] on the
+    device, the samples of the batch. It waits for the device and empties the list.
+    """
+    found = torch.stack([numbers for _, numbers, _ in pending]).tolist() if pending else []
+    for (step, _, samples), (loss, norm) in zip(pending, found, strict=True):
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            what = f"norm of the gradient is {norm}" if math.isfinite(loss) else f"loss is {loss}"
+            names = ", ".join(data.name(index) for index in samples.tolist())
+            raise FloatingPointError(
+                f"the {what} in epoch {epoch + 1}, step {step + 1}; lower optim.lr ({lr:.2g}), or "
+                f"look at the samples of this batch: {names}"
+            )
+    pending.clear()
 
 
 def train_epoch(
-    run: Run, model: nn.Module, config: Config, loader: DataLoader, epoch: int, device: str, bar
-) -> dict[str, float]:
+    run: Run,
+    model: nn.Module,
+    config: Config,
+    loader: DataLoader[Sample],
+    epoch: int,
+    device: str,
+    bar: "tqdm[Any]",
+) -> log.Row:
     """One pass over the training images: rate, mean losses, where the time went."""
     options, began = config.optim, time.monotonic() - run.seconds
+    data = cast("ReconstructionDataset", loader.dataset)
     torch.manual_seed(options.seed * 1_000_003 + epoch)  # every draw of this epoch comes from here
-    loader.sampler.set_epoch(epoch)
-    seen = torch.zeros(len(loader.dataset), dtype=torch.bool)
+    cast("DistributedSampler[Sample]", loader.sampler).set_epoch(epoch)
+    seen = torch.zeros(len(data), dtype=torch.bool)
     model.train()
-    clock, sums, done = StepClock(device), 0, 0
+    clock, done, lr = StepClock(device), 0, options.lr
+    sums = torch.zeros((), device=device)
+    pending: list[tuple[int, Tensor, Tensor]] = []
     for step, batch in enumerate(loader):
         seconds = time.monotonic() - began
         if step and 0 < options.max_minutes < seconds / 60:
@@ -233,25 +280,24 @@ def train_epoch(
         lr = learning_rate(config, epoch + step / len(loader), seconds)
         for group in run.optimiser.param_groups:
             group["lr"] = lr
-        terms = train_step(run, model, config, batch, clock, device)
+        terms, norm = train_step(run, model, config, batch, clock, device)
         seen[batch.sample] = True
         sums, done = sums + torch.stack(list(terms.values())), step + 1
-        if step % config.log.every == 0 or done == len(loader):  # the only wait for the GPU
+        pending.append((step, torch.stack([terms["loss"], norm]), batch.sample))
+        if step % config.log.every == 0:  # the only wait for the GPU
             clock.drain()
-            means = dict(zip(terms, (sums / done).tolist(), strict=True))
-            if not math.isfinite(means["loss"]):
-                raise FloatingPointError(
-                    f"the loss is {means['loss']} in epoch {epoch + 1}; lower optim.lr ({lr:.2g})"
-                )
-            bar.set_postfix_str("  ".join(f"{key} {value:.4f}" for key, value in means.items()))
+            check_steps(pending, data, epoch, lr)
+            shown = zip(terms, (sums / done).tolist(), strict=True)
+            bar.set_postfix_str("  ".join(f"{key} {value:.4f}" for key, value in shown))
         bar.update()
     clock.drain()
+    check_steps(pending, data, epoch, lr)
     distributed.share_rows(run.objective.emd_loss.price_cache, seen.to(device))
     means = distributed.total(sums / (done * distributed.world()))
     return {"lr": lr, **dict(zip(terms, means.tolist(), strict=True)), **clock.shares()}
 
 
-def train(config: Config, out: Path, device: str, resumed: dict | None = None) -> Run:
+def train(config: Config, out: Path, device: str, resumed: dict[str, Any] | None = None) -> Run:
     """Train into `out`, from the start or from a loaded checkpoint."""
     if config.optim.max_minutes and distributed.world() > 1:
         raise ConfigError("optim.max_minutes: clocks of processes differ; only for one process")
@@ -268,14 +314,14 @@ def train(config: Config, out: Path, device: str, resumed: dict | None = None) -
         log.open_tensorboard(out, len(run.history)) if chief and config.log.tensorboard else None
     )
     epochs, limit, first = config.optim.epochs, 60 * config.optim.max_minutes, len(run.history)
-    steps = {"total": len(loader) * epochs, "initial": len(loader) * first, "unit": "step"}
-    with tqdm(**steps, disable=not chief) as bar:
+    steps = len(loader)
+    with tqdm(total=steps * epochs, initial=steps * first, unit="step", disable=not chief) as bar:
         for epoch in range(first, epochs):
             if limit and epoch and run.seconds > limit:
                 break
             began = time.monotonic()
             bar.set_description(f"epoch {epoch + 1}/{epochs}")
-            row = {"epoch": epoch + 1}
+            row: log.Row = {"epoch": epoch + 1}
             row |= train_epoch(run, model, config, loader, epoch, device, bar)
             row |= validate(run, val_loader, device)
             run = run._replace(seconds=run.seconds + time.monotonic() - began)
@@ -300,7 +346,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def prepare(args: argparse.Namespace, device: str) -> tuple[Config, Path, dict | None]:
+def prepare(args: argparse.Namespace, device: str) -> tuple[Config, Path, dict[str, Any] | None]:
     """Config, run folder and, for --resume, the loaded checkpoint."""
     if args.resume is None:
         config, resumed = configs.load(args.config or DEFAULT), None
@@ -332,28 +378,39 @@ def main(argv: list[str] | None = None) -> int:
     try:
         device = distributed.begin(pick_device(args.device))
         config, out, resumed = prepare(args, device)
-        with deterministic(config.optim.deterministic):
-            run = train(config, out, device, resumed)
-        chief = distributed.rank() == 0
-        distributed.end()
-        if not chief:
-            return 0
-        if run.history:
-            plots.loss_curves(out / "metrics.csv", out / "loss_curves.png")
-        path = checkpoint.choose(out, config.evaluate.checkpoint)
-        results = evaluate(config, device, checkpoint.load(path, device))
-        write(results, out)
+        with ExitStack() as held:
+            if distributed.rank() == 0:
+                held.enter_context(files.locked(out))
+            with deterministic(config.optim.deterministic):
+                run = train(config, out, device, resumed)
+            chief = distributed.rank() == 0
+            distributed.end()
+            if not chief:
+                return 0
+            if run.history:
+                plots.loss_curves(out / "metrics.csv", out / "loss_curves.png")
+            path = checkpoint.choose(out, config.evaluate.checkpoint)
+            results = evaluate(config, device, checkpoint.load(path, device))
+            write(results, out)
     except KeyboardInterrupt:
-        kept = out and (out / checkpoint.NAME).exists()
-        how = f"; go on with: python -m models.train --resume {out}" if kept else ""
-        print(f"\ninterrupted{how}", file=sys.stderr)
+        print(f"\ninterrupted{how_to_go_on(out)}", file=sys.stderr)
         return INTERRUPTED
-    except (ValueError, OSError, FloatingPointError) as error:
+    except FloatingPointError as error:
+        print(f"error: {error}{how_to_go_on(out, '--set optim.lr=RATE')}", file=sys.stderr)
+        return 2
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     minutes = (time.monotonic() - began) / 60
     print(f"\n{as_markdown(results)}\n{out}: table, checkpoint, pictures; {minutes:.1f} minutes")
     return 0
+
+
+def how_to_go_on(out: Path | None, change: str = "") -> str:
+    """What to append to a message if the run folder holds a checkpoint."""
+    if out is None or not (out / checkpoint.NAME).exists():
+        return ""
+    return f"; go on with: python -m models.train --resume {out} {change}".rstrip()
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from models.baselines import NAMES
 from models.build import build_network
 from models.config import Config, ConfigError
 from models.evaluate import FLOOR
+from models.networks.base import Reconstruction
 from models.networks.efficient import EfficientPointNet
-from models.networks.output import Reconstruction
 from models.protocols import PROTOCOLS
 from models.report import Results, as_markdown
 from pointloss import chamfer, emd
@@ -151,7 +151,7 @@ def losses_on_two_boxes(steps, lr, sample):
     found = []
     for _ in range(steps):
         out = network(image, noise=torch.randn(2, 100) if sample else None)
-        loss = objective(out, truth, torch.arange(2))["loss"]
+        loss = objective(out, losses.Target(truth, torch.arange(2)))["loss"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -196,7 +196,8 @@ def test_objective_is_the_weighted_sum_of_what_was_asked_for():
         w_cd=2.0, w_emd=3.0, w_kl=0.5, w_view=4.0, w_latent=5.0, chamfer_squared=True,
         cd_to_truth=0.5, emd_rtol=1e-6, latent_norm=2,
     )  # fmt: skip
-    terms = losses.Objective(options, samples=2, points=32)(out, points, ids, azimuth)
+    target = losses.Target(points, ids, azimuth)
+    terms = losses.Objective(options, samples=2, points=32)(out, target)
     one_way = [
         chamfer(out.points, points, direction=direction) for direction in ("x_to_y", "y_to_x")
     ]
@@ -211,16 +212,16 @@ def test_objective_is_the_weighted_sum_of_what_was_asked_for():
         torch.testing.assert_close(terms[key], value, rtol=1e-5, atol=0)
     whole = sum(getattr(options, f"w_{key}") * value for key, value in expected.items())
     torch.testing.assert_close(terms["loss"], whole)
-    alone = losses.Objective(configs.Loss(w_emd=0), samples=2, points=32)(out, points, ids)
+    alone = losses.Objective(configs.Loss(w_emd=0), samples=2, points=32)(out, target)
     assert list(alone) == ["loss", "cd"]
 
 
 @pytest.mark.parametrize(
     ("name", "loss", "message"),
     [
-        ("psgn", {"w_kl": 1.0}, "loss.w_kl: this network has no latent"),
-        ("efficient", {"w_view": 1.0}, "loss.w_view: needs a latent and cameras"),
-        ("efficient", {"w_latent": 1.0}, "loss.w_latent: only lmnet"),
+        ("psgn", {"w_kl": 1.0}, "loss.w_kl: this network gives no logvar and no mu"),
+        ("efficient", {"w_view": 1.0}, "loss.w_view: this set does not tell the cameras"),
+        ("efficient", {"w_latent": 1.0}, "loss.w_latent: this network gives no target"),
     ],
 )
 def test_a_loss_that_the_network_cannot_have_is_named(name, loss, message):

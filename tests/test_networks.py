@@ -4,13 +4,13 @@
 import pytest
 import torch
 
-from models.build import build_network
-from models.config import Config, ConfigError, update
+from models.build import build_network, initialise
+from models.config import Config, ConfigError, Network, update
 from models.cost import count_macs, count_parameters
 from models.networks import NETWORKS
+from models.networks.base import float32_apply
 from models.networks.efficient import EfficientPointNet
 from models.networks.lmnet import LMNet, PointAutoencoder
-from models.networks.output import float32_apply
 from models.networks.reconstnet import PRESETS, ReconstNet, ResNet
 
 # Conv and linear multiply-accumulates by hand, layer by layer, and parameters.
@@ -144,7 +144,8 @@ def test_resnet_is_torchvisions():
 def test_pretrained_weights_come_from_a_file(tmp_path):
     donor, network = tiny("reconstnet"), tiny("reconstnet")
     torch.save(donor.encoder.state_dict(), tmp_path / "resnet.pth")
-    network.take_pretrained(tmp_path / "resnet.pth")
+    options = Network(name="reconstnet", pretrained=str(tmp_path / "resnet.pth"))
+    initialise(network, options, torch.zeros(256, 3))
     assert torch.equal(network.encoder.fc.weight, donor.encoder.fc.weight)
 
 

@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""The networks by name. One paper, one file.
+"""The networks by name. One paper, one file; models.networks.base.Network says what one owes."""
 
-All are built with (preset, points, image_size, out_act) and called with (image, points, noise);
-`latent` is the number of normal variables that `noise` has to have, 0 for none.
-"""
-
+from models.networks.base import Network
 from models.networks.efficient import EfficientPointNet
 from models.networks.lmnet import LMNet, PointAutoencoder
 from models.networks.psgn import PSGN
 from models.networks.reconstnet import ReconstNet
 
-NETWORKS = {
+NETWORKS: dict[str, type[Network]] = {
     "efficient": EfficientPointNet,
     "psgn": PSGN,
     "lmnet-autoencoder": PointAutoencoder,

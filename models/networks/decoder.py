@@ -7,7 +7,7 @@ mu, logvar of 100 each; 100 -> 512 -> 1024 -> 3 N, LeakyReLU(0.01) between, tanh
 import torch
 from torch import Tensor, nn
 
-from models.networks.output import Reconstruction, draw_latent, float32_apply
+from models.networks.base import Reconstruction, draw_latent, float32_apply
 
 FEATURE, LATENT = 1000, 100
 

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.networks.base import Network, Reconstruction, choose
 from models.networks.decoder import FEATURE, LATENT, LatentDecoder
-from models.networks.output import Reconstruction, choose
 
 
 class Preset(NamedTuple):
@@ -72,7 +72,7 @@ class Encoder(nn.Module):
         return self.feature(last.mean(dim=(2, 3)))  # [B, 1000]
 
 
-class EfficientPointNet(nn.Module):
+class EfficientPointNet(Network):
     """One RGB image -> points of the whole object, through a latent of 100 normal variables.
 
     Args:
@@ -83,6 +83,7 @@ class EfficientPointNet(nn.Module):
     """
 
     latent = LATENT
+    sources = frozenset({"start_from_mean"})
 
     def __init__(
         self,

@@ -10,19 +10,21 @@ the view-angle loss sets: wide where the view hides much.
 Layer widths after the public code; it gives the image as 0..255, here 0..1 with 0.5 taken off.
 """
 
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from models.networks.encoder import PyramidEncoder
-from models.networks.output import (
+from models.networks.base import (
+    Network,
     Reconstruction,
     choose,
     draw_latent,
     float32_apply,
     he_initialise,
 )
+from models.networks.encoder import PyramidEncoder
 
 
 class Preset(NamedTuple):
@@ -73,10 +75,9 @@ class PointDecoder(nn.Module):
         return torch.tanh(cloud) if self.out_act == "tanh" else cloud
 
 
-class PointAutoencoder(nn.Module):
+class PointAutoencoder(Network):
     """The first stage: a cloud to itself through the latent. Takes the arguments of LMNet."""
 
-    latent = 0
     reads_points = True
 
     def __init__(
@@ -100,7 +101,7 @@ class PointAutoencoder(nn.Module):
         return Reconstruction(self.decoder(float32_apply(self.point_encoder, points)))
 
 
-class LMNet(nn.Module):
+class LMNet(Network):
     """The second stage: one RGB image -> latent -> points; only the image's side is trained.
 
     Args:
@@ -109,6 +110,14 @@ class LMNet(nn.Module):
         image_size: side of the square image, a multiple of 32.
         out_act: "none" as in the paper, or "tanh".
     """
+
+    sources = frozenset({"autoencoder"})
+    required = MappingProxyType(
+        {
+            "autoencoder": "3D-LMNet needs a trained point autoencoder; train one "
+            "(configs/lmnet-autoencoder.toml) and name its run folder here"
+        }
+    )
 
     def __init__(
         self,
@@ -133,6 +142,9 @@ class LMNet(nn.Module):
         self.decoder = PointDecoder(width, options.decoder, points, out_act)
         self.point_encoder.requires_grad_(False)
         self.decoder.requires_grad_(False)
+
+    def gives(self) -> frozenset[str]:
+        return super().gives() | {"latent", "target"}
 
     def take_autoencoder(self, state: dict[str, Tensor]) -> None:
         """Load the weights of a trained PointAutoencoder of the same widths."""

@@ -13,13 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.networks.encoder import PyramidEncoder, conv
-from models.networks.output import (
+from models.networks.base import (
+    Network,
     Reconstruction,
     choose,
     float32_apply,
     he_initialise,
 )
+from models.networks.encoder import PyramidEncoder, conv
 
 
 class Preset(NamedTuple):
@@ -33,7 +34,7 @@ PRESETS = {
 }
 
 
-class PSGN(nn.Module):
+class PSGN(Network):
     """One RGB image -> points, without a latent distribution.
 
     Args:
@@ -42,8 +43,6 @@ class PSGN(nn.Module):
         image_size: side of the square image, a multiple of 32.
         out_act: "none" as in the paper, or "tanh".
     """
-
-    latent = 0
 
     def __init__(
         self,

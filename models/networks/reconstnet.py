@@ -7,14 +7,13 @@ the latent and decoder of networks/decoder.py. The authors start from ImageNet w
 network starts from nothing unless `network.pretrained` names a file of them.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from models.networks.base import Network, Reconstruction, choose
 from models.networks.decoder import FEATURE, LATENT, LatentDecoder
-from models.networks.output import Reconstruction, choose
 
 
 class Preset(NamedTuple):
@@ -83,7 +82,7 @@ class ResNet(nn.Module):
         return self.fc(x.mean(dim=(2, 3)))
 
 
-class ReconstNet(nn.Module):
+class ReconstNet(Network):
     """One RGB image -> points, through a latent of 100 normal variables.
 
     Args:
@@ -94,6 +93,9 @@ class ReconstNet(nn.Module):
     """
 
     latent = LATENT
+    sources = frozenset({"start_from_mean", "pretrained"})
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(
         self,
@@ -108,9 +110,8 @@ class ReconstNet(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(DEVIATION)[:, None, None], persistent=False)
 
-    def take_pretrained(self, path: str | Path) -> None:
-        """Load ImageNet weights: a state dict of torchvision's resnet50, saved to a file."""
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    def take_pretrained(self, state: dict[str, Tensor]) -> None:
+        """Load ImageNet weights: a state dict of torchvision's resnet50."""
         self.encoder.load_state_dict(state)
 
     def start_from(self, cloud: Tensor) -> None:
