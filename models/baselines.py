@@ -5,11 +5,16 @@ After Tatarchenko et al. (2019), "What Do Single-view 3D Reconstruction Networks
 shape, the mean of a cluster, retrieval by image, and the oracle that sees the true shape.
 """
 
+import warnings
+
 import torch
 import torch.nn.functional as F
+from scipy.cluster.vq import kmeans2
 from torch import Tensor
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
+from models.data.dataset import Sample
 from models.protocols import bounding_box, subset
 from pointloss import assign, chamfer
 
@@ -50,15 +55,14 @@ def occupancy(clouds: Tensor, cells: int = 8) -> Tensor:
     return shares.scatter_add_(1, number, torch.full(number.shape, 1 / clouds.shape[1]))
 
 
-def k_means(features: Tensor, clusters: int, rounds: int = 20, seed: int = 0) -> Tensor:
+def k_means(features: Tensor, clusters: int, seed: int = 0) -> Tensor:
     """Cluster [O] of each row of features [O, F]: Lloyd's algorithm from rows drawn by `seed`."""
     generator = torch.Generator().manual_seed(seed)
-    centres = features[torch.randperm(len(features), generator=generator)[:clusters]]
-    for _ in range(rounds):
-        member = torch.cdist(features, centres).argmin(dim=1)
-        for k in member.unique():
-            centres[k] = features[member == k].mean(dim=0)
-    return torch.cdist(features, centres).argmin(dim=1)
+    first = features[torch.randperm(len(features), generator=generator)[:clusters]]
+    with warnings.catch_warnings():  # a cluster may stay empty
+        warnings.filterwarnings("ignore", message="One of the clusters is empty")
+        _, member = kmeans2(features.numpy(), first.numpy(), iter=20, minit="matrix")
+    return torch.from_numpy(member).long()
 
 
 def cluster_shapes(clouds: Tensor, device: str, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -66,7 +70,8 @@ def cluster_shapes(clouds: Tensor, device: str, seed: int = 0) -> tuple[Tensor, 
     member = k_means(occupancy(clouds).sqrt(), max(1, round(len(clouds) ** 0.5)), seed=seed)
     _, member = member.unique(return_inverse=True)  # no empty clusters
     groups = [clouds[member == k] for k in range(member.max() + 1)]
-    shapes = [mean_shape(group, device, limit=32, seed=seed) for group in groups]
+    with tqdm(groups, "means of the clusters", leave=False) as bar:
+        shapes = [mean_shape(group, device, limit=32, seed=seed) for group in bar]
     return member, torch.stack(shapes)
 
 
@@ -76,16 +81,17 @@ def thumbnails(images: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(images, size).flatten(1)
 
 
-def nearest_images(queries: Tensor, train: DataLoader, device: str) -> Tensor:
+def nearest_images(queries: Tensor, train: DataLoader[Sample], device: str) -> Tensor:
     """The training object [S] whose image is nearest (L2) to each thumbnail of queries [S, P]."""
     queries = queries.to(device)
     best = torch.full((len(queries),), float("inf"), device=device)
     found = torch.zeros(len(queries), dtype=torch.int64, device=device)
-    for batch in train:
-        distance, row = torch.cdist(queries, thumbnails(batch.image.to(device))).min(1)
-        nearer = distance < best
-        best = torch.where(nearer, distance, best)
-        found = torch.where(nearer, batch.object.to(device)[row], found)
+    with tqdm(train, "nearest images", leave=False) as bar:
+        for batch in bar:
+            distance, row = torch.cdist(queries, thumbnails(batch.image.to(device))).min(1)
+            nearer = distance < best
+            best = torch.where(nearer, distance, best)
+            found = torch.where(nearer, batch.object.to(device)[row], found)
     return found.cpu()
 
 
@@ -100,10 +106,13 @@ def nearest_shapes(truth: Tensor, train: Tensor, device: str, points: int = 512)
         for seed, c in enumerate((truth, train))
     )
     found = []
-    for cloud in truth:
-        distance = [
-            chamfer(cloud.expand(len(part), -1, -1), part, squared=False, batch_reduction="none")
-            for part in train.split(256)
-        ]
-        found.append(torch.cat(distance).argmin())
+    with tqdm(truth, "nearest shapes", leave=False) as bar:
+        for cloud in bar:
+            every = [
+                chamfer(
+                    cloud.expand(len(part), -1, -1), part, squared=False, batch_reduction="none"
+                )
+                for part in train.split(256)
+            ]
+            found.append(torch.cat(every).argmin())
     return torch.stack(found).cpu()

@@ -6,22 +6,27 @@
 
 CLOUDS holds <synset>/<model>/<view>.npy (00.npy ...), or <synset>/<model>.npy for all views of an
 object: float [N, 3] in the frame of the set. Prints tables and writes results.md, results.csv,
-results.json and reconstructions.png into the run folder (or into --out). Beside the scored clouds
+results.json and reconstructions.png. With the run's own settings they go into the run folder, else
+into a folder in it that is named after what differs (RUN/protocol=occnet), or into --out: no answer
+takes the place of another question's. Beside the scored clouds
 stand the baselines of models/baselines.py and the sampling floor: the truth against another
 sampling of itself, below which no number means anything.
 """
 
 import argparse
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
 
 from models import checkpoint, plots
 from models import config as configs
@@ -36,13 +41,14 @@ from models.baselines import (
 from models.build import build_network, cloud_sizes, open_split, pick_device
 from models.config import Config, ConfigError
 from models.cost import describe_machine, measure
-from models.data.dataset import ReconstructionDataset, Sample
+from models.data.dataset import ReconstructionDataset, Sample, read_cloud
 from models.determinism import deterministic
+from models.networks.base import Network, Reconstruction
 from models.protocols import PROTOCOLS, Protocol
-from models.report import Pictures, Results, as_markdown, tabulate, write
+from models.report import Pictures, Results, Row, as_markdown, tabulate, write
 
 FLOOR = "floor"  # the method's name in the tables
-Predictor = Callable[[Sample], Tensor]  # a batch of images -> clouds [B, N, 3]
+Predictor = Callable[[Sample], Tensor]  # a batch of images -> clouds [B, N, 3], on any device
 
 
 class Truth(NamedTuple):
@@ -91,61 +97,63 @@ class Judge:
         self.truth = open_truth(protocol, data)
 
     def score(self, prediction: Tensor, objects: Tensor, ids: Tensor) -> Tensor:
-        """prediction [B, N, 3] of the true clouds `objects` [B] -> [B, columns] on the CPU.
+        """A batch `prediction` [B, N, 3] of the true clouds `objects` [B] -> [B, columns].
 
-        `ids` [B] tell clouds apart where each has a choice of points of its own.
+        `prediction` may be on any device, `objects` and the scores are on the CPU. `ids` [B] tell
+        clouds apart if each has a choice of points of its own.
         """
-        parts = []
-        for rows in torch.arange(len(prediction)).split(self.options.batch_size):
-            x, y = prediction[rows], self.truth.clouds[objects[rows]]
-            values = self.protocol.score(
-                x.to(self.device),
-                y.to(self.device),
-                self.options.seed,
-                ids[rows] if self.options.sampling == "random" else None,
-                self.truth.dense[objects[rows]].to(self.device),
-            )
-            parts.append(torch.stack(list(values.values()), dim=1).cpu())
-        return torch.cat(parts)
+        values = self.protocol.score(
+            prediction.to(self.device),
+            self.truth.clouds[objects].to(self.device),
+            self.options.seed,
+            ids if self.options.sampling == "random" else None,
+            self.truth.dense[objects].to(self.device),
+        )
+        return torch.stack(list(values.values()), dim=1).cpu()
 
-    def score_floor(self, objects: Tensor) -> Tensor:
-        """The truth against another sampling of itself, for each image's object [S]."""
-        floor = self.score_chosen(self.truth.other, objects, objects)
+    def score_floor(self, other: Tensor, objects: Tensor) -> Tensor:
+        """The truth against `other`, its other sampling, for each image's object [S]."""
+        floor = self.score_chosen(FLOOR, other, objects, objects)
         if self.truth.other_is_dense:  # then the F-score would see a cloud against itself
-            again = self.score_chosen(self.truth.clouds, objects, objects)
+            again = self.score_chosen(FLOOR, self.truth.clouds, objects, objects)
             first = len(self.protocol.columns()) - len(self.protocol.radii)
             floor[:, first:] = again[:, first:]
         return floor
 
-    def score_chosen(self, clouds: Tensor, chosen: Tensor, objects: Tensor) -> Tensor:
-        """clouds[chosen] against the true clouds `objects`, both [S]; each pair is scored once."""
+    def score_chosen(self, method: str, clouds: Tensor, chosen: Tensor, objects: Tensor) -> Tensor:
+        """clouds[chosen] against the true clouds `objects`, both [S]; each pair is scored once.
+
+        `method` is the name in the progress bar.
+        """
         pairs, back = torch.stack([chosen, objects], dim=1).unique(dim=0, return_inverse=True)
-        return self.score(clouds[pairs[:, 0]], pairs[:, 1], pairs[:, 1])[back]
+        batches = pairs.split(self.options.batch_size)
+        with tqdm(batches, method, unit="batch", leave=False) as bar:
+            return torch.cat([self.score(clouds[b[:, 0]], b[:, 1], b[:, 1]) for b in bar])[back]
 
 
-def network_predictor(network: nn.Module, config: Config, device: str) -> Predictor:
+def network_predictor(network: Network, config: Config, device: str) -> Predictor:
     """z is the mean of the latent, so the same images give the same clouds, unless evaluate.draw.
 
     (The compared systems draw it while they evaluate, and their numbers change from run to run.)
     """
     network.eval()
     torch.manual_seed(config.evaluate.seed)
-    reads_points = getattr(network, "reads_points", False)
 
     @torch.no_grad()
     def predict(batch: Sample) -> Tensor:
         noise = None
         if config.evaluate.draw and network.latent:
             noise = torch.randn(len(batch.image), network.latent, device=device)
-        points = batch.points.to(device) if reads_points else None
-        return network(batch.image.to(device), points, noise).points.cpu()
+        points = batch.points.to(device) if network.reads_points else None
+        out: Reconstruction = network(batch.image.to(device), points, noise)
+        return out.points
 
     return predict
 
 
 def folder_predictor(folder: Path, data: ReconstructionDataset) -> Predictor:
     """Clouds from files; all of one number of points."""
-    sizes = set()  # of what was read so far
+    sizes: set[int] = set()  # of what was read so far
 
     def read(index: int, view: int) -> np.ndarray:
         key = data.objects[index]
@@ -153,17 +161,11 @@ def folder_predictor(folder: Path, data: ReconstructionDataset) -> Predictor:
         path = next((p for p in names if p.is_file()), None)
         if path is None:
             raise ConfigError(f"--pred-dir: neither {names[0]} nor {names[1]} is there")
-        try:
-            cloud = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise ConfigError(f"{path}: not a readable array ({error})") from None
-        shape = list(cloud.shape)
-        if len(shape) != 2 or shape[0] == 0 or shape[1] != 3 or not np.isfinite(cloud).all():
-            raise ConfigError(f"{path}: expected [N, 3], N > 0, all finite; got shape {shape}")
+        cloud = read_cloud(path)
         sizes.add(len(cloud))
         if len(sizes) > 1:
             raise ConfigError(f"{path}: clouds of --pred-dir differ in their number of points")
-        return cloud.astype(np.float32)
+        return cloud
 
     def predict(batch: Sample) -> Tensor:
         pairs = zip(batch.object.tolist(), batch.view.tolist(), strict=True)
@@ -196,15 +198,17 @@ def score_images(
     categories = [data.categories[data.object_categories[o]] for o in objects.tolist()]
     shown = {keep[row]: row for row in plots.choose_rows(categories, objects.tolist())}
     scores, thumbs, drawn = [], [], {}
-    for batch in DataLoader(Subset(data, keep), options.batch_size, num_workers=workers):
-        predicted = predictor(batch)
-        scores.append(judge.score(predicted, batch.object, batch.sample))
-        thumbs.append(thumbnails(batch.image))
-        for row, sample in enumerate(batch.sample.tolist()):
-            if sample in shown:
-                drawn[sample] = (batch.image[row], batch.points[row], predicted[row])
-    labels = [categories[row] for row in shown.values()]
-    pictures = Pictures(*([drawn[s][part] for s in shown] for part in range(3)), labels)
+    loader = DataLoader(Subset(data, keep), options.batch_size, num_workers=workers)
+    with tqdm(loader, "scores", unit="batch", leave=False) as bar:
+        for batch in bar:
+            predicted = predictor(batch)
+            scores.append(judge.score(predicted, batch.object, batch.sample))
+            thumbs.append(thumbnails(batch.image))
+            for row, sample in enumerate(batch.sample.tolist()):
+                if sample in shown:
+                    drawn[sample] = (batch.image[row], batch.points[row], predicted[row].cpu())
+    images, truths, predictions = ([drawn[s][part] for s in shown] for part in range(3))
+    pictures = Pictures(images, truths, predictions, [categories[row] for row in shown.values()])
     return torch.cat(scores), objects, torch.cat(thumbs), pictures
 
 
@@ -224,20 +228,23 @@ def score_baselines(
     member, shapes = cluster_shapes(train.points, device)
     oracle = nearest_shapes(judge.truth.clouds, train.points, device)
     nothing = torch.zeros_like(objects)
-    scores = (
-        judge.score_chosen(mean[None], nothing, objects),
-        judge.score_chosen(shapes, member[retrieved], objects),
-        judge.score_chosen(train.points, retrieved, objects),
-        judge.score_chosen(train.points, oracle[objects], objects),
+    chosen = (
+        (mean[None], nothing),
+        (shapes, member[retrieved]),
+        (train.points, retrieved),
+        (train.points, oracle[objects]),
     )
-    return dict(zip(NAMES, scores, strict=True))
+    return {
+        name: judge.score_chosen(name, clouds, rows, objects)
+        for name, (clouds, rows) in zip(NAMES, chosen, strict=True)
+    }
 
 
 @deterministic()
 def evaluate(
     config: Config,
     device: str,
-    state: dict | None = None,
+    state: dict[str, Any] | None = None,
     pred_dir: Path | None = None,
     commit: str | None = None,
 ) -> Results:
@@ -250,10 +257,12 @@ def evaluate(
     options = config.evaluate
     protocol, data = open_asked(config)
     mean, cost, notes = None, {}, []
-    if pred_dir:
+    if pred_dir is not None:
         name, predictor = pred_dir.resolve().name, folder_predictor(pred_dir, data)
         if name in (*NAMES, FLOOR):  # beside which it stands in the tables
             name = f"{name} (--pred-dir)"
+    elif state is None:
+        raise ValueError("evaluate: give the state of a checkpoint, or pred_dir")
     else:
         network = build_network(config).to(device)
         checkpoint.restore(network, state, "network")
@@ -264,7 +273,7 @@ def evaluate(
         notes = [f"Weights after epoch {epochs} of the run, {why}."]
         if chosen == options.split:
             notes.append("WARNING: the best epoch was chosen on this very split.")
-        if getattr(network, "reads_points", False):
+        if network.reads_points:
             notes.append(
                 "It reads the true cloud, not the image: a bound for what decodes with it."
             )
@@ -274,7 +283,7 @@ def evaluate(
     if options.baselines:
         methods |= score_baselines(config, judge, objects, thumbs, mean, device)
     if judge.truth.other is not None:
-        methods[FLOOR] = judge.score_floor(objects)
+        methods[FLOOR] = judge.score_floor(judge.truth.other, objects)
     categories = [data.categories[data.object_categories[o]] for o in objects.tolist()]
     rows = tabulate(methods, protocol.columns(), categories)
     header = [protocol.describe(), *describe(config, judge, rows, len(data.objects)), *notes]
@@ -282,7 +291,7 @@ def evaluate(
     return Results(name, header, rows, cost, configs.to_dict(config), pictures)
 
 
-def describe(config: Config, judge: Judge, rows: list[dict], objects: int) -> list[str]:
+def describe(config: Config, judge: Judge, rows: list[Row], objects: int) -> list[str]:
     """The lines over a table that depend on the data and not on the convention."""
     options, truth = config.evaluate, judge.truth
     images = next(row["n"] for row in rows if row["category"] == "all images")
@@ -308,6 +317,18 @@ def describe(config: Config, judge: Judge, rows: list[dict], objects: int) -> li
     return lines
 
 
+def subfolder(own: Config, asked: Config) -> str:
+    """A folder's name for the settings in which `asked` differs from `own`; empty if in none."""
+    before = asdict(own)
+    words = [
+        f"{key}={value}"
+        for section, table in asdict(asked).items()
+        for key, value in table.items()
+        if value != before[section][key]
+    ]
+    return re.sub(r"[^\w.,=+-]+", "_", ",".join(words))
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m models.evaluate", description=__doc__.split("\n")[0]
@@ -318,7 +339,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--protocol", help=f"one of {', '.join(PROTOCOLS)}")
     parser.add_argument("--views", type=int, help="K views of each object; 0: all")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
-    parser.add_argument("--out", type=Path, help="folder for the results (default: RUN, PRED_DIR)")
+    parser.add_argument(
+        "--out", type=Path, help="folder for the results (default: RUN or PRED_DIR, see above)"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--commit", help="of this project, to be named in the results")
     args = parser.parse_args(argv)
@@ -327,16 +350,23 @@ def main(argv: list[str] | None = None) -> int:
     try:
         device, config, state = pick_device(args.device), Config(), None
         if args.run:
-            path = checkpoint.choose(args.run, "last")  # it says which file is wanted
+            path = checkpoint.choose(args.run, "last")  # it says which file to score
             state = checkpoint.load(path, device, checkpoint.SCORED)
             config = configs.update(config, state["config"])
+        own = config
         config = configs.override(config, args.set)
         if args.run and (wanted := checkpoint.choose(args.run, config.evaluate.checkpoint)) != path:
             path, state = wanted, checkpoint.load(wanted, device, checkpoint.SCORED)
         given = {"split": args.split, "views": args.views, "protocol": args.protocol}
         given = {key: value for key, value in given.items() if value is not None}
         config = configs.update(config, {"evaluate": given})
-        out = args.out or args.pred_dir or path.parent
+        if args.out:
+            out = args.out
+        elif args.pred_dir:
+            out = args.pred_dir / subfolder(replace(config, evaluate=configs.Evaluate()), config)
+        else:  # one file of a run may be another than the one that the run itself has scored
+            folder = args.run if args.run.is_dir() else args.run.with_suffix("")
+            out = folder / subfolder(own, config)
         results = evaluate(config, device, state, args.pred_dir, args.commit)
         write(results, out)
     except (ValueError, OSError) as error:

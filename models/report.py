@@ -4,12 +4,12 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from models import log, plots
+from models import files, log, plots
 
 PUBLISHED = """\
 Published, under other conditions (table 2 of the paper; CD, EMD x100; FLOPs as printed):
@@ -29,6 +29,9 @@ for ResNet-50. FLOPs are no measure of memory.
 """
 
 
+Row = dict[str, Any]  # {method, category, n, one key a column}
+
+
 class Pictures(NamedTuple):
     """Some reconstructions to look at, one entry each."""
 
@@ -44,13 +47,13 @@ class Results:
 
     method: str  # what was scored; the other methods of `rows` stand beside it
     header: list[str]
-    rows: list[dict]  # {method, category, n, one key a column}
-    cost: dict  # of models.cost.measure; empty for clouds from files
-    config: dict
+    rows: list[Row]
+    cost: dict[str, float | int | None]  # of models.cost.measure; empty for clouds from files
+    config: dict[str, dict[str, Any]]
     pictures: Pictures
 
 
-def tabulate(methods: dict[str, Tensor], columns: list[str], categories: list[str]) -> list[dict]:
+def tabulate(methods: dict[str, Tensor], columns: list[str], categories: list[str]) -> list[Row]:
     """Scores [S, columns] by method -> a row for each category, their mean, and all images.
 
     "mean" is the mean of the categories' means, which the papers report; "all images" the mean over
@@ -62,7 +65,7 @@ def tabulate(methods: dict[str, Tensor], columns: list[str], categories: list[st
             raise ValueError(f"{method}: {len(scores)} scores for {len(categories)} images")
         values = scores.double()
 
-        def row(category: str, part: Tensor, n: int, method: str = method) -> dict:
+        def row(category: str, part: Tensor, n: int, method: str = method) -> Row:
             numbers = dict(zip(columns, part.mean(dim=0).tolist(), strict=True))
             if "gap" in numbers:
                 numbers["gap"] = part[:, columns.index("gap")].max().item()
@@ -88,7 +91,7 @@ COSTS = {
 }
 
 
-def cost_columns(results: Results, row: dict) -> dict[str, float | None]:
+def cost_columns(results: Results, row: Row) -> dict[str, float | None]:
     """The columns of COSTS for a row: None beside what has no network, none without any network."""
     if not results.cost:
         return {}
@@ -105,7 +108,7 @@ def _number(column: str, value: float | None) -> str:
     return f"{value:.3f}" if column.startswith("F@") or abs(value) < 1 else f"{value:.2f}"
 
 
-def _table(first: str, rows: list[dict], columns: list[str]) -> str:
+def _table(first: str, rows: list[Row], columns: list[str]) -> str:
     """A Markdown table whose source is aligned as well."""
     lines = [[first, *columns]]
     for row in rows:
@@ -167,7 +170,7 @@ def as_markdown(results: Results) -> str:
 def write(results: Results, folder: Path) -> None:
     """results.md, results.csv, results.json and the picture grid."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.md").write_text(as_markdown(results), encoding="utf-8")
+    files.write_text(folder / "results.md", as_markdown(results))
     rows = [row | cost_columns(results, row) for row in results.rows]
     log.write_csv(folder / "results.csv", rows, [*results.header, *describe_cost(results)])
     record = {
@@ -177,5 +180,5 @@ def write(results: Results, folder: Path) -> None:
         "rows": results.rows,
         "config": results.config,
     }
-    (folder / "results.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    files.write_text(folder / "results.json", json.dumps(record, indent=1) + "\n")
     plots.reconstructions(folder / "reconstructions.png", *results.pictures)

@@ -9,12 +9,15 @@ Each object shows two views and its cloud from the front (+z), one category belo
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from models.data.dataset import open_image, read_cloud
+from models.data.manifest import is_plain, read_manifest
 
 TILE = 96
 COLUMNS = 6
@@ -22,39 +25,55 @@ COLUMNS = 6
 
 def cloud_tile(points: np.ndarray) -> Image.Image:
     """Orthographic front view of points [N, 3]; nearer points are darker."""
-    column, row = ((points[:, :2] * [0.95, -0.95] + 0.5) * (TILE - 1)).round().astype(int).T
+    place = ((points[:, :2] * [0.95, -0.95] + 0.5) * (TILE - 1)).round()
+    column, row = place.clip(0, TILE - 1).astype(int).T
     order = np.argsort(points[:, 2])
     tile = np.full((TILE, TILE), 255, dtype=np.uint8)
     tile[row[order], column[order]] = (170 - 170 * (points[order, 2] + 0.5)).clip(0, 255)
     return Image.fromarray(tile).convert("RGB")
 
 
-def object_tile(root: Path, record: dict) -> Image.Image:
+def object_tile(root: Path, record: dict[str, Any]) -> Image.Image:
     """[view | other view | cloud] with the model's name and split below."""
     tile = Image.new("RGB", (3 * TILE, TILE + 12), "white")
     where = Path(record["synset"]) / record["model"]
     for column, view in enumerate((record["views"] // 8, record["views"] * 5 // 8)):
         path = root / "ShapeNetRendering" / where / "rendering" / f"{view:02d}.png"
-        with Image.open(path) as image:
-            image = image.convert("RGBA").resize((TILE, TILE))
+        image = open_image(path).resize((TILE, TILE))
         tile.paste(image, (column * TILE, 0), image)
-    clouds = (root / "ShapeNet_pointclouds" / where).glob("pointcloud_*.npy")
-    points = np.load(min(clouds, key=lambda path: path.stat().st_size), allow_pickle=False)
-    tile.paste(cloud_tile(points.astype(np.float64)), (2 * TILE, 0))
+    folder = root / "ShapeNet_pointclouds" / where
+    clouds = sorted(folder.glob("pointcloud_*.npy"), key=lambda path: path.stat().st_size)
+    if not clouds:
+        raise FileNotFoundError(f"missing {folder}/pointcloud_*.npy")
+    tile.paste(cloud_tile(read_cloud(clouds[0]).astype(np.float64)), (2 * TILE, 0))
     label = f"{record['split'][:2]} {record['model']}"[:34]
     ImageDraw.Draw(tile).text((1, TILE), label, fill="black", font_size=9)
     return tile
 
 
-def records_of(root: Path) -> list[dict]:
-    """What the set's manifest tells of each object."""
-    return json.loads((root / "manifest.json").read_text(encoding="utf-8"))["objects"]
+def records_of(root: Path) -> list[dict[str, Any]]:
+    """What the set's manifest tells of each object.
+
+    Raises:
+        ValueError: what a sheet needs is missing, or a name would lead out of a folder.
+    """
+    path, records = root / "manifest.json", read_manifest(root).get("objects")
+    if not isinstance(records, list) or not records:
+        raise ValueError(f"{path}: no objects")
+    for record in records:
+        told = record if isinstance(record, dict) else {}
+        for key in ("synset", "model", "category"):
+            if not is_plain(told.get(key)):
+                raise ValueError(f"{path}: {key} {told.get(key)!r} is not a plain name")
+        if not isinstance(told.get("views"), int) or not isinstance(told.get("split"), str):
+            raise ValueError(f"{path}: {told['model']} has no views or no split")
+    return records
 
 
 def contact_sheet(root: Path, category: str | None = None) -> Image.Image:
     """Picture of a prepared set, or of one category of it."""
     records = records_of(root)
-    rows: list[list[dict] | str] = []
+    rows: list[list[dict[str, Any]] | str] = []
     for name in sorted({r["category"] for r in records if category in (None, r["category"])}):
         chosen = [r for r in records if r["category"] == name]
         rows.append(f"{name} ({len(chosen)})")

@@ -10,11 +10,12 @@ ROOT/splits/<split>_models.json            {synset: ["synset/model", ...]}
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from torch.utils.data import Dataset
 from models.data import maps
 from models.data.camera import Camera, intrinsics, read_metadata, window
 from models.data.categories import NAMES
+from models.data.manifest import is_plain, read_manifest
 
 FURNITURE = Path(__file__).parent / "furniture"  # the set that lies in the repository
 SPLITS = ("train", "val", "test")
@@ -45,16 +47,16 @@ class Sample(NamedTuple):
 
     image: torch.Tensor  # [3, H, W] float32 in 0..1, on white
     points: torch.Tensor  # [N, 3] float32, object frame: y up, longest side 1
-    category: int  # index into ReconstructionDataset.categories
-    sample: int  # index of the (object, view) in this split
-    object: int  # index into ReconstructionDataset.objects
-    view: int  # number of the image
+    category: torch.Tensor  # [] int64, index into ReconstructionDataset.categories
+    sample: torch.Tensor  # [] int64, index of the (object, view) in this split
+    object: torch.Tensor  # [] int64, index into ReconstructionDataset.objects
+    view: torch.Tensor  # [] int64, number of the image
     camera: View
     depth: torch.Tensor  # [H, W] float32 along the optical axis, 0: nothing; [0, 0]: not asked for
     normal: torch.Tensor  # [3, H, W] float32, camera frame, 0: nothing; [3, 0, 0]: not asked for
 
 
-class ReconstructionDataset(Dataset):
+class ReconstructionDataset(Dataset[Sample]):
     """Every view of every object of a split, with the object's points.
 
     Args:
@@ -100,8 +102,10 @@ class ReconstructionDataset(Dataset):
             cameras = self._read_cameras(key)
             self.samples += [(index, view) for view in range(len(cameras))]
             self._cameras += cameras
+        manifest = read_manifest(self.root)
+        self.front = _front(manifest)
+        self._sha256 = _sha256(manifest)
         self.points = self.clouds(points)
-        self.front = self._read_front()
         self.width = self._first_width()  # pixels of the files, before image_size
         self.images = self._read_images(in_memory)  # [S, 3, H, W] uint8, or None: read on demand
 
@@ -117,14 +121,19 @@ class ReconstructionDataset(Dataset):
         return Sample(
             image=image.to(torch.float32) / 255,
             points=self.points[owner],
-            category=self.object_categories[owner],
-            sample=index,
-            object=owner,
-            view=view,
+            category=torch.tensor(self.object_categories[owner]),
+            sample=torch.tensor(index),
+            object=torch.tensor(owner),
+            view=torch.tensor(view),
             camera=self._view(index),
             depth=depth,
             normal=normal,
         )
+
+    def name(self, index: int) -> str:
+        """The image of a sample as people find it: synset/model/view."""
+        owner, view = self.samples[index]
+        return f"{self.objects[owner]}/{view:02d}"
 
     def clouds(self, points: int) -> torch.Tensor:
         """Another sampling of every object, pointcloud_<points>.npy: [O, points, 3] float32."""
@@ -145,7 +154,7 @@ class ReconstructionDataset(Dataset):
     def _first_width(self) -> int:
         if not self.samples:
             return 0
-        return _open_size(self._path(0, "rendering"))
+        return open_image(self._path(0, "rendering")).width
 
     def _read_images(self, in_memory: int) -> torch.Tensor | None:
         side = self.image_size or self.width
@@ -176,6 +185,10 @@ class ReconstructionDataset(Dataset):
             if not path.exists():
                 raise FileNotFoundError(f"missing {path}")
         depth, normal = maps.read_depth(paths[0]), maps.read_normal(paths[1])
+        for path, found in zip(paths, (depth, normal), strict=True):
+            if found.shape[:2] != (self.width, self.width):
+                size = f"{found.shape[1]} x {found.shape[0]}"
+                raise ValueError(f"{path}: {size} pixels, its image has {self.width} a side")
         # The nearest pixel: a mean over an edge would be on no surface.
         offset, side = window(self.width, self.image_size)
         size = self.image_size or self.width
@@ -183,14 +196,6 @@ class ReconstructionDataset(Dataset):
         grid = np.ix_(pick, pick)
         normal = np.ascontiguousarray(normal[grid].transpose(2, 0, 1))
         return torch.from_numpy(depth[grid]), torch.from_numpy(normal)
-
-    def _read_front(self) -> str | None:
-        path = self.root / "manifest.json"
-        try:
-            front = json.loads(path.read_text(encoding="utf-8"))["frame"]["front"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None  # ShapeNet as it was downloaded, or somebody else's manifest
-        return front if front in ("+x", "-x", "+z", "-z") else None
 
     def _split_file(self, split: str) -> Path:
         return self.root / "splits" / f"{split}_models.json"
@@ -213,8 +218,8 @@ class ReconstructionDataset(Dataset):
                 raise ValueError(f"{path}: {synset!r} does not hold a list")
             for key in keys:
                 # Keys become paths, so nothing but two plain names may pass.
-                plain = isinstance(key, str) and re.fullmatch(r"[\w-]+/[\w-]+", key)
-                if not plain or not key.startswith(f"{synset}/"):
+                names = key.split("/") if isinstance(key, str) else []
+                if len(names) != 2 or not all(map(is_plain, names)) or names[0] != synset:
                     raise ValueError(f"{path}: {key!r} is not of the form {synset}/model")
         return table
 
@@ -238,38 +243,77 @@ class ReconstructionDataset(Dataset):
         return list(cameras)
 
     def _read_points(self, key: str, count: int) -> np.ndarray:
-        path = self.root / "ShapeNet_pointclouds" / key / f"pointcloud_{count}.npy"
-        if not path.exists():
-            raise FileNotFoundError(f"missing {path}")
-        try:
-            points = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"{path}: not a readable array ({error})") from None
-        if points.shape != (count, 3):
-            raise ValueError(f"{path}: shape {list(points.shape)}, expected [{count}, 3]")
-        points = points.astype(np.float32)
-        if not np.isfinite(points).all():
-            raise ValueError(f"{path}: holds values that are not finite")
+        name = f"{key}/pointcloud_{count}.npy"
+        path = self.root / "ShapeNet_pointclouds" / name
+        points = read_cloud(path, self._sha256.get(name))
+        if len(points) != count:
+            raise ValueError(f"{path}: {len(points)} points, expected {count}")
         return points
 
 
-def _open_size(path: Path) -> int:
+def _front(manifest: dict[str, Any]) -> str | None:
+    frame = manifest.get("frame")  # somebody else's manifest may have none
+    front = frame.get("front") if isinstance(frame, dict) else None
+    return front if front in ("+x", "-x", "+z", "-z") else None
+
+
+def _sha256(manifest: dict[str, Any]) -> dict[str, str]:
+    """By "synset/model/name" the digests of the files that the manifest tells."""
+    found, records = {}, manifest.get("objects")
+    for record in records if isinstance(records, list) else []:
+        if isinstance(record, dict) and isinstance(table := record.get("sha256"), dict):
+            where = f"{record.get('synset')}/{record.get('model')}"
+            found.update({f"{where}/{name}": str(digest) for name, digest in table.items()})
+    return found
+
+
+def read_cloud(path: Path, sha256: str | None = None) -> np.ndarray:
+    """The points [N, 3] float32, N > 0, of an .npy file; nothing in it is unpickled.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no array of finite real numbers [N, 3], or does not have that `sha256`.
+    """
     try:
-        with Image.open(path) as file:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"missing {path}") from None
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(f"{path}: damaged: another sha256 than manifest.json tells")
+    try:
+        points = np.load(io.BytesIO(content), allow_pickle=False)
+    except Exception as error:  # a broken header makes numpy's parser raise nearly anything
+        raise ValueError(f"{path}: not a readable array ({error})") from None
+    if not isinstance(points, np.ndarray) or points.dtype.kind not in "fiu":
+        kind = getattr(points, "dtype", "an archive")
+        raise ValueError(f"{path}: expected real numbers, got {kind}")
+    if points.ndim != 2 or points.shape[0] == 0 or points.shape[1] != 3:
+        raise ValueError(f"{path}: expected [N, 3], N > 0, got shape {list(points.shape)}")
+    with np.errstate(over="ignore"):  # beyond float32 is inf, and told below
+        points = points.astype(np.float32)
+    if not np.isfinite(points).all():
+        raise ValueError(f"{path}: expected numbers that are all finite")
+    return points
+
+
+def open_image(path: Path) -> Image.Image:
+    """A square PNG as RGBA.
+
+    Raises:
+        ValueError: it is no PNG that can be read, or not square.
+    """
+    try:
+        with Image.open(path, formats=("PNG",)) as file:
             if file.width != file.height:
                 raise ValueError(f"{path}: {file.width} x {file.height} pixels, expected a square")
-            return file.width
-    except OSError as error:
+            return file.convert("RGBA")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: not a readable image ({error})") from None
 
 
 def read_image(path: Path, size: int | None = None) -> np.ndarray:
     """A PNG on white, cut as camera.window says, resized: [3, size, size] uint8 (None: its own)."""
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGBA")
-    except OSError as error:
-        raise ValueError(f"{path}: not a readable image ({error})") from None
+    image = open_image(path)
     offset, side = window(image.width, size)
     image = image.crop((offset, offset, offset + side, offset + side))
     white = Image.new("RGBA", image.size, "white")

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
+
+from models import files
 
 FORMAT = 2  # raised when the meaning of a written file changes
 CAMERAS = (
@@ -16,9 +19,30 @@ CAMERAS = (
 def write_json(path: Path, content: Any) -> None:
     """Indented, key order kept, replaced in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    files.write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """The content of the set's manifest.json; empty if there is none, as in ShapeNet's download.
+
+    Raises:
+        ValueError: it is not JSON, or no JSON object.
+    """
+    path = root / "manifest.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def is_plain(name: Any) -> bool:
+    """Whether `name` may become a part of a path: letters, digits, "_" and "-" alone."""
+    return isinstance(name, str) and re.fullmatch(r"[\w-]+", name) is not None
 
 
 def credits_text(records: list[dict[str, Any]]) -> str:

@@ -20,7 +20,7 @@ def write_depth(path: Path, depth: np.ndarray) -> None:
 
 def read_depth(path: Path) -> np.ndarray:
     """[S, S] float32 in object units, 0 where there is nothing."""
-    with Image.open(path) as file:
+    with Image.open(path, formats=("PNG",)) as file:
         grey = np.asarray(file)
     if grey.dtype != np.uint16 or grey.ndim != 2:
         raise ValueError(f"{path}: expected 16 bit grey, got {grey.dtype} {list(grey.shape)}")
@@ -34,7 +34,7 @@ def write_normal(path: Path, normal: np.ndarray) -> None:
 
 def read_normal(path: Path) -> np.ndarray:
     """[S, S, 3] float32, unit or 0."""
-    with Image.open(path) as file:
+    with Image.open(path, formats=("PNG",)) as file:
         normal = (np.asarray(file.convert("RGB"), dtype=np.float32) - 128) / 127
     length = np.linalg.norm(normal, axis=-1, keepdims=True)
     return np.where(length > 0.5, normal / np.maximum(length, 1e-9), 0)
