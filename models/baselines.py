@@ -34,7 +34,7 @@ def mean_shape(
     generator = torch.Generator().manual_seed(seed)
     chosen = clouds[torch.randperm(len(clouds), generator=generator)[:limit]]
     parts = chosen.to(device).split(16)
-    mean = parts[0][0]
+    mean: Tensor = parts[0][0]
     prices: list[Tensor | None] = [None] * len(parts)
     for _ in range(rounds):
         total = torch.zeros_like(mean)

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler, Subset
 
 from models import checkpoint, distributed
 from models.config import Config, ConfigError
 from models.config import Network as Options
-from models.data.dataset import FURNITURE, IN_MEMORY, ReconstructionDataset
+from models.data.dataset import FURNITURE, IN_MEMORY, ReconstructionDataset, Sample
 from models.networks import NETWORKS
 from models.networks.base import Network
 
@@ -40,6 +41,47 @@ def cloud_sizes(data: ReconstructionDataset) -> list[int]:
         for key in data.objects
     ]
     return sorted(int(name.removeprefix("pointcloud_")) for name in set.intersection(*names))
+
+
+def make_loaders(
+    config: Config, data: ReconstructionDataset, device: str
+) -> tuple[DataLoader[Sample], DataLoader[Sample]]:
+    """Batches of this process: shuffled training samples, and the validation images."""
+    size, left = divmod(config.optim.batch_size, distributed.world())
+    if left:
+        raise ConfigError(
+            f"optim.batch_size: {config.optim.batch_size} does not divide among "
+            f"{distributed.world()} processes"
+        )
+    if distributed.world() > 1 and len(data) < config.optim.batch_size:
+        raise ConfigError(f"optim.batch_size: more than the {len(data)} training samples")
+    # Seeds of neighbouring runs must not meet in later epochs: the sampler adds the epoch.
+    sampler: DistributedSampler[Sample] = DistributedSampler(
+        data,
+        distributed.world(),
+        distributed.rank(),
+        seed=config.optim.seed * 1_000_003,
+        drop_last=True,
+    )
+    workers = config.data.workers
+    loader = DataLoader(
+        data,
+        size,
+        sampler=sampler,
+        drop_last=len(data) > config.optim.batch_size,  # batch norm wants more than a left-over
+        num_workers=workers,
+        pin_memory=device.startswith("cuda"),
+        persistent_workers=workers > 0,
+        prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # so that it never draws from the epoch's random numbers
+    )
+    val = open_split(config, config.data.val_split)
+    if not len(val) and distributed.rank() == 0:
+        print(f"data.val_split: {config.data.val_split!r} holds no images, so no epoch is the best")
+    own = Subset(val, range(distributed.rank(), len(val), distributed.world()))
+    return loader, DataLoader(
+        own, config.evaluate.batch_size, num_workers=workers, persistent_workers=workers > 0
+    )
 
 
 def build_network(config: Config) -> Network:

@@ -2,6 +2,7 @@
 """Where the time of the training steps goes, measured without holding up the GPU."""
 
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,15 +19,15 @@ class StepClock:
 
     def __init__(self, device: str):
         self.cuda = device.startswith("cuda")
-        self.steps: list[dict] = []
+        self.steps: list[dict[str, Any]] = []  # a moment is an event on CUDA, else seconds
         self.seconds = {"wait": 0.0, "loss": 0.0, "step": 0.0}
-        self.previous = None
-        self.marks: dict = {}
+        self.previous: Any = None
+        self.marks: dict[str, Any] = {}
 
     def mark(self, name: str) -> None:
         """Names of a step in order: begin, loss, backward, gradient (from `watch`), end."""
         if self.cuda:
-            moment = torch.cuda.Event(enable_timing=True)
+            moment: Any = torch.cuda.Event(enable_timing=True)
             moment.record()
         else:
             moment = time.perf_counter()
@@ -40,8 +41,8 @@ class StepClock:
         if points.requires_grad:
             points.register_hook(lambda _: self.mark("gradient"))
 
-    def _between(self, first, second) -> float:
-        return first.elapsed_time(second) / 1000 if self.cuda else second - first
+    def _between(self, first: Any, second: Any) -> float:
+        return float(first.elapsed_time(second) / 1000 if self.cuda else second - first)
 
     def drain(self) -> None:
         """Add up the marks so far; on CUDA it waits for the last one."""

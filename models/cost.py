@@ -41,7 +41,7 @@ def count_macs(network: Network, config: Config) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(*example(network, config, 1))
     network.train(training)
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def count_parameters(network: Network, config: Config) -> int:

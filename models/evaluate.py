@@ -83,8 +83,8 @@ def open_truth(protocol: Protocol, data: ReconstructionDataset) -> Truth:
     dense = min((s for s in sizes if s >= protocol.f_points), default=max(sizes))
     beside = [s for s in sizes if s != main and s >= min(protocol.points, main)]
     other = max([s for s in beside if s != dense] or beside, default=None)
-    clouds = {size: data.clouds(size) for size in {main, dense, other} - {None}}
-    return Truth(clouds[main], clouds[dense], clouds.get(other), other == dense)
+    clouds = {size: data.clouds(size) for size in (main, dense, other) if size is not None}
+    return Truth(clouds[main], clouds[dense], clouds[other] if other else None, other == dense)
 
 
 class Judge:

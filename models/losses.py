@@ -4,7 +4,9 @@
 TERMS is the table of them. A new term is one entry there, and its weight `w_<name>` in config.Loss.
 """
 
+import operator
 from collections.abc import Callable
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -115,6 +117,9 @@ class Objective(nn.Module):
         points: points of a cloud.
     """
 
+    options: Loss
+    emd_loss: EMDLoss
+
     def __init__(self, options: Loss, samples: int, points: int):
         super().__init__()
         self.options = options
@@ -149,5 +154,5 @@ class Objective(nn.Module):
             for name, term in TERMS.items()
             if self.weights[name]
         }
-        loss = sum(self.weights[name] * value for name, value in terms.items())
+        loss = reduce(operator.add, (self.weights[name] * terms[name] for name in terms))
         return {"loss": loss, **terms}

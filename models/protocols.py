@@ -6,7 +6,7 @@ says all of it: points, normalisation, alignment, squaring, directions, factor.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -168,7 +168,8 @@ class Protocol:
         if self.icp_rounds:
             motion = icp(y, x, self.icp_rounds)
             x, prediction = (motion.invert(c.double()).to(y.dtype) for c in (x, prediction))
-        there, back = chamfer(x, y, squared=self.squared, point_reduction="none")
+        found = chamfer(x, y, squared=self.squared, point_reduction="none")
+        there, back = cast("tuple[Tensor, Tensor]", found)  # both directions
         there, back = self.factor * there.mean(dim=1), self.factor * back.mean(dim=1)
         values = [self.weight * (there + back), there, back]
         if self.emd:

@@ -48,7 +48,7 @@ class Results:
     method: str  # what was scored; the other methods of `rows` stand beside it
     header: list[str]
     rows: list[Row]
-    cost: dict[str, float | int | None]  # of models.cost.measure; empty for clouds from files
+    cost: dict[str, Any]  # of models.cost.measure; empty for clouds from files
     config: dict[str, dict[str, Any]]
     pictures: Pictures
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler, Subset
+from torch.utils.data import DataLoader, DistributedSampler
 from tqdm import tqdm
 
 from models import checkpoint, distributed, files, log, plots
@@ -36,6 +36,7 @@ from models.build import (
     check_orientation,
     check_sources,
     initialise,
+    make_loaders,
     open_split,
     pick_device,
 )
@@ -142,47 +143,6 @@ def save(run: Run, config: Config, out: Path) -> None:
         log.write_csv(out / "metrics.csv", run.history)
 
 
-def make_loaders(
-    config: Config, data: ReconstructionDataset, device: str
-) -> tuple[DataLoader[Sample], DataLoader[Sample]]:
-    """Batches of this process: shuffled training samples, and the validation images."""
-    size, left = divmod(config.optim.batch_size, distributed.world())
-    if left:
-        raise ConfigError(
-            f"optim.batch_size: {config.optim.batch_size} does not divide among "
-            f"{distributed.world()} processes"
-        )
-    if distributed.world() > 1 and len(data) < config.optim.batch_size:
-        raise ConfigError(f"optim.batch_size: more than the {len(data)} training samples")
-    # Seeds of neighbouring runs must not meet in later epochs: the sampler adds the epoch.
-    sampler: DistributedSampler[Sample] = DistributedSampler(
-        data,
-        distributed.world(),
-        distributed.rank(),
-        seed=config.optim.seed * 1_000_003,
-        drop_last=True,
-    )
-    workers = config.data.workers
-    loader = DataLoader(
-        data,
-        size,
-        sampler=sampler,
-        drop_last=len(data) > config.optim.batch_size,  # batch norm wants more than a left-over
-        num_workers=workers,
-        pin_memory=device.startswith("cuda"),
-        persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None,
-        generator=torch.Generator(),  # so that it never draws from the epoch's random numbers
-    )
-    val = open_split(config, config.data.val_split)
-    if not len(val) and distributed.rank() == 0:
-        print(f"data.val_split: {config.data.val_split!r} holds no images, so no epoch is the best")
-    own = Subset(val, range(distributed.rank(), len(val), distributed.world()))
-    return loader, DataLoader(
-        own, config.evaluate.batch_size, num_workers=workers, persistent_workers=workers > 0
-    )
-
-
 @torch.no_grad()
 def validate(run: Run, loader: DataLoader[Sample], device: str) -> dict[str, float]:
     """Mean unsquared Chamfer and EMD over the validation images, z = mu; alike for all losses."""
@@ -284,7 +244,7 @@ def train_epoch(
         seen[batch.sample] = True
         sums, done = sums + torch.stack(list(terms.values())), step + 1
         pending.append((step, torch.stack([terms["loss"], norm]), batch.sample))
-        if step % config.log.every == 0:  # the only wait for the GPU
+        if step % config.log.every == 0 or done == len(loader):  # the only wait for the GPU
             clock.drain()
             check_steps(pending, data, epoch, lr)
             shown = zip(terms, (sums / done).tolist(), strict=True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models.data import maps
+from models.data import contact_sheet, maps
 from models.data.camera import FOV, read_metadata
 from models.data.categories import SYNSETS
 from models.data.dataset import ReconstructionDataset, read_image
@@ -194,6 +194,82 @@ def test_137_pixels_are_cut_as_the_compared_papers_cut_them(tmp_path):
     assert read_image(tmp_path / "a.png", 64).shape == (3, 64, 64)
 
 
+def test_a_cloud_with_a_flipped_bit_is_an_error(small):
+    """The manifest tells the sha256 of every cloud; one without a manifest is read as it is."""
+    path = next(small.rglob("pointcloud_2048.npy"))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # a sign, say, or a last digit
+    path.write_bytes(content)
+    assert len(ReconstructionDataset(small, "train")) == 8
+    shutil.copy(ROOT / "manifest.json", small)
+    with pytest.raises(ValueError, match="pointcloud_2048.npy: damaged: another sha256"):
+        ReconstructionDataset(small, "train")
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "\0"])
+def test_a_manifest_that_is_no_json_object_is_named(small, text):
+    (small / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match="manifest.json: (not JSON|expected a JSON object)"):
+        ReconstructionDataset(small, "train")
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", '{"frame": 1, "objects": 2}', '{"objects": [1, {"model": 3}]}']
+)
+def test_somebody_elses_manifest_is_left_alone(small, text):
+    (small / "manifest.json").write_text(text)
+    assert ReconstructionDataset(small, "train").front is None
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (np.zeros((2048, 3), complex), "expected real numbers, got complex128"),
+        (np.full((2048, 3), "1"), "expected real numbers"),
+        (np.full((2048, 3), 1e300), "all finite"),
+        (np.zeros((2048, 2)), "expected \\[N, 3\\]"),
+        (np.zeros((2047, 3)), "2047 points, expected 2048"),
+    ],
+)
+def test_clouds_that_are_none_are_named(small, points, message):
+    np.save(next(small.rglob("pointcloud_2048.npy")), points)
+    with pytest.raises(ValueError, match=message):
+        ReconstructionDataset(small, "train")
+
+
+@pytest.mark.parametrize("size", [None, 32])
+@pytest.mark.parametrize("view", [0, 5])
+def test_a_picture_that_is_not_square_is_named(small, size, view):
+    Image.new("RGBA", (64, 48)).save(next(small.rglob(f"{view:02d}.png")))
+    with pytest.raises(ValueError, match=f"{view:02d}.png: 64 x 48 pixels, expected a square"):
+        ReconstructionDataset(small, "train", image_size=size)
+
+
+@pytest.mark.parametrize("format", ["BMP", "JPEG"])
+def test_only_png_is_decoded(small, format):
+    Image.new("RGB", (64, 64)).save(next(small.rglob("03.png")), format=format)
+    with pytest.raises(ValueError, match="03.png: not a readable image"):
+        ReconstructionDataset(small, "train")
+
+
+@pytest.mark.parametrize("key", ["category", "model", "synset"])
+@pytest.mark.parametrize("name", ["../X", "/tmp/X", "a/b", "", None])
+def test_a_contact_sheet_stays_in_its_folder(small, capsys, key, name):
+    record = {"category": "chair", "model": "m", "synset": "1", "views": 8, "split": "test"}
+    manifest = json.dumps({"objects": [record | {key: name}]})
+    (small / "manifest.json").write_text(manifest)
+    before = set(small.rglob("*"))
+    assert contact_sheet.main([str(small), str(small / "sheets" / "here")]) == 1
+    assert f"{key} {name!r} is not a plain name" in capsys.readouterr().err
+    assert set(small.rglob("*.png")) <= before
+
+
+def test_a_contact_sheet_shows_each_category(small):
+    (small / "manifest.json").write_text(json.dumps({"objects": OBJECTS[:1]}))
+    assert contact_sheet.main([str(small), str(small / "sheets")]) == 0
+    assert [p.name for p in (small / "sheets").iterdir()] == [f"{OBJECTS[0]['category']}.png"]
+
+
 def test_images_on_demand_are_the_images_in_memory(small):
     kept = ReconstructionDataset(small, "train", image_size=32)
     read = ReconstructionDataset(small, "train", image_size=32, in_memory=1)
@@ -238,3 +314,6 @@ def test_depth_and_normals_come_with_the_image(small):
     assert (batch.depth.shape, batch.normal.shape) == ((4, 32, 32), (4, 3, 32, 32))
     torch.testing.assert_close(batch.depth[1], torch.from_numpy(depth[::2, ::2]).float())
     torch.testing.assert_close(batch.normal[1, 2], -batch.depth[1].sign())
+    maps.write_depth(home / "depth" / "02.png", depth[:, :32])
+    with pytest.raises(ValueError, match="depth/02.png: 32 x 64 pixels, its image has 64 a side"):
+        data[2]

@@ -56,7 +56,7 @@ def save_clouds(root, folder, points, views=None, change=lambda cloud: cloud):
 
 
 def score_clouds(root, folder, *words):
-    base = ["--set", f"data.root={json.dumps(str(root))}"]
+    base = ["--out", str(folder), "--set", f"data.root={json.dumps(str(root))}"]
     assert evaluate.main(["--pred-dir", str(folder), *base, *words]) == 0
     return folder
 
@@ -189,6 +189,18 @@ def test_a_run_says_itself_which_epoch_it_wants_scored(world, tmp_path):
     assert "the best on split 'val'" in shown
 
 
+def test_another_question_does_not_overwrite_the_runs_own_answer(world, tmp_path):
+    run = shutil.copytree(world[1], tmp_path / "run")
+    before = (run / "results.json").read_bytes()
+    words = ["--protocol", "occnet", "--set", "evaluate.baselines=false"]
+    assert evaluate.main([str(run), *words]) == 0
+    assert evaluate.main([str(run / checkpoint.NAME), *words]) == 0  # a file for the run
+    assert (run / "results.json").read_bytes() == before
+    folder = "protocol=occnet,baselines=False"
+    for out in (run / folder, run / "checkpoint" / folder):
+        assert "Convention occnet" in (out / "results.md").read_text()
+
+
 @pytest.mark.parametrize("name", ["oracle", "floor", "mean shape"])
 def test_clouds_never_give_way_to_a_baseline_of_their_name(world, tmp_path, name):
     folder = save_clouds(world[0], tmp_path / name, 1024)
@@ -219,6 +231,7 @@ def test_one_file_a_view_or_one_an_object(world, tmp_path):
         (lambda path: np.save(path, np.zeros((5, 2))), "expected \\[N, 3\\]"),
         (lambda path: np.save(path, np.full((5, 3), np.nan)), "all finite"),
         (lambda path: np.save(path, np.array([{}])), "not a readable array"),
+        (lambda path: np.save(path, np.zeros((5, 3), complex)), "expected real numbers"),
         (lambda path: np.save(path, np.zeros((7, 3))), "differ in their number"),
     ],
 )

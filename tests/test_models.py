@@ -2,6 +2,7 @@
 """Configs, checkpoints, losses and augmentation."""
 
 import json
+import resource
 
 import pytest
 import torch
@@ -79,6 +80,8 @@ def test_the_committed_results_are_what_the_code_writes(name):
         ("optim.epochs=1.5", "optim.epochs: expected int, got 1.5"),
         ("optim.epochs=true", "optim.epochs: expected int, got True"),
         ("optim.lr=0", "optim.lr: expected a number above 0"),
+        ("optim.lr=nan", "optim.lr: expected a number above 0"),
+        ("loss.latent_norm=3", "loss.latent_norm: expected 1 or 2, got 3"),
         ("optim.grad_clip=-1", "optim.grad_clip: expected 0 or more"),
         ("epochs=3", "expected section.key=value"),
     ],
@@ -118,6 +121,35 @@ def test_a_failed_save_keeps_the_old_checkpoint(tmp_path):
     with pytest.raises(Exception, match="pickle"):
         checkpoint.save(path, {"x": lambda: 0})
     assert checkpoint.load(path)["x"] == 1
+
+
+def test_no_flipped_bit_changes_what_is_loaded(tmp_path):
+    path, weights = tmp_path / checkpoint.NAME, torch.arange(2000.0)
+    checkpoint.save(path, {"weights": weights})
+    whole, found = path.read_bytes(), 0
+    for place in range(0, 8 * len(whole), 8 * len(whole) // 150):
+        broken = bytearray(whole)
+        broken[place // 8] ^= 1 << place % 8
+        path.write_bytes(broken)
+        try:
+            assert torch.equal(checkpoint.load(path)["weights"], weights), place
+        except checkpoint.CheckpointError:
+            found += 1
+    assert found > 100  # nearly all of the file is the tensor; the rest is padding
+
+
+def test_a_full_disk_is_told_and_leaves_the_old_checkpoint(tmp_path):
+    path = tmp_path / checkpoint.NAME
+    checkpoint.save(path, {"x": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(checkpoint.CheckpointError, match="not written: .*is as it was"):
+            checkpoint.save(path, {"x": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoint.load(path)["x"] == 1
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_checkpoint_errors_are_one_line(tmp_path):
@@ -214,6 +246,11 @@ def test_objective_is_the_weighted_sum_of_what_was_asked_for():
     torch.testing.assert_close(terms["loss"], whole)
     alone = losses.Objective(configs.Loss(w_emd=0), samples=2, points=32)(out, target)
     assert list(alone) == ["loss", "cd"]
+
+
+def test_every_weight_has_its_term():
+    weights = {key for key in configs.to_dict(Config())["loss"] if key.startswith("w_")}
+    assert weights == {f"w_{name}" for name in losses.TERMS}
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,16 @@ def test_shapes_and_repeatable_evaluation(name, device):
         assert torch.equal(out.points, network(image, points, 0 * noise).points)  # z = mu
 
 
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [*((name, "tiny-64") for name in NETWORKS), ("lmnet", "tiny-64-probabilistic")],
+)
+def test_a_network_gives_what_it_says(name, preset):
+    network = tiny(name, preset)
+    out = network(torch.rand(2, 3, 64, 64), torch.rand(2, 256, 3))
+    assert network.gives() == {key for key, value in out._asdict().items() if value is not None}
+
+
 @pytest.mark.parametrize("name", ["psgn", "lmnet", "reconstnet", "efficient"])
 def test_the_true_cloud_does_not_leak_into_the_reconstruction(name):
     network, image = tiny(name).eval(), torch.rand(2, 3, 64, 64)

@@ -3,7 +3,9 @@
 
 import csv
 import json
+import os
 import re
+import subprocess
 import sys
 import time
 
@@ -11,9 +13,9 @@ import pytest
 import torch
 from objects import make_set, settings
 
-from models import checkpoint, evaluate, losses, train
+from models import checkpoint, evaluate, files, log, losses, plots, train
 from models import config as configs
-from models.build import open_split
+from models.build import make_loaders, open_split
 from models.clock import StepClock
 from models.config import Config
 
@@ -60,8 +62,9 @@ def test_a_run_leaves_everything_and_evaluates_again(root, tmp_path, capsys):
     out = tmp_path / "run"
     words = settings(root)
     assert train.main(["--out", str(out), *words]) == 0
-    shown = capsys.readouterr().out
+    shown, bars = capsys.readouterr()
     assert "of a step: losses" in shown
+    assert all(f"{what}: " in bars for what in ("scores", "nearest images", "oracle", "floor"))
     names = {path.name for path in out.iterdir()}
     expected = "config.toml metrics.csv checkpoint.pt best.pt results.md results.csv results.json"
     assert names == {*expected.split(), "loss_curves.png", "reconstructions.png"}
@@ -77,6 +80,88 @@ def test_a_run_leaves_everything_and_evaluates_again(root, tmp_path, capsys):
     # A second run never overwrites the first.
     assert train.main(["--out", str(out), *words]) == 2
     assert "holds a run already" in capsys.readouterr().err
+
+
+def break_gradient(monkeypatch, call):
+    """The gradient of training step `call` is NaN, its loss is not; -> that step's samples."""
+    calls, samples, forward = [], [], losses.Objective.forward
+
+    def breaking(self, out, target):
+        terms = forward(self, out, target)
+        calls.append(1)
+        if len(calls) == call:
+            samples.extend(target.sample.tolist())
+            terms["loss"] = terms["loss"] + (0 * out.points.sum()).sqrt()  # 0, with slope inf * 0
+        return terms
+
+    monkeypatch.setattr(losses.Objective, "forward", breaking)
+    return samples
+
+
+@pytest.mark.parametrize(("clip", "epoch"), [(1, 1), (0, 2)])
+def test_a_nan_gradient_in_an_epochs_last_step_is_not_saved(
+    root, tmp_path, monkeypatch, capsys, clip, epoch
+):
+    out, data = (
+        tmp_path / "run",
+        open_split(configs.update(Config(), {"data": {"root": str(root)}}), "train"),
+    )
+    samples = break_gradient(monkeypatch, call=4 * epoch)  # 16 images, batches of 4
+    words = settings(root, optim_grad_clip=clip, log_every=100, evaluate_baselines="false")
+    assert train.main(["--out", str(out), *words]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"norm of the gradient is nan in epoch {epoch}, step 4; lower optim.lr" in error
+    assert f"this batch: {', '.join(map(data.name, samples))}; go on with: " in error
+    state = checkpoint.load(out / checkpoint.NAME)
+    assert len(state["history"]) == epoch - 1
+    assert all(value.isfinite().all() for value in state["network"].values())
+    assert train.main(["--resume", str(out)]) == 0
+
+
+def test_weights_that_are_not_finite_are_not_saved(root, tmp_path):
+    config = configs.override(Config(), settings(root)[1::2])
+    run = train.begin(config, open_split(config, "train"), "cpu")
+    torch.nn.init.constant_(run.network.decoder.mu.bias, float("inf"))
+    with pytest.raises(
+        FloatingPointError, match="1 of .* weights are not finite .*decoder.mu.bias"
+    ):
+        train.save(run, config, tmp_path)
+    assert not list(tmp_path.glob("*.*"))
+
+
+def test_an_epoch_whose_validation_is_nan_does_not_hide_later_ones(root, tmp_path, monkeypatch):
+    distances = iter([float("nan"), 0.1])
+    monkeypatch.setattr(train, "validate", lambda *_: {"val_cd": next(distances), "val_emd": 0.0})
+    words = settings(root, evaluate_baselines="false")
+    assert train.main(["--out", str(tmp_path / "run"), *words]) == 0
+    assert len(checkpoint.load(tmp_path / "run" / checkpoint.BEST)["history"]) == 2
+
+
+def test_two_runs_into_one_folder_are_refused(root, tmp_path, capsys):
+    out = tmp_path / "run"
+    with files.locked(out):
+        assert train.main(["--out", str(out), *settings(root)]) == 2
+        assert f"error: {out}: another run is writing into this folder" in capsys.readouterr().err
+        assert not list(out.iterdir())
+    with files.locked(out):  # the lock has gone with its owner
+        pass
+
+
+def test_one_loss_without_validation_images_is_drawn(tmp_path):
+    log.write_csv(tmp_path / "metrics.csv", [{"epoch": 1, "lr": 0.1, "loss": 2.0, "cd": 2.0}])
+    plots.loss_curves(tmp_path / "metrics.csv", tmp_path / "loss_curves.png")
+    assert (tmp_path / "loss_curves.png").stat().st_size > 1000
+
+
+def test_threads_sleep_while_they_wait():
+    """OpenMP reads its wait policy when torch is loaded, so it is set before."""
+    code = "import os, sys, models; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    cwd = train.DEFAULT.parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env=environment, cwd=cwd
+    )
+    assert done.stdout.split() == [b"PASSIVE", b"False"]
 
 
 def test_without_validation_images_the_last_epoch_is_scored(root, tmp_path, capsys):
@@ -104,7 +189,8 @@ def test_the_best_epoch_on_validation_is_kept_and_scored(root, tmp_path, monkeyp
     assert len(checkpoint.load(checkpoint.choose(out, "last"))["history"]) == 3
     assert "after epoch 2" in (out / "results.md").read_text()
     assert evaluate.main([str(out), "--set", "evaluate.checkpoint=last"]) == 0
-    assert "after epoch 3" in (out / "results.md").read_text()
+    assert "after epoch 3" in (out / "checkpoint=last" / "results.md").read_text()
+    assert "after epoch 2" in (out / "results.md").read_text()
 
 
 def test_validation_does_not_depend_on_the_training_losses(root):
@@ -112,7 +198,7 @@ def test_validation_does_not_depend_on_the_training_losses(root):
     for rtol in (0.5, 1e-3):
         config = configs.override(Config(), settings(root, loss_emd_rtol=rtol)[1::2])
         data = open_split(config, "train")
-        _, loader = train.make_loaders(config, data, "cpu")
+        _, loader = make_loaders(config, data, "cpu")
         found.append(train.validate(train.begin(config, data, "cpu"), loader, "cpu"))
     assert found[0] == found[1]
 

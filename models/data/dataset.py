@@ -187,8 +187,8 @@ class ReconstructionDataset(Dataset[Sample]):
         depth, normal = maps.read_depth(paths[0]), maps.read_normal(paths[1])
         for path, found in zip(paths, (depth, normal), strict=True):
             if found.shape[:2] != (self.width, self.width):
-                size = f"{found.shape[1]} x {found.shape[0]}"
-                raise ValueError(f"{path}: {size} pixels, its image has {self.width} a side")
+                sides = f"{found.shape[1]} x {found.shape[0]}"
+                raise ValueError(f"{path}: {sides} pixels, its image has {self.width} a side")
         # The nearest pixel: a mean over an edge would be on no surface.
         offset, side = window(self.width, self.image_size)
         size = self.image_size or self.width

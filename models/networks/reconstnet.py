@@ -57,6 +57,11 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """Image [B, 3, H, W], normalised -> [B, 1000]; the names of its weights are torchvision's."""
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(self, preset: Preset):
         super().__init__()
         width = preset.width
