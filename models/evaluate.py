@@ -75,8 +75,8 @@ def open_asked(config: Config, *, images: bool = True) -> tuple[Protocol, Recons
 def open_truth(protocol: Protocol, data: ReconstructionDataset) -> Truth:
     """Choose among the samplings in the set: the smallest that has enough points, else the largest.
 
-    The floor takes another that has enough points, and that is not the F-score's if it can be
-    helped; without one there is no floor.
+    The floor uses a second sampling with enough points, preferably not the one used for F; without
+    one there is no floor.
     """
     sizes = cloud_sizes(data)
     main = min((s for s in sizes if s >= protocol.points), default=max(sizes))
@@ -317,8 +317,14 @@ def describe(config: Config, judge: Judge, rows: list[Row], objects: int) -> lis
     return lines
 
 
-def subfolder(own: Config, asked: Config) -> str:
-    """A folder's name for the settings in which `asked` differs from `own`; empty if in none."""
+def results_folder(args: argparse.Namespace, own: Config, asked: Config) -> Path:
+    """Where the results go: see the head of this file. `own` is the run's config."""
+    if args.out:
+        return Path(args.out)
+    if args.pred_dir:
+        folder, own = args.pred_dir, replace(asked, evaluate=configs.Evaluate())
+    else:  # a file of a run may be another than the one that the run itself has scored
+        folder = args.run if args.run.is_dir() else args.run.with_suffix("")
     before = asdict(own)
     words = [
         f"{key}={value}"
@@ -326,7 +332,7 @@ def subfolder(own: Config, asked: Config) -> str:
         for key, value in table.items()
         if value != before[section][key]
     ]
-    return re.sub(r"[^\w.,=+-]+", "_", ",".join(words))
+    return Path(folder) / re.sub(r"[^\w.,=+-]+", "_", ",".join(words))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -360,13 +366,7 @@ def main(argv: list[str] | None = None) -> int:
         given = {"split": args.split, "views": args.views, "protocol": args.protocol}
         given = {key: value for key, value in given.items() if value is not None}
         config = configs.update(config, {"evaluate": given})
-        if args.out:
-            out = args.out
-        elif args.pred_dir:
-            out = args.pred_dir / subfolder(replace(config, evaluate=configs.Evaluate()), config)
-        else:  # one file of a run may be another than the one that the run itself has scored
-            folder = args.run if args.run.is_dir() else args.run.with_suffix("")
-            out = folder / subfolder(own, config)
+        out = results_folder(args, own, config)
         results = evaluate(config, device, state, args.pred_dir, args.commit)
         write(results, out)
     except (ValueError, OSError) as error:

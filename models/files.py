@@ -4,7 +4,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,13 +36,15 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` (made if it is not there) against other processes that ask for it.
+    """Hold `folder` against other processes that ask for it.
 
-    The lock is the kernel's (flock), so it ends with the process, however that ends.
+    It is made if it is not there, and goes again if nothing was put into it. The lock is the
+    kernel's (flock), so it ends with the process, however that ends.
 
     Raises:
         ValueError: another process holds the folder.
     """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -62,3 +64,6 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+        with suppress(OSError):  # not empty
+            for path in made:
+                path.rmdir()

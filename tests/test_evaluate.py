@@ -8,18 +8,18 @@ names say what this project must not do.
 import csv
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from objects import box_cloud, make_set, settings
+from objects import make_set, settings
 
 import pointloss
-from models import baselines, checkpoint, evaluate, plots, report, train
+from models import checkpoint, evaluate, plots, report, train
 from models import config as configs
 from models.build import open_split
 from models.config import Config, ConfigError
-from pointloss import chamfer
 
 pytestmark = pytest.mark.usefixtures("one_cpu_thread")
 
@@ -194,11 +194,25 @@ def test_another_question_does_not_overwrite_the_runs_own_answer(world, tmp_path
     before = (run / "results.json").read_bytes()
     words = ["--protocol", "occnet", "--set", "evaluate.baselines=false"]
     assert evaluate.main([str(run), *words]) == 0
-    assert evaluate.main([str(run / checkpoint.NAME), *words]) == 0  # a file for the run
     assert (run / "results.json").read_bytes() == before
-    folder = "protocol=occnet,baselines=False"
-    for out in (run / folder, run / "checkpoint" / folder):
-        assert "Convention occnet" in (out / "results.md").read_text()
+    out = run / "protocol=occnet,baselines=False"
+    assert "Convention occnet" in (out / "results.md").read_text()
+
+
+def test_results_lie_in_a_folder_of_what_differs(tmp_path):
+    def folder(run=None, pred_dir=None, out=None, own=(), asked=()):
+        args = SimpleNamespace(run=run, pred_dir=pred_dir, out=out)
+        own = configs.override(Config(), list(own))
+        return evaluate.results_folder(args, own, configs.override(own, list(asked)))
+
+    (tmp_path / "best.pt").touch()
+    assert folder(run=tmp_path) == tmp_path
+    assert folder(run=tmp_path, own=["evaluate.split=val"]) == tmp_path
+    assert folder(run=tmp_path, asked=["data.root=/a/b"]) == tmp_path / "root=_a_b"
+    assert folder(run=tmp_path / "best.pt") == tmp_path / "best"
+    assert folder(pred_dir=tmp_path, asked=["data.root=x"]) == tmp_path
+    assert folder(pred_dir=tmp_path, asked=["evaluate.views=2"]) == tmp_path / "views=2"
+    assert folder(run=tmp_path, out=tmp_path / "x", asked=["evaluate.views=2"]) == tmp_path / "x"
 
 
 @pytest.mark.parametrize("name", ["oracle", "floor", "mean shape"])
@@ -349,35 +363,6 @@ def test_a_network_is_not_loaded_from_anothers_checkpoint(world):
     config = configs.update(config, {"network": {"points": 256}})
     with pytest.raises(checkpoint.CheckpointError, match="does not fit the config"):
         evaluate.evaluate(config, "cpu", state)
-
-
-# ---- the baselines themselves
-
-
-def test_mean_shape_of_moved_copies_is_their_middle():
-    cloud = box_cloud((1.0, 0.5, 0.5), 64, torch.Generator().manual_seed(0))
-    shift = torch.tensor([0.0, 0.01, 0])
-    mean = baselines.mean_shape(torch.stack([cloud - shift, cloud + shift]), "cpu")
-    torch.testing.assert_close(mean.mean(0), cloud.mean(0), rtol=0, atol=1e-4)
-    # Matched points differ by about the shift, so their middle stays as near to the cloud.
-    assert chamfer(mean[None], cloud[None], squared=False) < 0.05
-
-
-def test_clusters_part_what_is_far_apart():
-    flat = [box_cloud((1.0, 0.1, 1.0), 128) for _ in range(5)]
-    tall = [box_cloud((0.1, 1.0, 0.1), 128) for _ in range(4)]
-    member = baselines.k_means(baselines.occupancy(torch.stack(flat + tall)).sqrt(), 2)
-    assert len(member[:5].unique()) == len(member[5:].unique()) == 1
-    assert member[0] != member[5]
-    of, shapes = baselines.cluster_shapes(torch.stack(flat + tall), "cpu")
-    assert len(of) == 9
-    assert shapes.shape[1:] == (128, 3)
-
-
-def test_the_oracle_finds_the_nearest_shape():
-    train_clouds = torch.stack([box_cloud((1.0, h, 0.3), 256) for h in (0.1, 0.5, 0.9)])
-    truth = torch.stack([box_cloud((1.0, h, 0.3), 300) for h in (0.85, 0.15)])
-    assert baselines.nearest_shapes(truth, train_clouds, "cpu").tolist() == [2, 0]
 
 
 def test_grid_takes_categories_in_turn():

@@ -10,8 +10,10 @@ What its text fixes, and this file keeps:
 - feature 1000 -> mu, sigma of 100 -> z = mu + sigma * eps -> 512 -> 1024 -> 6144 -> 2048 x 3.
 
 Its figure 4, the layer table, was not at hand. Widths, depths and the form of the skip (max-pool,
-one linear projection, addition) are therefore ours. Log-variance for sigma, the decoder's slope of
-0.01 and the tanh at the end follow the public code of 3D-ReConstnet, which the paper starts from.
+one linear projection, addition) are therefore ours; so are batch norm and LeakyReLU(0.1) in the
+encoder, the global average before the feature, 0.5 taken off the image and the start from a mean
+shape. Log-variance for sigma, the decoder's slope of 0.01 and the tanh at the end follow the public
+code of 3D-ReConstnet, which the paper starts from.
 """
 
 from itertools import pairwise
@@ -50,7 +52,7 @@ def conv_block(channels_in: int, channels_out: int, stride: int = 1) -> nn.Seque
 
 
 class Encoder(nn.Module):
-    """Image [B, 3, H, W] -> feature [B, 1000]; half of the layers work at the full H x W."""
+    """Image [B, 3, H, W] -> feature [B, 1000]; about half of the layers work at the full H x W."""
 
     def __init__(self, preset: Preset):
         super().__init__()

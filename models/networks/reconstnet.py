@@ -4,7 +4,8 @@ Reconstruction Network" (IEEE Access 2020), https://doi.org/10.1109/ACCESS.2020.
 
 A ResNet-50 (He et al. 2016, with the stride in the 3 x 3 convolution) up to its 1000 outputs, then
 the latent and decoder of networks/decoder.py. The authors start from ImageNet weights; here the
-network starts from nothing unless `network.pretrained` names a file of them.
+network starts from nothing unless `network.pretrained` names a file of them. The authors' code
+feeds the image as 0..255; here it is normalised as those weights expect.
 """
 
 from typing import NamedTuple
