@@ -206,6 +206,19 @@ def test_a_cloud_with_a_flipped_bit_is_an_error(small):
         ReconstructionDataset(small, "train")
 
 
+def test_no_flipped_bit_changes_a_picture(small):
+    path = next(small.rglob("03.png"))
+    expected, whole = read_image(path), path.read_bytes()
+    for place in range(0, 8 * len(whole), 8 * len(whole) // 150):
+        broken = bytearray(whole)
+        broken[place // 8] ^= 1 << place % 8
+        path.write_bytes(broken)
+        try:
+            np.testing.assert_array_equal(read_image(path), expected)
+        except ValueError as error:
+            assert "not a readable image" in str(error)  # noqa: PT017
+
+
 @pytest.mark.parametrize("text", ["{", "[1]", "\0"])
 def test_a_manifest_that_is_no_json_object_is_named(small, text):
     (small / "manifest.json").write_text(text)

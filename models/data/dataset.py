@@ -300,10 +300,13 @@ def open_image(path: Path) -> Image.Image:
     """A square PNG as RGBA.
 
     Raises:
-        ValueError: it is no PNG that can be read, or not square.
+        ValueError: it is no PNG that can be read, a checksum in it is wrong, or it is not square.
     """
     try:
-        with Image.open(path, formats=("PNG",)) as file:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as file:
+            file.verify()  # the decoder leaves some checksums alone; after it the file is used up
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as file:
             if file.width != file.height:
                 raise ValueError(f"{path}: {file.width} x {file.height} pixels, expected a square")
             return file.convert("RGBA")
