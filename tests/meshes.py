@@ -8,7 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 
-NEEDED = ("trimesh", "embreex", "scipy", "tqdm")
+NEEDED = ("trimesh", "embreex", "mapbox_earcut", "scipy", "tqdm")
 needs_renderer = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in NEEDED), reason=f"needs {NEEDED}"
 )

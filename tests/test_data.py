@@ -15,8 +15,8 @@ from models.data import contact_sheet, maps
 from models.data.camera import FOV, read_metadata
 from models.data.categories import SYNSETS
 from models.data.dataset import ReconstructionDataset, read_image
-from models.data.licences import FREE
-from models.data.prepare import DEBIAN_SPLIT
+from models.data.prepare.licences import FREE
+from models.data.prepare.sources import debian
 
 ROOT = Path(__file__).resolve().parents[1] / "models" / "data" / "furniture"
 OBJECTS = json.loads((ROOT / "manifest.json").read_text(encoding="utf-8"))["objects"]
@@ -179,7 +179,7 @@ def test_bad_trees_and_arguments(small):
 
 
 def test_the_committed_split_is_the_set_s_own():
-    fixed = json.loads(DEBIAN_SPLIT.read_text(encoding="utf-8"))
+    fixed = debian.fixed_split()
     assert all(fixed[f"{r['synset']}/{r['model']}"] == r["split"] for r in OBJECTS)
     assert set(fixed.values()) == {"train", "val", "test"}
 

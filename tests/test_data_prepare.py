@@ -3,55 +3,22 @@
 
 import io
 import json
-import os
-import tarfile
 import zipfile
 
 import numpy as np
 import pytest
 
-from models.data import build, contact_sheet, debian, flightgear, meshes, prepare
-from models.data.archives import FolderFiles, PrepareError, unpack_deb
+from models.data import contact_sheet
 from models.data.camera import read_metadata
 from models.data.categories import category_of
 from models.data.dataset import ReconstructionDataset
-from models.data.licences import CC0, CC_BY, terms_of
-from models.data.sweethome import LIBRARIES, parse_catalogue
+from models.data.prepare import __main__ as prepare
+from models.data.prepare import objects
+from models.data.prepare.archives import PrepareError
+from models.data.prepare.licences import CC0, CC_BY, terms_of
+from models.data.prepare.sources import flightgear, meshes
+from models.data.prepare.sources.sweethome import LIBRARIES, parse_catalogue
 from tests.meshes import ac3d, box, deb, needs_renderer, obj
-
-
-@pytest.mark.parametrize("name", ["../evil.sh3f", "/evil.sh3f", "a/../../evil.sh3f", "..\\e.sh3f"])
-def test_unpack_refuses_to_leave_the_target(tmp_path, name):
-    package = deb(tmp_path / "a.deb", [(name, b"evil")])
-    with pytest.raises(PrepareError, match="would leave"):
-        unpack_deb(package, tmp_path / "in" / "out", lambda name: True)
-    assert not list(tmp_path.rglob("*.sh3f"))
-
-
-@pytest.mark.parametrize("kind", ["SYMTYPE", "LNKTYPE", "CHRTYPE", "FIFOTYPE"])
-def test_unpack_refuses_links_and_devices(tmp_path, kind):
-    package = deb(tmp_path / "a.deb", [("a.sh3f", getattr(tarfile, kind))])
-    with pytest.raises(PrepareError, match="link or a device"):
-        unpack_deb(package, tmp_path / "o", lambda name: True)
-    assert unpack_deb(package, tmp_path / "o", lambda name: False) == []  # and passes by the rest
-
-
-def test_unpack_names_rubbish(tmp_path):
-    (tmp_path / "b.deb").write_bytes(b"rubbish")
-    with pytest.raises(PrepareError, match="no ar header"):
-        unpack_deb(tmp_path / "b.deb", tmp_path / "o", lambda name: True)
-    with pytest.raises(PrepareError, match="no sweethome3d-furniture"):
-        debian.find_deb("sweethome3d-furniture", tmp_path)
-
-
-def test_a_texture_may_not_lie_outside_the_folder(tmp_path):
-    (tmp_path / "in").mkdir()
-    (tmp_path / "secret.png").write_bytes(b"secret")
-    (tmp_path / "in" / "link.png").symlink_to(tmp_path / "secret.png")
-    files = FolderFiles(tmp_path / "in")
-    for name in ("../secret.png", str(tmp_path / "secret.png"), "link.png"):
-        with pytest.raises(KeyError, match="no file"):
-            files.read(name)
 
 
 def test_catalogue_and_categories():
@@ -195,8 +162,8 @@ def test_packages_are_prepared_and_a_broken_mesh_skipped(debs, tmp_path, capsys)
     assert names == {"airplane", "table", "vessel"}
 
 
-def in_order(task, items, jobs, *arguments):
-    """build.in_processes without processes, so that a test sees and stops what happens."""
+def in_order(task, items, jobs, limits, *arguments):
+    """workers.in_processes without processes, so that a test sees and stops what happens."""
     yield from ((item, task(item, *arguments)) for item in items)
 
 
@@ -204,17 +171,17 @@ def in_order(task, items, jobs, *arguments):
 def test_a_mesh_that_has_changed_is_done_again(tmp_path):
     path, written = tmp_path / "in" / "box" / "a.obj", []
     path.parent.mkdir(parents=True)
-    options = build.Options(tmp_path / "out", size=16, views=2, points=(64,))
+    options = objects.Options(tmp_path / "out", size=16, views=2, points=(64,))
 
     def make(sides):
         path.write_text(obj(box(*sides)))
         (item,) = meshes.collect(tmp_path / "in", "y", "", "unknown")
-        built = build.build_one(item, writing, options, tmp_path / "work")
+        built = objects.build_one(item, writing, options, tmp_path / "work")
         return built.record["source"]["sha256"]
 
     def writing(item, mesh, options):
         written.append(item.key)
-        return build.write_object(item, mesh, options)
+        return objects.write_object(item, mesh, options)
 
     assert make((1, 2, 3)) == make((1, 2, 3))
     assert len(written) == 1
@@ -238,7 +205,7 @@ def test_a_stopped_run_goes_on_where_it_stopped(debs, tmp_path, monkeypatch, cap
     ]
     assert prepare.main([*words, str(tmp_path / "straight"), "--packages", *PACKAGES]) == 0
     write, written = prepare.write_object, []
-    monkeypatch.setattr(build, "in_processes", in_order)
+    monkeypatch.setattr(objects, "in_processes", in_order)
 
     def stopping(item, mesh, options):
         if len(written) == 2:
@@ -260,20 +227,6 @@ def test_a_stopped_run_goes_on_where_it_stopped(debs, tmp_path, monkeypatch, cap
     assert written[0] in again
     assert written[1] not in again
     assert tree(out) == tree(tmp_path / "straight")
-
-
-def dying(item):
-    """A reader that takes its process down for one item."""
-    if item == "bad":
-        os._exit(1)
-    return item.upper()
-
-
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_a_dying_process_costs_its_item_only(jobs):
-    results = dict(build.in_processes(dying, ["a", "bad", "b", "c"], jobs))
-    assert "process died" in results.pop("bad")
-    assert results == {"a": "A", "b": "B", "c": "C"}
 
 
 @needs_renderer
@@ -304,16 +257,13 @@ def test_depth_and_camera_put_every_pixel_on_the_surface(tmp_path, image_size):
         assert (np.sign(normal) == np.sign(place))[side, np.arange(len(side))].mean() > 0.99
 
 
-def touching(item, folder):
-    """A task that leaves a trace."""
-    (folder / str(item)).touch()
-
-
-def test_what_is_queued_is_dropped_when_the_run_stops(tmp_path):
-    results = build.in_processes(touching, list(range(200)), 2, tmp_path)
-    next(results)
-    results.close()  # what Ctrl-C does to the generator
-    assert len(list(tmp_path.iterdir())) < 100
+@needs_renderer
+def test_two_files_of_one_name_are_named(tmp_path):
+    for name in ("a b.obj", "a_b.obj"):
+        (tmp_path / "chair").mkdir(exist_ok=True)
+        (tmp_path / "chair" / name).touch()
+    with pytest.raises(PrepareError, match="chair/a b.obj and chair/a_b.obj would both be called"):
+        meshes.collect(tmp_path, "y", "", "")
 
 
 @needs_renderer
@@ -325,17 +275,27 @@ def test_a_folder_of_meshes(tmp_path, capsys):
     (source / "chair" / "d.stl").write_text("solid nothing")
     (source / "chair" / "notes.txt").write_text("no mesh")
     (source / "chair" / "e.ac").write_text(ac3d(box(1, 2, 4) + 3))
+    (source / "chair" / "e.off").write_text("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n")
+    (source / "chair" / "g.fbx").touch()
+    (source / "chair" / "h.FBX").touch()
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "f").write_text(obj(box(4, 2, 1)))  # linked, as git-annex and DVC do
+    (source / "chair" / "f.obj").symlink_to(tmp_path / "far" / "f")
     words = ["meshes", str(source), str(out), "--size", "16", "--views", "2", "--quiet"]
     assert prepare.main([*words, "--up", "z", "--licence", "MIT", "--author", "Me"]) == 0
-    assert "d.stl" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "d.stl" in error
+    assert "not read: 2 .fbx" in error
+    assert "both taken: chair/e.ac, chair/e.off" in error
     manifest = json.loads((out / "manifest.json").read_text())
     objects = {r["model"]: r for r in manifest["objects"]}
-    assert set(objects) == {"a", "set_b", "c", "e"}
+    assert set(objects) == {"a", "set_b", "c", "e_ac", "e_off", "f"}
     assert objects["a"]["synset"] == "03001627"
     assert objects["c"]["synset"] == "03001627x"
     assert (objects["a"]["licence"], objects["a"]["author"]) == ("MIT", "Me")
     # Four samplings of one shape: one family, whatever the files are called.
-    assert len({r["split"] for r in manifest["objects"]}) == 1
+    alike = [objects[name] for name in ("a", "set_b", "c", "e_ac")]
+    assert len({r["split"] for r in alike}) == len({r["family"] for r in alike}) == 1
     points = np.load(out / "ShapeNet_pointclouds" / "03001627" / "a" / "pointcloud_1024.npy")
     np.testing.assert_allclose(np.ptp(points.astype(float), axis=0), [0.25, 1, 0.5], atol=0.02)
     path = out / "ShapeNetRendering" / "03001627" / "a" / "rendering" / "rendering_metadata.txt"

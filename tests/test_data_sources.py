@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from models import evaluate, train
-from models.data import pix3d, prepare
 from models.data.dataset import ReconstructionDataset
+from models.data.prepare import __main__ as prepare
+from models.data.prepare.sources import pix3d
 from tests.meshes import box, needs_renderer, obj
 
 CHAIR, TABLE = "03001627", "04379243"
@@ -184,7 +185,7 @@ def test_pix3d_errors_get_one_line(pix3d_folder, tmp_path, capsys):
 
 def test_pix3d_stays_in_its_folder(tmp_path):
     with pytest.raises(ValueError, match="leads out"):
-        pix3d.inside(tmp_path, "img/../../secret.jpg")
+        pix3d.photo_path(tmp_path, "img/../../secret.jpg")
 
 
 @needs_renderer

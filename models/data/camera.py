@@ -78,23 +78,3 @@ def intrinsics(width: int, size: int | None) -> np.ndarray:
     focal = width / 2 / np.tan(np.deg2rad(FOV) / 2) * scale
     centre = (width / 2 - offset) * scale
     return np.array([[focal, 0, centre], [0, focal, centre], [0, 0, 1.0]])
-
-
-def fitting_distance(vertices: np.ndarray, camera: Camera) -> float:
-    """Least distance from which every vertex [V, 3] falls inside the square image."""
-    right, up, back = camera.axes() @ np.asarray(vertices, dtype=np.float64).T
-    across = np.maximum(np.abs(right), np.abs(up)) / np.tan(np.deg2rad(FOV) / 2)
-    return float((across + back).max())
-
-
-def orbit(vertices: np.ndarray, views: int, rng: np.random.Generator) -> list[Camera]:
-    """Cameras once around the object: one per equal slice of the circle, jittered inside it."""
-    azimuths = 360 - (np.arange(views) + rng.random(views)) * 360 / views
-    elevations = rng.uniform(25, 30, views)
-    margins = rng.uniform(1.05, 1.20, views)
-    cameras = []
-    for azimuth, elevation, margin in zip(azimuths, elevations, margins, strict=True):
-        camera = Camera(float(azimuth), float(elevation), 1.0)
-        distance = margin * fitting_distance(vertices, camera)
-        cameras.append(camera._replace(distance=float(distance)))
-    return cameras

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from models.data import flightgear, sweethome
-from models.data.archives import PrepareError, unpack_deb
-from models.data.mesh import Item
+from models.data.prepare.archives import PrepareError, unpack_deb
+from models.data.prepare.mesh import Item
+from models.data.prepare.sources import flightgear, sweethome
 
 # Package -> (which of its files are needed, its items once they are unpacked).
 PACKAGES = {
@@ -20,6 +21,15 @@ PACKAGES = {
     flightgear.AI: (flightgear.wanted, partial(flightgear.collect, flightgear.AI)),
     flightgear.MODELS: (flightgear.wanted, partial(flightgear.collect, flightgear.MODELS)),
 }
+
+
+# The split of everything that the packages of bookworm give, so that it stays as it is.
+_SPLIT = Path(__file__).parent / "debian_split.json"
+
+
+def fixed_split() -> dict[str, str]:
+    """Split of each known object, {"synset/model": "train" | "val" | "test"}."""
+    return json.loads(_SPLIT.read_text(encoding="utf-8"))
 
 
 def download(package: str, folder: Path) -> Path:

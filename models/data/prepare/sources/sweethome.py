@@ -11,14 +11,15 @@ import re
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from models.data.archives import PrepareError, ZipFiles
 from models.data.categories import category_of
-from models.data.licences import CC0, CC_BY, CC_BY_US, GPL, Licence, terms_of
-from models.data.mesh import Item
+from models.data.prepare.archives import PrepareError, ZipFiles
+from models.data.prepare.licences import CC0, CC_BY, CC_BY_US, GPL, Licence, terms_of
+from models.data.prepare.mesh import Item
 
 LIBRARY_PACKAGE, PROGRAM_PACKAGE = "sweethome3d-furniture", "sweethome3d"
 _CATALOGUE = "PluginFurnitureCatalog.properties"
 _PROGRAM_CATALOGUE = "com/eteks/sweethome3d/io/DefaultFurnitureCatalog.properties"
+_LONGEST = 500  # characters of a value
 # Best licence first: when two libraries hold one shape, the freer copy is met first.
 LIBRARIES = {
     "BlendSwap-CC-0": CC0,
@@ -55,7 +56,8 @@ def parse_catalogue(text: str) -> list[dict[str, str]]:
             key, number, value = match.groups()
             # Java escapes; unicode_escape would mangle the Latin-1 letters beside them.
             value = re.sub(r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)), value)
-            entries.setdefault(int(number), {})[key] = value.strip()
+            # No name is that long; patterns that see it may take the square of its length.
+            entries.setdefault(int(number), {})[key] = value.strip()[:_LONGEST]
     return [entries[number] for number in sorted(entries)]
 
 

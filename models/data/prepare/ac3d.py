@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from models.data.prepare.polygons import triangulate
+
 _POLYGON, _STRIP = 0, 4  # low four bits of SURF; 1 and 2 are lines
 
 
@@ -21,7 +23,7 @@ class Material(NamedTuple):
     transparency: float
 
 
-class Part(NamedTuple):
+class Object(NamedTuple):
     """One OBJECT, triangulated, in the frame of the file."""
 
     name: str
@@ -32,28 +34,13 @@ class Part(NamedTuple):
     texture: str  # file name, "" for none
 
 
-class _Surfaces:
-    """The triangles of one object, as they are read."""
+class _Surface(NamedTuple):
+    """One SURF: its corners' vertex numbers [n] and texture coordinates [n, 2]."""
 
-    def __init__(self) -> None:
-        self.faces: list[tuple[int, ...]] = []
-        self.uv: list[tuple[tuple[float, float], ...]] = []
-        self.material: list[int] = []
-
-    def add(self, kind: int, material: int, refs: list[list[str]]) -> None:
-        """Triangulate one surface; refs are its corners [index, u, v] as words."""
-        if kind == _POLYGON:  # a fan: nearly every polygon has 3 or 4 corners, the others are discs
-            corners = [(0, i, i + 1) for i in range(1, len(refs) - 1)]
-        elif kind == _STRIP:  # every other triangle of a strip is wound the other way
-            corners = [(i, i + 1 + i % 2, i + 2 - i % 2) for i in range(len(refs) - 2)]
-        else:
-            return
-        index = [int(ref[0]) for ref in refs]
-        uv = [(float(ref[1]), float(ref[2])) for ref in refs]
-        for triangle in corners:
-            self.faces.append(tuple(index[i] for i in triangle))
-            self.uv.append(tuple(uv[i] for i in triangle))
-            self.material.append(material)
+    kind: int
+    material: int
+    index: np.ndarray
+    uv: np.ndarray
 
 
 class _Reader:
@@ -62,7 +49,7 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self.lines, self.number = text.split("\n"), 1
         self.materials: list[Material] = []
-        self.parts: list[Part] = []
+        self.parts: list[Object] = []
 
     def words(self) -> list[str]:
         """Words of the next line that is not blank; [] at the end."""
@@ -91,11 +78,11 @@ class _Reader:
         name = texture = ""
         rotation, place = np.eye(3), np.zeros(3)
         repeat, offset = np.ones(2), np.zeros(2)
-        vertices, surfaces = np.zeros((0, 3)), _Surfaces()
+        vertices, surfaces = np.zeros((0, 3)), list[_Surface]()
         while words := self.words():
             key, values = words[0], words[1:]
             if key == "SURF":
-                self.surface(int(values[0], 16) & 0xF, surfaces)
+                surfaces.append(self.surface(int(values[0], 16) & 0xF))
             elif key == "name":
                 name = self.quoted()
             elif key == "texture":
@@ -110,18 +97,14 @@ class _Reader:
             elif key == "data":
                 self.skip_text(int(values[0]))
             elif key == "numvert":
-                vertices = self.vertices(int(values[0]))
+                vertices = self.vertices(self.count(values[0]))
             elif key == "kids":
                 break
         turn, shift = rotation @ turn, place @ turn + shift
-        if surfaces.faces:
-            faces = np.array(surfaces.faces, dtype=np.int64)
-            if faces.min() < 0 or faces.max() >= len(vertices):
-                raise ValueError(f"object {name!r} has a vertex index out of range")
-            uv = np.array(surfaces.uv) * repeat + offset
-            material = np.array(surfaces.material, dtype=np.int64)
-            part = Part(name, vertices @ turn + shift, faces, uv, material, texture)
-            self.parts.append(part)
+        faces, uv, material = _triangles(name, vertices, surfaces)
+        if len(faces):
+            place, uv = vertices @ turn + shift, uv * repeat + offset
+            self.parts.append(Object(name, place, faces, uv, material, texture))
         for _ in range(int(values[0]) if words else 0):
             kid = self.words()
             if not kid:  # some writers count more kids than there are; nothing is lost
@@ -130,14 +113,16 @@ class _Reader:
                 raise ValueError(f"expected an OBJECT, got {kid[0]!r}")
             self.object(turn, shift)
 
-    def surface(self, kind: int, surfaces: _Surfaces) -> None:
+    def surface(self, kind: int) -> _Surface:
         material = 0
         while words := self.words():
             if words[0] == "mat":
                 material = int(words[1])
             elif words[0] == "refs":
-                refs = [self.words() for _ in range(int(words[1]))]
-                return surfaces.add(kind, material, refs)
+                refs = [self.words() for _ in range(self.count(words[1]))]
+                index = np.array([int(ref[0]) for ref in refs], dtype=np.int64)
+                uv = np.array([(float(ref[1]), float(ref[2])) for ref in refs]).reshape(-1, 2)
+                return _Surface(kind, material, index, uv)
         raise ValueError("the file ends inside a surface")
 
     def vertices(self, count: int) -> np.ndarray:
@@ -145,11 +130,48 @@ class _Reader:
         rows = [self.words()[:3] for _ in range(count)]  # a blank line may lie among them
         return np.array(rows, dtype=np.float64).reshape(count, 3)
 
+    def count(self, word: str) -> int:
+        """How many lines follow, by the file, which must have as many left."""
+        count, left = int(word), len(self.lines) - self.number
+        if not 0 <= count <= left:
+            raise ValueError(f"{count} lines are announced, {left} are left")
+        return count
+
     def skip_text(self, length: int) -> None:
         """Pass over the free text that follows a "data" line."""
         while length > 0 and self.number < len(self.lines):
             length -= len(self.lines[self.number]) + 1
             self.number += 1
+
+
+def _triangles(
+    name: str, vertices: np.ndarray, surfaces: list[_Surface]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of an object's surfaces: vertex numbers [F, 3], texture corners [F, 3, 2], material [F]."""
+    surfaces = [surface for surface in surfaces if surface.kind in (_POLYGON, _STRIP)]
+    for surface in surfaces:
+        index = surface.index
+        if len(index) and (index.min() < 0 or index.max() >= len(vertices)):
+            raise ValueError(f"object {name!r} has a vertex index out of range")
+    polygons = [vertices[s.index] if s.kind == _POLYGON else vertices[:0] for s in surfaces]
+    cut = [
+        triangles if surface.kind == _POLYGON else _strip(len(surface.index))
+        for surface, triangles in zip(surfaces, triangulate(polygons), strict=True)
+    ]
+    faces = [surface.index[corners] for surface, corners in zip(surfaces, cut, strict=True)]
+    uv = [surface.uv[corners] for surface, corners in zip(surfaces, cut, strict=True)]
+    material = np.repeat([s.material for s in surfaces], [len(corners) for corners in cut])
+    return (
+        np.concatenate([np.zeros((0, 3), dtype=np.int64), *faces]),
+        np.concatenate([np.zeros((0, 3, 2)), *uv]),
+        material.astype(np.int64),
+    )
+
+
+def _strip(corners: int) -> np.ndarray:
+    """Corner numbers [t, 3] of a strip's triangles, of which every other one is wound backwards."""
+    i = np.arange(max(corners - 2, 0))
+    return np.column_stack([i, i + 1 + i % 2, i + 2 - i % 2])
 
 
 def _material(line: str) -> Material:
@@ -159,7 +181,7 @@ def _material(line: str) -> Material:
     return Material((red, green, blue), float(words[words.index("trans") + 1]))
 
 
-def parse(text: str) -> tuple[list[Material], list[Part]]:
+def parse(text: str) -> tuple[list[Material], list[Object]]:
     """Materials and parts of an AC3D file. Raises ValueError that names the line."""
     if not text.startswith("AC3D"):
         raise ValueError("not an AC3D file")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import html
 import re
 import zipfile
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -36,12 +37,14 @@ _SIGNS = [
 _FOREIGN = re.compile(
     r"licenses/by-|attribution-|share-?alike|non-?commercial|no-?deriv|licenses/by/[^3]", re.I
 )
-_TITLE = re.compile(
-    r'thank you for downloading "(?P<title>[^"]+)" by (?P<author>[^\n]+)'
-    r"|<title>\s*(?P<title2>[^<]*?) by (?P<author2>[^<]*?) - \d+ - "
-    r"|<title>\s*\d+ - (?P<title3>[^<]*?) - Downloaded",
-    re.I,
-)
+# Each piece is bounded: a file of one endless word costs no more than another.
+_THANKS = re.compile(r'thank you for downloading "([^"]{1,300})" by ([^\n]{1,300})', re.I)
+_HEAD = re.compile(r"<title>([^<]{1,300})", re.I)
+_TITLES = [  # of the pages that were saved beside the models
+    re.compile(r"(?P<title>.*?) by (?P<author>.*?) - \d+ - ", re.I | re.S),
+    re.compile(r"\d+ - (?P<title>.*?) - Downloaded", re.I | re.S),
+]
+_TEXT = 1 << 20  # bytes of a licence file
 
 
 class Terms(NamedTuple):
@@ -59,27 +62,35 @@ def terms_of(archive: zipfile.ZipFile, path: str, creator: str, default: Licence
     A licence file beside the model overrules the library's licence (default).
     """
     folder = PurePosixPath(path).parent
-    texts = [
-        archive.read(info).decode("utf-8", "replace")
+    files = [
+        info
         for info in archive.infolist()
         if PurePosixPath(info.filename).parent == folder
         and info.filename.lower().endswith((".txt", ".html"))
-        and info.file_size < 1 << 20
     ]
-    text = "\n".join(texts)
+    if any(info.file_size > _TEXT for info in files):  # no licence is that long
+        return Terms(None, creator)
+    text = "\n".join(archive.read(info).decode("utf-8", "replace") for info in files)
     if _FOREIGN.search(text):
         return Terms(None, creator)
     # Where two are named, the stricter one holds: it stands later in the list.
     named = [licence for licence, sign in _SIGNS if re.search(sign, text, re.I)]
-    title, author = "", creator
-    if match := _TITLE.search(text):
-        parts = {key[:5]: html.unescape(value).strip() for key, value in match.groupdict().items()
-                 if value}  # fmt: skip
-        title = " ".join(parts.get("title", "").split())
-        author = joined(creator, parts.get("autho", ""))
+    title, author = title_of(text)
     page = re.search(r"blendswap\.com/(?:blends/view|blend)/\d+", text)
     url = f"https://{page[0]}" if page else ""
-    return Terms(named[-1] if named else default, author, title, url)
+    return Terms(named[-1] if named else default, joined(creator, author), title, url)
+
+
+def title_of(text: str) -> tuple[str, str]:
+    """Title and author that a licence file tells; "" for what it does not tell."""
+    if match := _THANKS.search(text):
+        title, author = match.groups()
+    else:
+        heads = islice(_HEAD.finditer(text), 8)
+        found = [rule.match(head[1].strip()) for head in heads for rule in _TITLES]
+        told = next((match.groupdict() for match in found if match), {})
+        title, author = told.get("title", ""), told.get("author", "")
+    return " ".join(html.unescape(title).split()), html.unescape(author).strip()
 
 
 def joined(creator: str, other: str) -> str:

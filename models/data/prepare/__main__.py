@@ -11,106 +11,36 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from models.data import debian, meshes, pix3d, shapenet
-from models.data.archives import PrepareError
-from models.data.build import Built, Options, Write, build, write_object
+from models.data.camera import FOV
 from models.data.categories import SYNSETS
-from models.data.manifest import CAMERAS, FORMAT, credits_text, write_json
-from models.data.mesh import Item
-from models.data.splits import families, near_duplicates, split
-
-# The split of everything that the Debian packages of bookworm give, so that it stays as it is.
-DEBIAN_SPLIT = Path(__file__).parent / "debian_split.json"
-
-
-def select(items: list[Item], categories: list[str] | None, limit: int | None) -> list[Item]:
-    """The first `limit` items of each category (best licence comes first), unique by key."""
-    known = {item.category for item in items}
-    if unknown := sorted(set(categories or []) - known):
-        raise PrepareError(
-            f"--categories {unknown[0]}: no such mesh; of {', '.join(sorted(known))}"
-        )
-    kept, count = {}, Counter()
-    for item in items:
-        if categories is not None and item.category not in categories:
-            continue
-        if item.key not in kept and (limit is None or count[item.category] < limit):
-            kept[item.key] = item
-            count[item.category] += 1
-    return [kept[key] for key in sorted(kept)]
-
-
-def records_of(items: list[Item], built: dict[str, Built], fixed: dict[str, str]) -> list[dict]:
-    """Manifest records of what was built, with family and split."""
-    names = {item.key: item.family for item in items if item.key in built}
-    family = families(names, near_duplicates({key: b.dense for key, b in built.items()}))
-    category = {key: b.record["category"] for key, b in built.items()}
-    parts = split(family, category, fixed)
-    return [
-        {**b.record, "family": family[key], "split": parts[key]} for key, b in built.items()
-    ]  # fmt: skip
-
-
-def write_set(out: Path, records: list[dict], options: Options) -> None:
-    """Splits, manifest and credits."""
-    write_splits(out, records)
-    image = {"size": options.size, "mode": "RGBA, alpha = coverage"}
-    if options.views:
-        image |= {"views": options.views, "metadata": CAMERAS}
-    manifest: dict[str, Any] = {"format": FORMAT, "image": image}
-    if options.geometry:
-        manifest["depth"] = "16 bit grey, 1e-4 object units along the optical axis, 0: nothing"
-        manifest["normal"] = "RGB = 128 + 127 n, camera frame: x right, y down, z forward"
-    manifest["points"] = {
-        "dtype": "float16",
-        "sampling": "independent, uniform over the surface",
-        "interior": "inner faces (drawers, cushions) are sampled too",
-    }
-    manifest["frame"] = {
-        "name": "object",
-        "up": "+y",
-        "front": options.front,
-        "origin": "centre of the box",
-        "unit": "longest side of the box",
-    }
-    write_json(out / "manifest.json", {**manifest, "objects": records})
-    (out / "CREDITS.md").write_text(credits_text(records), encoding="utf-8")
-
-
-def drop_strangers(out: Path, records: list[dict]) -> None:
-    """Remove objects that an earlier run with other choices left behind."""
-    known = {f"{r['synset']}/{r['model']}" for r in records}
-    for top in ("ShapeNetRendering", "ShapeNet_pointclouds"):
-        for folder in (out / top).glob("*/*"):
-            if f"{folder.parent.name}/{folder.name}" not in known:
-                shutil.rmtree(folder)
+from models.data.prepare.archives import PrepareError
+from models.data.prepare.mesh import Item
+from models.data.prepare.objects import Options, Write, build, write_object
+from models.data.prepare.rig import BACKGROUNDS, Rig
+from models.data.prepare.sets import (
+    check_out,
+    drop_strangers,
+    records_of,
+    records_of_copies,
+    select,
+    stretched,
+    summary,
+    write_set,
+    write_splits,
+)
+from models.data.prepare.sources import debian, meshes, pix3d, shapenet
+from models.data.prepare.workers import Limits
 
 
 def teller(args: argparse.Namespace) -> Callable[[str], None]:
     """Prints a line about what begins now, unless --quiet."""
     return lambda text: None if args.quiet else print(text, file=sys.stderr)
-
-
-def check_out(out: Path) -> None:
-    """OUT is new, empty, or this command's own."""
-    if out.exists() and not out.is_dir():
-        raise PrepareError(f"{out} is a file, expected a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / ".work").is_dir():
-        try:
-            made_here = "format" in json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError):
-            made_here = False
-        if not made_here:
-            raise PrepareError(f"{out} is not empty and was not made by this command")
 
 
 def check_needs(*packages: str) -> None:
@@ -124,18 +54,41 @@ def check(args: argparse.Namespace) -> None:
         raise PrepareError(f"--views {args.views}: the layout has two digits, at most 99")
     if args.contact_sheet and args.contact_sheet.suffix.lower() != ".png":
         raise PrepareError(f"--contact-sheet {args.contact_sheet}: expected a name ending in .png")
+    if args.views:
+        bounds = {"azimuth": (-360, 360), "elevation": (-89, 89), "fov": (5, 120)}
+        for name, (least, most) in bounds.items():
+            given = getattr(args, name)
+            low, high = given if isinstance(given, list) else (given, given)
+            if not least <= low <= high <= most:
+                raise PrepareError(f"--{name} {given}: expected {least} <= LOW <= HIGH <= {most}")
     check_out(args.out)
-    if any((args.out / top).is_symlink() for top in ("ShapeNetRendering", "ShapeNet_pointclouds")):
-        raise PrepareError(f"{args.out} links to a data set of yours; choose another folder")
-    check_needs("trimesh", *(["embreex"] if args.views else []), "scipy", "tqdm")
+    rendering = ["embreex"] if args.views else []
+    check_needs("trimesh", *rendering, "mapbox_earcut", "scipy", "tqdm")
+
+
+def options_of(args: argparse.Namespace) -> Options:
+    """What is written of each object."""
+    rig = Rig()
+    if args.views:
+        rig = Rig(tuple(args.azimuth), tuple(args.elevation), args.fov, args.light, args.background)
+    return Options(
+        out=args.out,
+        size=args.size,
+        views=args.views,
+        points=tuple(dict.fromkeys(args.points)),
+        geometry=args.geometry,
+        front=args.front,
+        surface=args.surface,
+        rig=rig,
+        limits=Limits(args.max_seconds, args.max_memory_gb, args.max_file_mb),
+    )
 
 
 def make_set(
     args: argparse.Namespace, items: list[Item], write: Write, fixed: dict[str, str]
 ) -> None:
     """Build the items and write the set; what stops half-way goes on from there next time."""
-    points = tuple(dict.fromkeys(args.points))
-    options = Options(args.out, args.size, args.views, points, args.geometry, args.front)
+    options, say = options_of(args), teller(args)
     work = args.out / ".work"
     work.mkdir(parents=True, exist_ok=True)
     items = select(items, args.categories, args.per_category)
@@ -144,13 +97,20 @@ def make_set(
     built = build(items, write, options, work, args.jobs, args.quiet)
     if not built:
         raise PrepareError("not one object could be read")
-    teller(args)(f"comparing {len(built)} shapes")
+    say(f"comparing {len(built)} shapes")
     records = records_of(items, built, fixed)
+    copies = stretched(items, records, args.stretch)
+    if copies:
+        say(f"stretching {len(copies)} copies of training objects")
+        made = build(copies, write, options, work, args.jobs, args.quiet)
+        records += records_of_copies(copies, made, records, built)
+        records.sort(key=lambda r: (r["synset"], r["model"]))
     write_set(args.out, records, options)
     drop_strangers(args.out, records)
     shutil.rmtree(work)
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
-    skipped = f", {len(items) - len(records)} skipped" if len(items) > len(records) else ""
+    left_out = len(items) + len(copies) - len(records)
+    skipped = f", {left_out} left out" if left_out else ""
     summary(records, f"{skipped}, {size / 1e6:.2f} MB in {args.out}")
     if args.contact_sheet:
         from models.data.contact_sheet import contact_sheet
@@ -158,29 +118,12 @@ def make_set(
         contact_sheet(args.out).save(args.contact_sheet)
 
 
-def summary(records: list[dict], rest: str) -> None:
-    """Objects by category and split."""
-    table = Counter((r["category"], r["split"]) for r in records)
-    for category in sorted({c for c, _ in table}):
-        print(f"{category:10}", *(f"{p} {table[category, p]:4}" for p in ("train", "val", "test")))
-    print(f"{len(records)} objects{rest}")
-
-
-def write_splits(out: Path, records: list[dict]) -> None:
-    for part in ("train", "val", "test"):
-        table: dict[str, list[str]] = {r["synset"]: [] for r in records}
-        for r in records:
-            if r["split"] == part:
-                table[r["synset"]].append(f"{r['synset']}/{r['model']}")
-        write_json(out / "splits" / f"{part}_models.json", table)
-
-
 def prepare_debian(args: argparse.Namespace) -> None:
     check(args)
     work = args.out / ".work"
     work.mkdir(parents=True, exist_ok=True)
     items = debian.collect(args.packages, args.debs, work, teller(args))
-    make_set(args, items, write_object, json.loads(DEBIAN_SPLIT.read_text(encoding="utf-8")))
+    make_set(args, items, write_object, debian.fixed_split())
 
 
 def prepare_meshes(args: argparse.Namespace) -> None:
@@ -197,7 +140,7 @@ def prepare_pix3d(args: argparse.Namespace) -> None:
 def prepare_shapenet(args: argparse.Namespace) -> None:
     if args.out.resolve() == args.folder.resolve():
         raise PrepareError("DIR and OUT are one folder; nothing is written into DIR")
-    check_out(args.out)
+    check_out(args.out, index=True)
     check_needs("tqdm")
     args.out.mkdir(parents=True, exist_ok=True)
     records = shapenet.index(args.folder, args.out, args.quiet)
@@ -222,6 +165,13 @@ def set_options(parser: argparse.ArgumentParser, size: int) -> None:
                         help="at most so many objects, freest licence first")  # fmt: skip
     parser.add_argument("--contact-sheet", type=Path, metavar="PNG", help="draw the set as well")
     parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="processes")
+    limits = Limits()
+    parser.add_argument("--max-file-mb", type=positive, default=limits.file_mb, metavar="MB",
+                        help="of a mesh, a material file or a texture")  # fmt: skip
+    parser.add_argument("--max-memory-gb", type=positive, default=limits.memory_gb, metavar="GB",
+                        help="of one object")  # fmt: skip
+    parser.add_argument("--max-seconds", type=positive, default=limits.seconds, metavar="S",
+                        help="of one object")  # fmt: skip
 
 
 def rendering_options(parser: argparse.ArgumentParser) -> None:
@@ -230,6 +180,20 @@ def rendering_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--views", type=positive, default=24, help="images per object")
     parser.add_argument("--no-geometry", dest="geometry", action="store_false",
                         help="leave depth and normals out")  # fmt: skip
+    parser.add_argument("--surface", choices=("visible", "all"), default="visible",
+                        help="points on what can be seen from outside, or on everything as "
+                             "in the papers' sets")  # fmt: skip
+    parser.add_argument("--stretch", type=int, default=0, metavar="K",
+                        help="stretched copies of each training mesh")  # fmt: skip
+    rig, degrees = Rig(), {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")}
+    parser.add_argument("--azimuth", **degrees, default=list(rig.azimuth),
+                        help="degrees; 0 looks from +x, 90 from +z")  # fmt: skip
+    parser.add_argument("--elevation", **degrees, default=list(rig.elevation), help="degrees")
+    parser.add_argument("--fov", type=float, default=FOV, help="degrees across the image")
+    parser.add_argument("--light", choices=("camera", "random"), default=rig.light,
+                        help="beside the camera, or within 60 degrees of it")  # fmt: skip
+    parser.add_argument("--background", choices=("none", *BACKGROUNDS, "random"),
+                        default=rig.background, help="none: transparent")  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
@@ -267,7 +231,8 @@ def parser() -> argparse.ArgumentParser:
     source.set_defaults(command=prepare_shapenet)
     source = add("pix3d", "cut out Pix3D's photos, sample its models", "Pix3D, unpacked")
     set_options(source, size=128)
-    source.set_defaults(command=prepare_pix3d, front=unknown, views=0, geometry=False)
+    source.set_defaults(command=prepare_pix3d, front=unknown, views=0, geometry=False,
+                        surface="all", stretch=0)  # fmt: skip
     return top
 
 

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 import numpy as np
 
 NEAR = 0.01  # mean distance between two unit-sized shapes below which they count as the same one
-TEST_SHARE, VAL_SHARE = 0.20, 0.05
+TEST_SHARE, VAL_SHARE = 0.20, 0.10
 
 
 def shape_distance(x: tuple, y: tuple) -> float:
@@ -21,8 +21,13 @@ def shape_distance(x: tuple, y: tuple) -> float:
     return float(x[1].query(y[0])[0].mean() + y[1].query(x[0])[0].mean()) / 2
 
 
-def near_duplicates(shapes: dict[str, np.ndarray]) -> list[tuple[str, str]]:
-    """Pairs of keys whose shapes, sampled as independent points [M, 3], nearly coincide."""
+def near_duplicates(
+    shapes: dict[str, np.ndarray], others: dict[str, np.ndarray] | None = None
+) -> list[tuple[str, str]]:
+    """Pairs of keys whose shapes, sampled as independent points [M, 3], nearly coincide.
+
+    The pairs are among `shapes`, or, where `others` are given, of a shape and one of the others.
+    """
     from scipy.spatial import cKDTree
 
     def alike(x: tuple, y: tuple) -> bool:
@@ -30,16 +35,17 @@ def near_duplicates(shapes: dict[str, np.ndarray]) -> list[tuple[str, str]]:
         few = y[1].query(x[0][::16])[0].mean()
         return few < 3 * NEAR and shape_distance(x, y) < NEAR
 
-    items = [
-        (key, (dense[:: max(1, len(dense) // 2048)], cKDTree(dense)))
-        for key, dense in sorted(shapes.items())
-    ]
-    extent = {key: np.ptp(dense, axis=0) for key, dense in shapes.items()}
+    known = shapes | (others or {})
+    items = {
+        key: (dense[:: max(1, len(dense) // 2048)], cKDTree(dense)) for key, dense in known.items()
+    }
+    extent = {key: np.ptp(dense, axis=0) for key, dense in known.items()}
+    left = sorted(shapes)
     pairs = []
-    for i, (a, x) in enumerate(items):
-        for b, y in items[i + 1 :]:
+    for i, a in enumerate(left):
+        for b in left[i + 1 :] if others is None else sorted(others):
             # Boxes this different hold different shapes; it saves most of the queries.
-            if np.abs(extent[a] - extent[b]).max() < 0.1 and alike(x, y):
+            if np.abs(extent[a] - extent[b]).max() < 0.1 and alike(items[a], items[b]):
                 pairs.append((a, b))
     return pairs
 
@@ -64,7 +70,7 @@ def families(names: dict[str, str], pairs: list[tuple[str, str]]) -> dict[str, s
 def split(
     family: dict[str, str], category: dict[str, str], fixed: dict[str, str] | None = None
 ) -> dict[str, str]:
-    """Split ("train", "val", "test") of every key, about 75/5/20 per category.
+    """Split ("train", "val", "test") of every key, about 70/10/20 per category.
 
     A family that has a member in `fixed` (a committed split) goes where that member is. The others
     are visited in the order of a hash of their id and go to test, then val, while they fit the

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import lzma
 import posixpath
-import shutil
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+FILE_LIMIT = 64 << 20  # bytes of one mesh, material or texture, unless the user says otherwise
 _MEMBER_LIMIT = 512 << 20  # bytes of one member of a package; the largest library has 60 MB
-_FILE_LIMIT = 64 << 20  # bytes of one mesh, material or texture
+_TOTAL_LIMIT = 8 << 30  # bytes of all of them, wanted or not
+_NAME_LIMIT = 64 << 10  # bytes of the blocks that hold a long name
 
 
 class PrepareError(Exception):
@@ -33,10 +35,24 @@ def ar_members(file: BinaryIO) -> Iterator[tuple[str, int]]:
         file.seek(start + int(size) + int(size) % 2)
 
 
+class _Member(tarfile.TarInfo):
+    """A tar header that is refused before tarfile reads a name of gigabytes into memory."""
+
+    _LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE,
+             tarfile.SOLARIS_XHDTYPE)  # fmt: skip
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in cls._LONG and member.size > _NAME_LIMIT:
+            raise PrepareError(f"broken archive (a name of {member.size} bytes)")
+        return member
+
+
 def unpack_deb(deb: Path, target: Path, wanted: Callable[[str], bool]) -> list[Path]:
     """Unpack the regular files of a .deb whose path is wanted, keeping their folders.
 
-    Links and devices are refused, and so is any path that would leave the target.
+    Links and devices are left out. Raises PrepareError on a path that would leave the target.
     """
     with deb.open("rb") as file:
         for name, _ in ar_members(file):
@@ -45,9 +61,9 @@ def unpack_deb(deb: Path, target: Path, wanted: Callable[[str], bool]) -> list[P
             if name == "data.tar.zst":
                 raise PrepareError(f"{deb.name}: zstd is not supported; repack it with xz")
             try:
-                with tarfile.open(fileobj=file, mode="r|*") as archive:
+                with tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as archive:
                     return _unpack_tar(archive, target, wanted)
-            except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+            except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as error:
                 raise PrepareError(f"{deb.name}: broken archive ({error})") from error
     raise PrepareError(f"{deb.name}: no data.tar inside")
 
@@ -55,36 +71,27 @@ def unpack_deb(deb: Path, target: Path, wanted: Callable[[str], bool]) -> list[P
 def _unpack_tar(
     archive: tarfile.TarFile, target: Path, wanted: Callable[[str], bool]
 ) -> list[Path]:
-    written = []
+    written, total = [], 0
+    target.mkdir(parents=True, exist_ok=True)
     for member in archive:
-        path = PurePosixPath(member.name)
-        if path.is_absolute() or ".." in path.parts or "\\" in member.name:
-            raise PrepareError(f"archive member {member.name!r} would leave the target folder")
-        if member.isdir() or not wanted(member.name):
+        total += member.size
+        if total > _TOTAL_LIMIT:
+            raise PrepareError(f"the archive holds more than {_TOTAL_LIMIT >> 30} GB")
+        if not member.isreg() or not wanted(member.name):
             continue
-        # A drive letter leads away on Windows only; the packages have none in what is wanted.
-        if ":" in member.name:
-            raise PrepareError(f"archive member {member.name!r} would leave the target folder")
-        if not member.isreg():
-            raise PrepareError(f"archive member {member.name!r} is a link or a device")
         if member.size > _MEMBER_LIMIT:
             raise PrepareError(f"archive member {member.name!r} is {member.size >> 20} MB")
-        out = target / path
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = out.with_name(out.name + ".part")
-        with archive.extractfile(member) as source, part.open("wb") as sink:
-            shutil.copyfileobj(source, sink)
-        # A name appears only once the file is whole, so an interrupted run can start again.
-        part.replace(out)
-        written.append(out)
+        # Owners, links and paths that lead out are the filter's business.
+        archive.extract(member, target, set_attrs=False, filter="data")
+        written.append(target / member.name)
     return written
 
 
 class ZipFiles:
-    """Files of a zip; nothing is unpacked to disk."""
+    """Files of a zip; nothing is unpacked to disk. limit: bytes of one file."""
 
-    def __init__(self, path: Path) -> None:
-        self._zip = zipfile.ZipFile(path)
+    def __init__(self, path: Path, limit: int = FILE_LIMIT) -> None:
+        self._zip, self._limit = zipfile.ZipFile(path), limit
 
     def __enter__(self) -> ZipFiles:
         return self
@@ -93,17 +100,20 @@ class ZipFiles:
         self._zip.close()
 
     def read(self, name: str) -> bytes:
-        """Bytes of one file, refused when it claims to be larger than any honest mesh."""
+        """Bytes of one file; ValueError where it is larger than the limit."""
         info = self._zip.getinfo(name)
-        _check_size(name, info.file_size)
+        _check_size(name, info.file_size, self._limit)
         return self._zip.read(info)
 
 
 class FolderFiles:
-    """Files of a folder and of what lies below it, by relative path."""
+    """Files of a folder and of what lies below it, by relative path. limit: bytes of one file.
 
-    def __init__(self, path: Path) -> None:
-        self._root = path.resolve()
+    A link of the folder is followed: the user has put it there. A name with ".." leads nowhere.
+    """
+
+    def __init__(self, path: Path, limit: int = FILE_LIMIT) -> None:
+        self._root, self._limit = path, limit
 
     def __enter__(self) -> FolderFiles:
         return self
@@ -113,21 +123,28 @@ class FolderFiles:
 
     def read(self, name: str) -> bytes:
         """Bytes of one file; KeyError where there is none, or where the name leads out."""
-        path = (self._root / name).resolve()
-        if not path.is_relative_to(self._root) or not path.is_file():
+        path = inside(self._root, name)
+        if path is None or not path.is_file():
             raise KeyError(f"no file {name!r}")
-        _check_size(name, path.stat().st_size)
+        _check_size(name, path.stat().st_size, self._limit)
         return path.read_bytes()
 
 
-def _check_size(name: str, size: int) -> None:
-    if size > _FILE_LIMIT:
-        raise ValueError(f"{name} is {size >> 20} MB, more than {_FILE_LIMIT >> 20} MB")
+def inside(folder: Path, name: str) -> Path | None:
+    """folder/name; None where the name is absolute or steps out of the folder."""
+    parts = PurePosixPath(posixpath.normpath(name.replace("\\", "/")))
+    leads_out = parts.is_absolute() or Path(parts).is_absolute() or ".." in parts.parts
+    return None if leads_out else folder / parts
 
 
-def open_files(path: Path) -> ZipFiles | FolderFiles:
+def _check_size(name: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise ValueError(f"{name} is {size >> 20} MB, more than {limit >> 20} MB (--max-file-mb)")
+
+
+def open_files(path: Path, limit: int = FILE_LIMIT) -> ZipFiles | FolderFiles:
     """A zip or a folder."""
-    return FolderFiles(path) if path.is_dir() else ZipFiles(path)
+    return FolderFiles(path, limit) if path.is_dir() else ZipFiles(path, limit)
 
 
 class Beside:

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from models.data.licences import GPL, Terms
-from models.data.mesh import Item
+from models.data.prepare.licences import GPL, Terms
+from models.data.prepare.mesh import Item
 
 AI, MODELS = "flightgear-data-ai", "flightgear-data-models"
 _ROOT = "usr/share/games/flightgear"

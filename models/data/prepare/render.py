@@ -8,13 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from models.data.camera import FOV, Camera
+from models.data.prepare.rig import lamp
 
 AMBIENT = 0.35
 BLACK = 0.12  # what a black material reflects, so that its edges still show
 SUPERSAMPLE = 3  # rays a pixel and axis; odd, so that one ray passes through the pixel's centre
 
 
-class View(NamedTuple):
+class Rendering(NamedTuple):
     """What one camera sees."""
 
     image: np.ndarray  # [size, size, 4] uint8 RGBA, alpha = share of the pixel that is covered
@@ -23,16 +24,22 @@ class View(NamedTuple):
 
 
 class Renderer:
-    """One mesh, ready to be seen: vertices [V, 3], faces [F, 3], colours [F, 3] in 0..1."""
+    """One mesh, ready to be seen: vertices [V, 3], faces [F, 3], colours [F, 3] in 0..1.
 
-    def __init__(self, vertices: np.ndarray, faces: np.ndarray, colours: np.ndarray) -> None:
+    fov: degrees across the image.
+    """
+
+    def __init__(
+        self, vertices: np.ndarray, faces: np.ndarray, colours: np.ndarray, fov: float = FOV
+    ) -> None:
         # Imported here so that reading the finished set needs neither package.
         import trimesh
         from trimesh.ray.ray_pyembree import RayMeshIntersector
 
         # process=False: merging vertices would drop faces and break the match with colours.
         mesh = trimesh.Trimesh(vertices, faces, process=False)
-        self._caster = RayMeshIntersector(mesh)
+        self.caster = RayMeshIntersector(mesh)
+        self._fov = fov
         corner = np.asarray(mesh.vertices)[mesh.faces]
         self._corner = corner[:, 0]
         self._radius = np.linalg.norm(mesh.vertices, axis=1).max()
@@ -43,24 +50,25 @@ class Renderer:
     def hits(self, camera: Camera, size: int) -> np.ndarray:
         """Index of the first face through each pixel centre: [size, size] int, -1 is none."""
         axes = camera.axes()
-        rays = _rays(axes, size).reshape(-1, 3)
+        rays = _rays(axes, size, self._fov).reshape(-1, 3)
         origins = np.broadcast_to(axes[2] * camera.distance, rays.shape)
-        return self._caster.intersects_first(origins, rays).reshape(size, size)
+        return self.caster.intersects_first(origins, rays).reshape(size, size)
 
-    def render(self, camera: Camera, size: int) -> View:
-        """Image, depth and normals of size x size pixels."""
+    def render(self, camera: Camera, size: int, light: np.ndarray | None = None) -> Rendering:
+        """Image, depth and normals of size x size pixels.
+
+        light: unit vector to it [3], object frame; None: beside the camera.
+        """
         hit = self.hits(camera, size * SUPERSAMPLE)
         middle = slice(SUPERSAMPLE // 2, None, SUPERSAMPLE)
         depth, normal = self._surface(camera, hit[middle, middle])
-        return View(self._shade(camera, hit), depth, normal)
+        light = lamp(camera) if light is None else light
+        return Rendering(self._shade(camera, hit, light), depth, normal)
 
-    def _shade(self, camera: Camera, hit: np.ndarray) -> np.ndarray:
+    def _shade(self, camera: Camera, hit: np.ndarray, light: np.ndarray) -> np.ndarray:
         size = len(hit) // SUPERSAMPLE
         covered = hit >= 0
-        right, up, back = camera.axes()
-        # A lamp beside the camera: nothing that is seen is black, yet edges keep a contrast.
-        light = back + 0.45 * up - 0.35 * right
-        light /= np.linalg.norm(light)
+        back = camera.axes()[2]
         # Furniture meshes are wound either way, so every face shows its lit side to the camera.
         towards = np.where(self._normals @ back < 0, -1.0, 1.0)
         shade = AMBIENT + (1 - AMBIENT) * np.clip(towards * (self._normals @ light), 0, 1)
@@ -74,7 +82,8 @@ class Renderer:
         """Depth [S, S] and normal [S, S, 3] where the central rays meet the faces' planes."""
         covered = hit >= 0
         axes = camera.axes()
-        rays = _rays(axes, len(hit))  # one unit deep each, so that length along the ray is depth
+        # One unit deep each, so that length along the ray is depth.
+        rays = _rays(axes, len(hit), self._fov)
         normals = self._normals[hit]
         slope = (rays * normals).sum(axis=-1)
         reach = ((self._corner[hit] - axes[2] * camera.distance) * normals).sum(axis=-1)
@@ -86,8 +95,8 @@ class Renderer:
         return np.where(covered, depth, 0), normals
 
 
-def _rays(axes: np.ndarray, size: int) -> np.ndarray:
+def _rays(axes: np.ndarray, size: int, fov: float) -> np.ndarray:
     """[size, size, 3], object frame: from the camera through the pixel centres, one unit deep."""
     right, up, back = axes
-    grid = ((np.arange(size) + 0.5) / size * 2 - 1) * np.tan(np.deg2rad(FOV) / 2)
+    grid = ((np.arange(size) + 0.5) / size * 2 - 1) * np.tan(np.deg2rad(fov) / 2)
     return grid[None, :, None] * right - grid[:, None, None] * up - back

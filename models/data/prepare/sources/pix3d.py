@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from models.data.archives import PrepareError
-from models.data.build import Options, fresh_folders, item_record, write_clouds
 from models.data.categories import SYNSETS
-from models.data.licences import Licence, Terms
-from models.data.mesh import Item, Mesh
+from models.data.prepare.archives import PrepareError, inside
+from models.data.prepare.licences import Licence, Terms
+from models.data.prepare.mesh import Item, Mesh
+from models.data.prepare.objects import Options, fresh_folders, item_record, write_clouds
+from models.data.prepare.pictures import open_picture
 
 CATEGORIES = ("chair", "sofa", "table")  # those that 3D-LMNet reports and ShapeNet shares
 _SHARE = 93 / 128  # of the picture that the longest side of the object takes
@@ -87,25 +88,26 @@ def write_object(item: Item, mesh: Mesh, options: Options) -> dict[str, Any]:
     hashes = write_clouds(mesh, item.key, clouds, options)
     (views / "rendering").mkdir()
     for number, (photo, mask, box) in enumerate(item.photos):
-        image = cut(inside(item.container, photo), inside(item.container, mask), box, options.size)
+        paths = (photo_path(item.container, name) for name in (photo, mask))
+        image = cut(*paths, box, options.size)
         image.save(views / "rendering" / f"{number:02d}.png", optimize=True)
     record = {**item_record(item, mesh), "photos": [photo for photo, _, _ in item.photos]}
     return {**record, "views": len(item.photos), "sha256": hashes}
 
 
-def inside(folder: Path, name: str) -> Path:
+def photo_path(folder: Path, name: str) -> Path:
     """folder/name, refused where it leads out of the folder."""
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
+    path = inside(folder, name)
+    if path is None:
         raise ValueError(f"{name!r} leads out of {folder}")
     return path
 
 
 def cut(photo: Path, mask: Path, box: tuple[float, ...], size: int) -> Image.Image:
     """The object alone, alpha = mask, centred on size x size pixels."""
-    with Image.open(photo) as file:
+    with open_picture(photo) as file:
         image = file.convert("RGB")
-    with Image.open(mask) as file:
+    with open_picture(mask) as file:
         # Masks are 0 or 255. Multiplied as bytes they would wrap around: only their sign counts.
         alpha = Image.fromarray((np.asarray(file.convert("L")) > 0).astype(np.uint8) * 255)
     if alpha.size != image.size:

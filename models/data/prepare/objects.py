@@ -8,9 +8,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from models.data.camera import orbit
 from models.data.manifest import FORMAT, write_json
 from models.data.maps import write_depth, write_normal
-from models.data.mesh import Item, Mesh, load_mesh
-from models.data.render import Renderer
-from models.data.sample import sample_surface, seed_of
+from models.data.prepare.mesh import Item, Mesh, load_mesh
+from models.data.prepare.render import Renderer
+from models.data.prepare.rig import Rig, lights, on_background, orbit
+from models.data.prepare.sample import sample_surface, seed_of
+from models.data.prepare.visible import Seen, sample_seen, seen_from_outside
+from models.data.prepare.workers import Limits, in_processes
 
 DENSE = 32768  # points that stand for the whole surface when two shapes are compared
 # Not the mesh's fault: the disk is full, over quota, read-only or broken.
@@ -39,10 +39,15 @@ class Options(NamedTuple):
     points: tuple[int, ...] = (2048, 1024, 16384)  # of each cloud; F-scores want 10,000 and more
     geometry: bool = True  # depth and normals of each view
     front: str = "+z"  # axis that the objects face, for the manifest
+    surface: str = "all"  # where points lie: "all", or "visible" from outside
+    rig: Rig = Rig()
+    limits: Limits = Limits()
 
     def settings(self) -> dict[str, Any]:
         """What an object of an earlier run must have been made with to be kept."""
-        return {"format": FORMAT, **self._asdict(), "out": None, "points": list(self.points)}
+        kept = self._asdict() | {"rig": self.rig._asdict()}
+        del kept["out"], kept["limits"]
+        return json.loads(json.dumps({"format": FORMAT, **kept}))
 
 
 # Writes an object's views and clouds and returns its manifest record.
@@ -74,12 +79,20 @@ def fresh_folders(out: Path, key: str) -> tuple[Path, Path]:
     return folders
 
 
-def write_clouds(mesh: Mesh, key: str, folder: Path, options: Options) -> dict[str, str]:
-    """Write pointcloud_<count>.npy, one independent sampling a count; {name: sha256}."""
+def write_clouds(
+    mesh: Mesh, key: str, folder: Path, options: Options, seen: Seen | None = None
+) -> dict[str, str]:
+    """Write pointcloud_<count>.npy, one independent sampling a count; {name: sha256}.
+
+    Of the whole surface, or of that part which `seen` accepts.
+    """
     hashes = {}
     for count in options.points:
         rng = np.random.default_rng(seed_of(key, "points", count))
-        points = sample_surface(mesh.vertices, mesh.faces, count, rng)
+        if seen is None:
+            points = sample_surface(mesh.vertices, mesh.faces, count, rng)
+        else:
+            points = sample_seen(mesh.vertices, mesh.faces, count, rng, seen)
         path = folder / f"pointcloud_{count}.npy"
         # Steps of at most 2.4e-4 of the longest side, a hundredth of the spacing of the points.
         np.save(path, points.astype("<f2"), allow_pickle=False)
@@ -87,31 +100,45 @@ def write_clouds(mesh: Mesh, key: str, folder: Path, options: Options) -> dict[s
     return hashes
 
 
-def write_views(mesh: Mesh, key: str, folder: Path, options: Options) -> None:
-    """Write rendering/, and depth/ and normal/ beside it."""
+def write_views(renderer: Renderer, mesh: Mesh, key: str, folder: Path, options: Options) -> None:
+    """Write rendering/, and depth/ and normal/ beside it.
+
+    rendering/lights.txt has a line a view: the unit vector to the light, object frame.
+    """
     names = ("rendering", "depth", "normal") if options.geometry else ("rendering",)
     folders = {name: folder / name for name in names}
     for path in folders.values():
         path.mkdir()
-    renderer = Renderer(mesh.vertices, mesh.faces, mesh.colours)
-    cameras = orbit(mesh.vertices, options.views, np.random.default_rng(seed_of(key, "cameras")))
-    for number, camera in enumerate(cameras):
-        view, name = renderer.render(camera, options.size), f"{number:02d}.png"
+    rig = options.rig
+    draws = {word: np.random.default_rng(seed_of(key, word))
+             for word in ("cameras", "lights", "background")}  # fmt: skip
+    cameras = orbit(mesh.vertices, options.views, draws["cameras"], rig)
+    towards = lights(cameras, draws["lights"], rig)
+    for number, (camera, light) in enumerate(zip(cameras, towards, strict=True)):
+        view, name = renderer.render(camera, options.size, light), f"{number:02d}.png"
         if not view.image[..., 3].any():
             raise ValueError(f"view {number} is empty")
-        Image.fromarray(view.image).save(folders["rendering"] / name, optimize=True)
+        image = on_background(view.image, draws["background"], rig.background)
+        Image.fromarray(image).save(folders["rendering"] / name, optimize=True)
         if options.geometry:
             write_depth(folders["depth"] / name, view.depth)
             write_normal(folders["normal"] / name, view.normal)
-    lines = [camera.metadata() + "\n" for camera in cameras]
-    (folders["rendering"] / "rendering_metadata.txt").write_text("".join(lines), encoding="utf-8")
+    told = {
+        "rendering_metadata.txt": [camera.metadata() for camera in cameras],
+        "lights.txt": ["{:.6f} {:.6f} {:.6f}".format(*light) for light in towards],
+    }
+    for name, lines in told.items():
+        text = "".join(line + "\n" for line in lines)
+        (folders["rendering"] / name).write_text(text, encoding="utf-8")
 
 
 def write_object(item: Item, mesh: Mesh, options: Options) -> dict[str, Any]:
     """Write one object's clouds and views; its manifest record, without family and split."""
     views, clouds = fresh_folders(options.out, item.key)
-    hashes = write_clouds(mesh, item.key, clouds, options)
-    write_views(mesh, item.key, views, options)
+    renderer = Renderer(mesh.vertices, mesh.faces, mesh.colours, options.rig.fov)
+    seen = seen_from_outside(renderer.caster) if options.surface == "visible" else None
+    hashes = write_clouds(mesh, item.key, clouds, options, seen)
+    write_views(renderer, mesh, item.key, views, options)
     record = item_record(item, mesh)
     return {**record, "views": options.views, "sha256": hashes}
 
@@ -133,6 +160,8 @@ def item_record(item: Item, mesh: Mesh) -> dict[str, Any]:
     if item.size_cm is not None:
         sides = ("width", "height", "depth")
         record["size_cm"] = dict(zip(sides, item.size_cm, strict=True))
+    if item.stretch is not None:
+        record["stretch"] = list(item.stretch)
     return {**record, "scale": round(1 / mesh.side, 9), "faces": len(mesh.faces)}
 
 
@@ -161,7 +190,7 @@ def kept(item: Item, mesh: Mesh, options: Options, work: Path) -> dict[str, Any]
 def build_one(item: Item, write: Write, options: Options, work: Path) -> Built | str:
     """Write one object, or take over what an earlier run wrote; the reason where that fails."""
     try:
-        mesh = load_mesh(item)
+        mesh = load_mesh(item, options.limits.file_mb << 20)
         record = kept(item, mesh, options, work)
         if record is None:
             record = write(item, mesh, options)
@@ -169,40 +198,15 @@ def build_one(item: Item, write: Write, options: Options, work: Path) -> Built |
             write_json(_note(work, item.key), note)
         rng = np.random.default_rng(seed_of(item.key, "dense"))
         return Built(record, sample_surface(mesh.vertices, mesh.faces, DENSE, rng))
+    except MemoryError:
+        return f"needs more than {options.limits.memory_gb:g} GB of memory (--max-memory-gb)"
+    except TimeoutError:
+        raise
     # A file of the source can fail in any reader: name it, go on without it.
     except Exception as error:
         if getattr(error, "errno", None) in _DISK:
             raise
         return f"{error}" or type(error).__name__
-
-
-def in_processes(
-    task: Callable[..., Any], items: list[Item], jobs: int, *arguments: Any
-) -> Iterator[tuple[Item, Any]]:
-    """(item, task(item, *arguments)) in any order, on `jobs` processes.
-
-    A process that dies takes the whole pool along without a word about whose fault it was. So what
-    was still under way is done again, one process an item: the item that kills its process again
-    gets a reason (str) for a result.
-    """
-    left = []
-    pool = ProcessPoolExecutor(jobs)
-    try:
-        futures = {pool.submit(task, item, *arguments): item for item in items}
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except BrokenProcessPool:
-                left.append(futures[future])
-    finally:  # Ctrl-C must not wait for all that is still queued
-        pool.shutdown(cancel_futures=True)
-    for item in left:
-        with ProcessPoolExecutor(1) as pool:
-            try:
-                result = pool.submit(task, item, *arguments).result()
-            except BrokenProcessPool:
-                result = "its process died (out of memory, or a fault in a reader)"
-        yield item, result
 
 
 def build(
@@ -212,7 +216,7 @@ def build(
     from tqdm import tqdm
 
     built = {}
-    processes = closing(in_processes(build_one, items, jobs, write, options, work))
+    processes = closing(in_processes(build_one, items, jobs, options.limits, write, options, work))
     bar = tqdm(total=len(items), unit="object", desc="objects", disable=quiet)
     with bar, processes as results:
         for item, result in results:

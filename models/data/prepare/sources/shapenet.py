@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from models.data.archives import PrepareError
 from models.data.camera import read_metadata
 from models.data.categories import NAMES
 from models.data.manifest import CAMERAS, FORMAT, write_json
+from models.data.prepare.archives import PrepareError
 
 # 3D-LMNet takes azimuth 180, the camera on -x, for the view from behind.
 FRONT = "+x"
