@@ -54,6 +54,8 @@ def check(args: argparse.Namespace) -> None:
         raise PrepareError(f"--views {args.views}: the layout has two digits, at most 99")
     if args.contact_sheet and args.contact_sheet.suffix.lower() != ".png":
         raise PrepareError(f"--contact-sheet {args.contact_sheet}: expected a name ending in .png")
+    if args.stretch < 0:
+        raise PrepareError(f"--stretch {args.stretch}: expected 0 or more")
     if args.views:
         bounds = {"azimuth": (-360, 360), "elevation": (-89, 89), "fov": (5, 120)}
         for name, (least, most) in bounds.items():
