@@ -14,7 +14,7 @@ from PIL import Image
 from models.data import contact_sheet, maps
 from models.data.camera import FOV, read_metadata
 from models.data.categories import SYNSETS
-from models.data.dataset import ReconstructionDataset, read_image
+from models.data.dataset import SPLITS, ReconstructionDataset, read_image
 from models.data.prepare.licences import FREE
 from models.data.prepare.sources import debian
 
@@ -36,7 +36,8 @@ def test_the_set_is_as_large_as_promised_and_holds_what_the_manifest_says():
     for r in OBJECTS:
         images, clouds = folders(r)
         known |= {images / f"{view:02d}.png" for view in range(r["views"])}
-        known |= {images / "rendering_metadata.txt"} | {clouds / name for name in r["sha256"]}
+        known |= {images / "rendering_metadata.txt", images / "lights.txt"}
+        known |= {clouds / name for name in r["sha256"]}
         for name, digest in r["sha256"].items():
             assert hashlib.sha256((clouds / name).read_bytes()).hexdigest() == digest, clouds / name
     files = {path for path in ROOT.rglob("*") if path.is_file()}
@@ -182,6 +183,13 @@ def test_the_committed_split_is_the_set_s_own():
     fixed = debian.fixed_split()
     assert all(fixed[f"{r['synset']}/{r['model']}"] == r["split"] for r in OBJECTS)
     assert set(fixed.values()) == {"train", "val", "test"}
+
+
+def test_validation_holds_a_tenth_of_the_families():
+    families = {part: {r["family"] for r in OBJECTS if r["split"] == part} for part in SPLITS}
+    whole = set.union(*families.values())
+    assert sum(map(len, families.values())) == len(whole)  # none is parted
+    assert len(families["val"]) >= 0.1 * len(whole)
 
 
 def test_137_pixels_are_cut_as_the_compared_papers_cut_them(tmp_path):

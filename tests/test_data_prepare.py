@@ -15,9 +15,9 @@ from models.data.dataset import ReconstructionDataset
 from models.data.prepare import __main__ as prepare
 from models.data.prepare import objects
 from models.data.prepare.archives import PrepareError
-from models.data.prepare.licences import CC0, CC_BY, terms_of
-from models.data.prepare.sources import flightgear, meshes
-from models.data.prepare.sources.sweethome import LIBRARIES, parse_catalogue
+from models.data.prepare.licences import CC0, CC_BY, FREE, FREE_ART, terms_of
+from models.data.prepare.sources import debian, flightgear, meshes, sweethome
+from models.data.prepare.sources.sweethome import LIBRARIES, LIBRARY_PACKAGE, parse_catalogue
 from tests.meshes import ac3d, box, deb, needs_renderer, obj
 
 
@@ -49,6 +49,24 @@ def test_a_models_own_licence_overrules_the_library():
             archive.writestr("lib/a/LICENSE.TXT", text)
             archive.writestr("lib/LICENSE.TXT", "licenses/by-nc/3.0")  # another folder's
             assert terms_of(archive, "lib/a/a.obj", "Me", CC0).licence is expected
+
+
+def test_a_copyleft_library_is_asked_for_by_name(tmp_path):
+    package = sweethome.NONFREE_PACKAGE
+    for name in LIBRARIES[package]:
+        with zipfile.ZipFile(tmp_path / f"{name}.sh3f", "w") as archive:
+            lines = "name#1=Desk\nmodel#1=/a/desk.obj\ncreator#1=Me\n"
+            archive.writestr("PluginFurnitureCatalog.properties", lines)
+            archive.writestr("a/desk.obj", "")
+    items = sweethome.collect_libraries(package, tmp_path, "1")
+    assert {item.model for item in items} == {"contributions-desk", "lucapresidente-desk"}
+    assert {item.terms.licence for item in items} == {FREE_ART}
+    assert FREE_ART not in FREE
+    assert package in debian.PACKAGES
+    assert package not in debian.DEFAULT
+    (tmp_path / "LucaPresidente.sh3f").unlink()
+    with pytest.raises(PrepareError, match="no library LucaPresidente.sh3f"):
+        sweethome.collect_libraries(package, tmp_path, "1")
 
 
 @needs_renderer
@@ -98,7 +116,7 @@ def debs(tmp_path):
         archive.writestr("PluginFurnitureCatalog.properties", "\n".join(lines))
     with zipfile.ZipFile(empty, "w") as archive:
         archive.writestr("PluginFurnitureCatalog.properties", "")
-    first, *others = LIBRARIES
+    first, *others = LIBRARIES[LIBRARY_PACKAGE]
     libraries = [(f"./usr/{first}.sh3f", data.getvalue())]
     libraries += [(f"./usr/{name}.sh3f", empty.getvalue()) for name in others]
     folder = tmp_path / "debs"

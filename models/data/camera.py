@@ -68,13 +68,14 @@ def window(width: int, size: int | None) -> tuple[int, int]:
     return (4, 128) if width == 137 and size not in (None, 137) else (0, width)
 
 
-def intrinsics(width: int, size: int | None) -> np.ndarray:
+def intrinsics(width: int, size: int | None, fov: float = FOV) -> np.ndarray:
     """[3, 3] float64 in pixels for a `width` pixel rendering that is read at `size`.
 
+    fov: degrees across the rendering; a set's manifest tells it as image.fov.
     The pixel in row r and column c has its centre at (c + 0.5, r + 0.5).
     """
     offset, side = window(width, size)
     scale = (size or width) / side
-    focal = width / 2 / np.tan(np.deg2rad(FOV) / 2) * scale
+    focal = width / 2 / np.tan(np.deg2rad(fov) / 2) * scale
     centre = (width / 2 - offset) * scale
     return np.array([[focal, 0, centre], [0, focal, centre], [0, 0, 1.0]])

@@ -187,10 +187,11 @@ def rendering_options(parser: argparse.ArgumentParser) -> None:
                              "in the papers' sets")  # fmt: skip
     parser.add_argument("--stretch", type=int, default=0, metavar="K",
                         help="stretched copies of each training mesh")  # fmt: skip
-    rig, degrees = Rig(), {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")}
-    parser.add_argument("--azimuth", **degrees, default=list(rig.azimuth),
-                        help="degrees; 0 looks from +x, 90 from +z")  # fmt: skip
-    parser.add_argument("--elevation", **degrees, default=list(rig.elevation), help="degrees")
+    rig = Rig()
+    for name, default, text in (("azimuth", rig.azimuth, "degrees; 0 looks from +x, 90 from +z"),
+                                ("elevation", rig.elevation, "degrees")):  # fmt: skip
+        parser.add_argument(f"--{name}", type=float, nargs=2, metavar=("LOW", "HIGH"),
+                            default=list(default), help=text)  # fmt: skip
     parser.add_argument("--fov", type=float, default=FOV, help="degrees across the image")
     parser.add_argument("--light", choices=("camera", "random"), default=rig.light,
                         help="beside the camera, or within 60 degrees of it")  # fmt: skip
@@ -218,8 +219,9 @@ def parser() -> argparse.ArgumentParser:
     rendering_options(source)
     source.add_argument("--debs", type=Path, metavar="FOLDER", help="holds the .deb files already")
     source.add_argument("--packages", nargs="+", choices=list(debian.PACKAGES), metavar="PACKAGE",
-                        default=list(debian.PACKAGES),
-                        help=f"of {', '.join(debian.PACKAGES)}; default: all")  # fmt: skip
+                        default=debian.DEFAULT,
+                        help=f"of {', '.join(debian.PACKAGES)}; "
+                             f"default: {', '.join(debian.DEFAULT)}")  # fmt: skip
     source.set_defaults(command=prepare_debian, front="+z")
     names = f"its folders are categories: {', '.join(SYNSETS)}, or others"
     source = add("meshes", "a folder of <category>/<mesh files>", names)

@@ -39,7 +39,7 @@ class _Surface(NamedTuple):
 
     kind: int
     material: int
-    index: np.ndarray
+    corner: np.ndarray
     uv: np.ndarray
 
 
@@ -150,15 +150,15 @@ def _triangles(
     """Of an object's surfaces: vertex numbers [F, 3], texture corners [F, 3, 2], material [F]."""
     surfaces = [surface for surface in surfaces if surface.kind in (_POLYGON, _STRIP)]
     for surface in surfaces:
-        index = surface.index
-        if len(index) and (index.min() < 0 or index.max() >= len(vertices)):
+        corner = surface.corner
+        if len(corner) and (corner.min() < 0 or corner.max() >= len(vertices)):
             raise ValueError(f"object {name!r} has a vertex index out of range")
-    polygons = [vertices[s.index] if s.kind == _POLYGON else vertices[:0] for s in surfaces]
+    polygons = [vertices[s.corner] if s.kind == _POLYGON else vertices[:0] for s in surfaces]
     cut = [
-        triangles if surface.kind == _POLYGON else _strip(len(surface.index))
+        triangles if surface.kind == _POLYGON else _strip(len(surface.corner))
         for surface, triangles in zip(surfaces, triangulate(polygons), strict=True)
     ]
-    faces = [surface.index[corners] for surface, corners in zip(surfaces, cut, strict=True)]
+    faces = [surface.corner[corners] for surface, corners in zip(surfaces, cut, strict=True)]
     uv = [surface.uv[corners] for surface, corners in zip(surfaces, cut, strict=True)]
     material = np.repeat([s.material for s in surfaces], [len(corners) for corners in cut])
     return (

@@ -42,7 +42,7 @@ class _Member(tarfile.TarInfo):
              tarfile.SOLARIS_XHDTYPE)  # fmt: skip
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
         member = super().frombuf(buf, encoding, errors)
         if member.type in cls._LONG and member.size > _NAME_LIMIT:
             raise PrepareError(f"broken archive (a name of {member.size} bytes)")

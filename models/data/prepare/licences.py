@@ -25,6 +25,7 @@ PUBLIC_DOMAIN = Licence("PDM-1.0", _SITE + "publicdomain/mark/1.0/")
 CC_BY = Licence("CC-BY-3.0", _SITE + "licenses/by/3.0/")
 CC_BY_US = Licence("CC-BY-3.0-US", _SITE + "licenses/by/3.0/us/")
 GPL = Licence("GPL-2.0-or-later", "https://www.gnu.org/licenses/old-licenses/gpl-2.0.html")
+FREE_ART = Licence("LAL-1.3", "https://artlibre.org/licence/lal/en/")
 # What may lie in this repository and be passed on with credit alone.
 FREE = (CC0, PUBLIC_DOMAIN, CC_BY, CC_BY_US)
 

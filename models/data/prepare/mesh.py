@@ -101,8 +101,8 @@ def load_mesh(item: Item, limit: int = FILE_LIMIT) -> Mesh:
     return Mesh(vertices, faces.reshape(-1, 3), colours, side, hashlib.sha256(data).hexdigest())
 
 
-def trimesh_parts(data: bytes, suffix: str, beside: Beside) -> list[Part]:
-    """Parts of a file in any format of trimesh."""
+def trimesh_parts(data: bytes, suffix: str, beside: Any) -> list[Part]:
+    """Parts of a file in any format of trimesh; beside: its resolver."""
     import trimesh
 
     if suffix == "ply" and (part := ply_part(data, beside)):
@@ -117,7 +117,7 @@ def trimesh_parts(data: bytes, suffix: str, beside: Beside) -> list[Part]:
     return [Part(mesh.vertices, mesh.faces, face_colours(mesh)) for mesh in meshes]
 
 
-def ply_part(data: bytes, beside: Beside) -> Part | None:
+def ply_part(data: bytes, beside: Any) -> Part | None:
     """A PLY file with polygons; None where it has triangles alone, which trimesh reads right."""
     from trimesh.exchange.ply import load_ply
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from models.data.manifest import FORMAT, write_json
 from models.data.maps import write_depth, write_normal
+from models.data.prepare.licences import Licence
 from models.data.prepare.mesh import Item, Mesh, load_mesh
 from models.data.prepare.render import Renderer
 from models.data.prepare.rig import Rig, lights, on_background, orbit
@@ -47,17 +48,19 @@ class Options(NamedTuple):
         """What an object of an earlier run must have been made with to be kept."""
         kept = self._asdict() | {"rig": self.rig._asdict()}
         del kept["out"], kept["limits"]
-        return json.loads(json.dumps({"format": FORMAT, **kept}))
+        settings: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **kept}))
+        return settings
 
 
+Record = dict[str, Any]  # what the manifest tells of an object
 # Writes an object's views and clouds and returns its manifest record.
-Write = Callable[[Item, Mesh, Options], dict[str, Any]]
+Write = Callable[[Item, Mesh, Options], Record]
 
 
 class Built(NamedTuple):
     """An object that was written: its manifest record, and its surface as points [DENSE, 3]."""
 
-    record: dict[str, Any]
+    record: Record
     dense: np.ndarray
 
 
@@ -132,7 +135,7 @@ def write_views(renderer: Renderer, mesh: Mesh, key: str, folder: Path, options:
         (folders["rendering"] / name).write_text(text, encoding="utf-8")
 
 
-def write_object(item: Item, mesh: Mesh, options: Options) -> dict[str, Any]:
+def write_object(item: Item, mesh: Mesh, options: Options) -> Record:
     """Write one object's clouds and views; its manifest record, without family and split."""
     views, clouds = fresh_folders(options.out, item.key)
     renderer = Renderer(mesh.vertices, mesh.faces, mesh.colours, options.rig.fov)
@@ -143,9 +146,10 @@ def write_object(item: Item, mesh: Mesh, options: Options) -> dict[str, Any]:
     return {**record, "views": options.views, "sha256": hashes}
 
 
-def item_record(item: Item, mesh: Mesh) -> dict[str, Any]:
+def item_record(item: Item, mesh: Mesh) -> Record:
     """What the manifest tells of an object's origin and mesh."""
-    record = {
+    licence = item.terms.licence or Licence("unknown", "")
+    record: Record = {
         "synset": item.synset,
         "category": item.category,
         "model": item.model,
@@ -153,8 +157,8 @@ def item_record(item: Item, mesh: Mesh) -> dict[str, Any]:
         "title": item.terms.title,
         "author": item.terms.author,
         "url": item.terms.url,
-        "licence": item.terms.licence.id,
-        "licence_url": item.terms.licence.url,
+        "licence": licence.id,
+        "licence_url": licence.url,
         "source": {**item.source, "sha256": mesh.sha256},
     }
     if item.size_cm is not None:
@@ -169,7 +173,7 @@ def _note(work: Path, key: str) -> Path:
     return work / "records" / f"{key.replace('/', '-')}.json"
 
 
-def kept(item: Item, mesh: Mesh, options: Options, work: Path) -> dict[str, Any] | None:
+def kept(item: Item, mesh: Mesh, options: Options, work: Path) -> Record | None:
     """The record of an earlier, interrupted run, if it fits and its files are still whole."""
     try:
         note = json.loads(_note(work, item.key).read_text(encoding="utf-8"))

@@ -26,7 +26,7 @@ def triangulate(polygons: Sequence[np.ndarray]) -> list[np.ndarray]:
     sizes = np.array([len(polygon) for polygon in polygons], dtype=np.int64)
     for size in np.unique(sizes[sizes >= 3]):
         where = np.flatnonzero(sizes == size)
-        corner = np.stack([polygons[i] for i in where]).astype(np.float64)
+        corner = np.stack([polygons[i] for i in where.tolist()]).astype(np.float64)
         corner -= corner[:, :1]
         part = np.cross(corner[:, 1:-1], corner[:, 2:])  # of each triangle of the fan
         normal = part.sum(axis=1)
@@ -63,8 +63,10 @@ def obj_in_triangles(data: bytes) -> bytes:
                 vertices.append(rest.split()[:3])
         elif key == b"f":
             corners = rest.partition(b"#")[0].split()
+            if b"-" in rest:
+                corners = [_absolute(corner, [*counts.values()]) for corner in corners]
             if len(corners) > 3 or b"-" in rest:
-                faces[number] = [_absolute(corner, [*counts.values()]) for corner in corners]
+                faces[number] = corners
     if not faces:
         return data
     place = np.array(vertices, dtype=np.float64).reshape(-1, 3)

@@ -16,7 +16,7 @@ from models.data.camera import FOV
 from models.data.manifest import CAMERAS, FORMAT, credits_text, write_json
 from models.data.prepare.archives import PrepareError
 from models.data.prepare.mesh import Item
-from models.data.prepare.objects import Built, Options
+from models.data.prepare.objects import Built, Options, Record
 from models.data.prepare.sample import seed_of
 from models.data.prepare.splits import families, near_duplicates, split
 from models.data.prepare.visible import DIRECTIONS
@@ -32,7 +32,8 @@ def select(items: list[Item], categories: list[str] | None, limit: int | None) -
         raise PrepareError(
             f"--categories {unknown[0]}: no such mesh; of {', '.join(sorted(known))}"
         )
-    kept, count = {}, Counter()
+    kept: dict[str, Item] = {}
+    count: Counter[str] = Counter()
     for item in items:
         if categories is not None and item.category not in categories:
             continue
@@ -42,7 +43,7 @@ def select(items: list[Item], categories: list[str] | None, limit: int | None) -
     return [kept[key] for key in sorted(kept)]
 
 
-def records_of(items: list[Item], built: dict[str, Built], fixed: dict[str, str]) -> list[dict]:
+def records_of(items: list[Item], built: dict[str, Built], fixed: dict[str, str]) -> list[Record]:
     """Manifest records of what was built, with family and split."""
     names = {item.key: item.family for item in items if item.key in built}
     family = families(names, near_duplicates({key: b.dense for key, b in built.items()}))
@@ -53,7 +54,7 @@ def records_of(items: list[Item], built: dict[str, Built], fixed: dict[str, str]
     ]  # fmt: skip
 
 
-def stretched(items: list[Item], records: list[dict], copies: int) -> list[Item]:
+def stretched(items: list[Item], records: list[Record], copies: int) -> list[Item]:
     """Copies of each training item, stretched along x, y and z by random factors of their own."""
     train = {f"{r['synset']}/{r['model']}" for r in records if r["split"] == "train"}
     result = []
@@ -67,8 +68,8 @@ def stretched(items: list[Item], records: list[dict], copies: int) -> list[Item]
 
 
 def records_of_copies(
-    copies: list[Item], made: dict[str, Built], records: list[dict], built: dict[str, Built]
-) -> list[dict]:
+    copies: list[Item], made: dict[str, Built], records: list[Record], built: dict[str, Built]
+) -> list[Record]:
     """Manifest records of stretched copies: their original's family, in train.
 
     A copy that nearly coincides with an object of another split is left out.
@@ -85,7 +86,7 @@ def records_of_copies(
     ]
 
 
-def write_set(out: Path, records: list[dict], options: Options) -> None:
+def write_set(out: Path, records: list[Record], options: Options) -> None:
     """Splits, manifest and credits."""
     write_splits(out, records)
     rig = options.rig
@@ -117,7 +118,7 @@ def write_set(out: Path, records: list[dict], options: Options) -> None:
     (out / "CREDITS.md").write_text(credits_text(records), encoding="utf-8")
 
 
-def drop_strangers(out: Path, records: list[dict]) -> None:
+def drop_strangers(out: Path, records: list[Record]) -> None:
     """Remove objects that an earlier run with other choices left behind."""
     known = {f"{r['synset']}/{r['model']}" for r in records}
     for top in _TOPS:
@@ -149,7 +150,7 @@ def check_out(out: Path, *, index: bool = False) -> None:
                 raise PrepareError(f"{path} is a link; nothing behind it may be touched")
 
 
-def write_splits(out: Path, records: list[dict]) -> None:
+def write_splits(out: Path, records: list[Record]) -> None:
     for part in ("train", "val", "test"):
         table: dict[str, list[str]] = {r["synset"]: [] for r in records}
         for r in records:
@@ -158,7 +159,7 @@ def write_splits(out: Path, records: list[dict]) -> None:
         write_json(out / "splits" / f"{part}_models.json", table)
 
 
-def summary(records: list[dict], rest: str) -> None:
+def summary(records: list[Record], rest: str) -> None:
     """Objects by category and split."""
     table = Counter((r["category"], r["split"]) for r in records)
     for category in sorted({c for c, _ in table}):

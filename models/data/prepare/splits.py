@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ NEAR = 0.01  # mean distance between two unit-sized shapes below which they coun
 TEST_SHARE, VAL_SHARE = 0.20, 0.10
 
 
-def shape_distance(x: tuple, y: tuple) -> float:
+def shape_distance(x: tuple[Any, Any], y: tuple[Any, Any]) -> float:
     """Mean distance point -> other shape, averaged over both directions (unsquared).
 
     x and y are (points [N, 3], tree over a much denser sampling of the same shape): a dense target
@@ -30,7 +31,7 @@ def near_duplicates(
     """
     from scipy.spatial import cKDTree
 
-    def alike(x: tuple, y: tuple) -> bool:
+    def alike(x: tuple[Any, Any], y: tuple[Any, Any]) -> bool:
         # A few points tell most pairs apart, for a tenth of the time.
         few = y[1].query(x[0][::16])[0].mean()
         return few < 3 * NEAR and shape_distance(x, y) < NEAR

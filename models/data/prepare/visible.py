@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def directions(count: int = DIRECTIONS) -> np.ndarray:
     return np.random.default_rng(0).permutation(vectors)
 
 
-def seen_from_outside(caster) -> Seen:
+def seen_from_outside(caster: Any) -> Seen:
     """A test of points on a mesh: whether a ray in any of 96 directions leaves without a hit.
 
     caster: trimesh's ray intersector of the mesh.

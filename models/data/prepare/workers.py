@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -25,7 +25,7 @@ class Limits(NamedTuple):
 
 def in_processes(
     task: Callable[..., Any], items: list[Any], jobs: int, limits: Limits, *arguments: Any
-) -> Iterator[tuple[Any, Any]]:
+) -> Generator[tuple[Any, Any]]:
     """(item, task(item, *arguments)) in any order, on `jobs` processes.
 
     A process that dies takes the whole pool along without a word about whose fault it was. So what

@@ -15,8 +15,11 @@ from models.data.prepare.mesh import Item
 from models.data.prepare.sources import flightgear, sweethome
 
 # Package -> (which of its files are needed, its items once they are unpacked).
-PACKAGES = {
-    sweethome.LIBRARY_PACKAGE: (sweethome.wanted, sweethome.collect_libraries),
+PACKAGES: dict[str, tuple[Callable[[str], bool], Callable[[Path, str], list[Item]]]] = {
+    **{
+        package: (sweethome.wanted, partial(sweethome.collect_libraries, package))
+        for package in sweethome.LIBRARIES
+    },
     sweethome.PROGRAM_PACKAGE: (sweethome.wanted, sweethome.collect_program),
     flightgear.AI: (flightgear.wanted, partial(flightgear.collect, flightgear.AI)),
     flightgear.MODELS: (flightgear.wanted, partial(flightgear.collect, flightgear.MODELS)),
@@ -25,6 +28,9 @@ PACKAGES = {
 
 # The split of everything that the packages of bookworm give, so that it stays as it is.
 _SPLIT = Path(__file__).parent / "debian_split.json"
+
+# What is fetched unless the user names packages: all that Debian's main archive has.
+DEFAULT = [package for package in PACKAGES if package != sweethome.NONFREE_PACKAGE]
 
 
 def fixed_split() -> dict[str, str]:

@@ -35,7 +35,7 @@ def collect(folder: Path, categories: list[str] | None) -> list[Item]:
     wanted = categories or list(CATEGORIES)
     if unknown := sorted(set(wanted) - set(SYNSETS)):
         raise PrepareError(f"--categories {unknown[0]}: has no synset; of {', '.join(CATEGORIES)}")
-    photos: dict[tuple[str, str], list[tuple]] = defaultdict(list)
+    photos: dict[tuple[str, str], list[tuple[str, str, tuple[float, ...]]]] = defaultdict(list)
     for number, entry in enumerate(read_index(folder)):
         try:
             if entry["category"] in wanted and not any(entry[word] for word in _HIDDEN):
@@ -88,8 +88,8 @@ def write_object(item: Item, mesh: Mesh, options: Options) -> dict[str, Any]:
     hashes = write_clouds(mesh, item.key, clouds, options)
     (views / "rendering").mkdir()
     for number, (photo, mask, box) in enumerate(item.photos):
-        paths = (photo_path(item.container, name) for name in (photo, mask))
-        image = cut(*paths, box, options.size)
+        paths = [photo_path(item.container, name) for name in (photo, mask)]
+        image = cut(paths[0], paths[1], box, options.size)
         image.save(views / "rendering" / f"{number:02d}.png", optimize=True)
     record = {**item_record(item, mesh), "photos": [photo for photo, _, _ in item.photos]}
     return {**record, "views": len(item.photos), "sha256": hashes}
@@ -123,5 +123,5 @@ def cut(photo: Path, mask: Path, box: tuple[float, ...], size: int) -> Image.Ima
     if not np.asarray(small)[..., 3].any():
         raise ValueError(f"{photo.name}: the mask leaves nothing")
     picture = Image.new("RGBA", (size, size))
-    picture.paste(small, [(size - side) // 2 for side in small.size])
+    picture.paste(small, ((size - small.width) // 2, (size - small.height) // 2))
     return picture

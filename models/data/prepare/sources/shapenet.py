@@ -83,7 +83,7 @@ def read_split(source: Path) -> dict[str, str]:
             keys = [f"{home.name}/{path.name}" for path in folders(home)]
             cut = int(_TRAIN_SHARE * len(keys))
             train[home.name], test[home.name] = keys[:cut], keys[cut:]
-    parts = {}
+    parts: dict[str, str] = {}
     for keys in train.values():
         parts |= dict.fromkeys(keys, "train")
         if len(keys) > 1:

@@ -2,6 +2,7 @@
 """Sweet Home 3D's furniture, as Debian packs it: catalogues of OBJ files in zips -> items.
 
 sweethome3d-furniture holds furniture libraries (.sh3f) that may be passed on with credit;
+sweethome3d-furniture-nonfree others under the Free Art Licence, a copyleft licence;
 sweethome3d, the program (a .jar), has a few dozen pieces of its own under the GPL.
 """
 
@@ -13,19 +14,23 @@ from pathlib import Path, PurePosixPath
 
 from models.data.categories import category_of
 from models.data.prepare.archives import PrepareError, ZipFiles
-from models.data.prepare.licences import CC0, CC_BY, CC_BY_US, GPL, Licence, terms_of
+from models.data.prepare.licences import CC0, CC_BY, CC_BY_US, FREE_ART, GPL, Licence, terms_of
 from models.data.prepare.mesh import Item
 
 LIBRARY_PACKAGE, PROGRAM_PACKAGE = "sweethome3d-furniture", "sweethome3d"
+NONFREE_PACKAGE = "sweethome3d-furniture-nonfree"
 _CATALOGUE = "PluginFurnitureCatalog.properties"
 _PROGRAM_CATALOGUE = "com/eteks/sweethome3d/io/DefaultFurnitureCatalog.properties"
 _LONGEST = 500  # characters of a value
 # Best licence first: when two libraries hold one shape, the freer copy is met first.
 LIBRARIES = {
-    "BlendSwap-CC-0": CC0,
-    "BlendSwap-CC-BY": CC_BY,
-    "KatorLegaz": CC_BY_US,
-    "Scopia": CC_BY,
+    LIBRARY_PACKAGE: {
+        "BlendSwap-CC-0": CC0,
+        "BlendSwap-CC-BY": CC_BY,
+        "KatorLegaz": CC_BY_US,
+        "Scopia": CC_BY,
+    },
+    NONFREE_PACKAGE: {"Contributions": FREE_ART, "LucaPresidente": FREE_ART},
 }
 # Studios drew hundreds of unrelated pieces; everyone else a few in one style. The names are those
 # that the libraries' licence files ask to be credited.
@@ -61,14 +66,14 @@ def parse_catalogue(text: str) -> list[dict[str, str]]:
     return [entries[number] for number in sorted(entries)]
 
 
-def collect_libraries(unpacked: Path, version: str) -> list[Item]:
-    """Items of the unpacked sweethome3d-furniture that belong to a category, best licence first."""
+def collect_libraries(package: str, unpacked: Path, version: str) -> list[Item]:
+    """Items of an unpacked package of LIBRARIES that belong to a category, best licence first."""
     libraries = {path.stem: path for path in unpacked.rglob("*.sh3f")}
-    source = {"package": LIBRARY_PACKAGE, "version": version}
+    source = {"package": package, "version": version}
     items = []
-    for name, licence in LIBRARIES.items():
+    for name, licence in LIBRARIES[package].items():
         if name not in libraries:
-            raise PrepareError(f"{LIBRARY_PACKAGE} {version}: no library {name}.sh3f inside")
+            raise PrepareError(f"{package} {version}: no library {name}.sh3f inside")
         items += items_of(libraries[name], _CATALOGUE, licence, source)
     return items
 
