@@ -28,7 +28,7 @@ def test_catalogue_and_categories():
     ]  # fmt: skip
     names = {"Table lamp": "lamp", "Bedside table": "cabinet", "Table tennis": None,
              "Wheelchair": "chair", "Corner sofa": "sofa", "Spoon": None, "TV 16:9": "monitor",
-             "TV stand": "cabinet", "TV remote control": None, "Xylophone": None,
+             "TV stand": "cabinet", "TV remote control": None, "TV plug": None, "Xylophone": None,
              "Mobile phone": "telephone", "Headphones": None, "Screen door": None,
              "Chest": "cabinet", "Chest freezer": None, "Flat TV": "monitor", "Class seat": "chair",
              "Seat Leon": "car", "Floor uplight": "lamp", "Wall spotlight": "lamp",

@@ -42,7 +42,7 @@ _RULES = [
     ("chair", r"\b(arm|wheel)?chair\b|^class seat$|^pool lounge$"),
     ("bench", r"\b(bench|bank)$"),
     ("table", r"\b(table|desk)\b"),
-    ("monitor", r"^(tv|(wall )?flat tv|apple imac)\b(?! (remote|stand|unit))"),
+    ("monitor", r"^(tv|(wall )?flat tv|apple imac)\b(?! (remote|stand|unit|plug|shelf|center))"),
     ("speaker", r"\bspeaker$"),
     ("telephone", r"\b(phone|iphone)$"),
     ("vessel", r"^rowboat$"),

@@ -45,6 +45,12 @@ EXCLUDED = {
     "KatorLegaz/bench": "an oval table",
     "KatorLegaz/wall-lamp-artwork": "a picture light, lies on its side",
     "Scopia/ext_chair": "a wide seat with loose pillows",
+    "Contributions/HaiVanPassFrame": "a picture in a frame",
+    "Contributions/balancelle": "a swing",
+    "Contributions/bathroomFurniture": "a wash stand with a mirror",
+    "Contributions/peugeot103": "a moped",
+    "LucaPresidente/comodinoSinistro": "a headboard with a shelf",
+    "LucaPresidente/comodinoSinistroCiliegio": "a headboard with a shelf",
 }
 
 
