@@ -2,7 +2,7 @@
 // pointloss::assign on CUDA: check, allocate, enqueue the solver on the caller's stream.
 #include "../common/assign_call.h"
 #include "assign_launch.cuh"
-#include "launch.cuh"
+#include "stream.h"
 
 namespace pointloss {
 namespace {

@@ -5,25 +5,24 @@
 #include "launch.cuh"
 #include "nearest.h"
 #include "nearest_backward.h"
+#include "stream.h"
 
 namespace pointloss {
 namespace {
 
 template <class T>
-void launch_reduction(const ChamferParams<T>& p, int32_t device) {
-  const cudaStream_t stream = current_stream(device);
+void launch_sums(const ChamferParams<T>& p, cudaStream_t stream) {
+  KernelChain chain(stream);
   const int64_t count = p.B * (p.partials[0] + p.partials[1]);
   if (count > 0) {
     const unsigned blocks = grid_size(ceil_div(count, kPartialThreads / 32));
-    launch(&chamfer_partial_kernel<T>, blocks, kPartialThreads, stream, false, p);
-    check_launch("chamfer_partial_kernel");
+    chain.add(&chamfer_partial_kernel<T>, {blocks, kPartialThreads}, p);
   }
   if (p.values > 0) {
     const int threads = count / p.values > 64 ? kTotalThreads : 32;
-    const bool overlap = count > 0 && can_overlap(device);
-    launch(&chamfer_total_kernel<T>, grid_size(p.values), threads, stream, overlap, p);
-    check_launch("chamfer_total_kernel");
+    chain.add(&chamfer_total_kernel<T>, {grid_size(p.values), threads}, p);
   }
+  check_launch("chamfer", chain.error());
 }
 
 template <class T>
@@ -49,7 +48,7 @@ void chamfer_typed(ChamferCall& call) {
                                 reinterpret_cast<double*>(memory),
                                 call.value.template mutable_data_ptr<T>(),
                                 call.value.numel()};
-  launch_reduction(params, call.search.x.get_device_index());
+  launch_sums(params, current_stream(call.search.x.get_device_index()));
 }
 
 std::tuple<Tensor, Tensor> chamfer_cuda(Tensor x, Tensor y, std::optional<Tensor> x_lengths,

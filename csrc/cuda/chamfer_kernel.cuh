@@ -4,14 +4,15 @@
 // Method: two levels of sums in float64 with a fixed order, so the value is deterministic.
 // Map: chamfer_partial_kernel gives every warp kPartialRows rows of one direction of one cloud and
 // writes one number, already weighted; chamfer_total_kernel adds a cloud's numbers, or all of them,
-// in one block. The second is launched while the first runs (overlap.cuh).
+// in one block. The second is launched while the first runs (KernelChain).
 // Cost: one pass over the distances, 8 bytes of workspace for kPartialRows of them.
 #pragma once
 
 #include <cmath>
 
 #include "../common/reduction.h"
-#include "overlap.cuh"
+#include "launch.cuh"
+#include "warp.cuh"
 
 namespace pointloss {
 
@@ -30,12 +31,6 @@ struct ChamferParams {
   T* value;         // [values]
   int64_t values;   // 1, or B
 };
-
-__device__ inline double warp_sum(double value) {
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) value += __shfl_down_sync(~0u, value, step);
-  return value;  // of lane 0
-}
 
 template <class T>
 __global__ void __launch_bounds__(kPartialThreads)

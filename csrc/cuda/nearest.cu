@@ -10,6 +10,7 @@
 #include "nearest_kernel.cuh"
 #include "nearest_small.cuh"
 #include "nearest_tree.cuh"
+#include "stream.h"
 
 namespace pointloss {
 namespace {
@@ -21,8 +22,7 @@ void launch_nearest(const NearestParams<T>& p, cudaStream_t stream) {
   auto* kernel = p.D == 3   ? &nearest_kernel<kNorm, 3, T>
                  : p.D == 2 ? &nearest_kernel<kNorm, 2, T>
                             : &nearest_kernel<kNorm, 0, T>;
-  kernel<<<grid, kThreads, 0, stream>>>(p);
-  check_launch("nearest_kernel");
+  check_launch("nearest", launch(kernel, {grid, kThreads}, stream, p));
 }
 
 // Neighbours in y of the rows of x.
@@ -55,11 +55,6 @@ void search_brute(const NearestCall& call, const NearestOutput& out) {
   if (call.both) run(call.y, call.x, m, n, call.norm, out.dist_y, out.idx_y);
 }
 
-void check_started(cudaError_t error) {
-  STD_TORCH_CHECK(error == cudaSuccess,
-                  "pointloss: launching nearest: ", cudaGetErrorString(error));
-}
-
 // Both directions share one launch (small clouds) or one build (large ones).
 void search_tree(const NearestCall& call, const NearestOutput& out) {
   const auto [B, N, M, D] = call.size;
@@ -76,11 +71,11 @@ void search_tree(const NearestCall& call, const NearestOutput& out) {
                                  M};
   const cudaStream_t stream = current_stream(call.x.get_device_index());
   if (nearest_small_supports(N, M)) {
-    check_started(launch_nearest_small(params, stream));
+    check_launch("nearest", launch_nearest_small(params, stream));
   } else {
     const auto bytes = static_cast<int64_t>(nearest_tree_workspace(B, N, M));
     const Tensor workspace = new_tensor(call.x, {bytes}, ScalarType::Byte);
-    check_started(launch_nearest_tree(params, workspace.mutable_data_ptr(), stream));
+    check_launch("nearest", launch_nearest_tree(params, workspace.mutable_data_ptr(), stream));
   }
 }
 
@@ -115,8 +110,8 @@ Tensor nearest_index_cuda(Tensor y, std::optional<Tensor> y_lengths) {
   params.y = points.const_data_ptr<float>();
   params.y_lengths = data_or_null<int64_t>(m);
   params.B = y.size(0), params.M = y.size(1);
-  check_started(
-      launch_nearest_index(params, index.mutable_data_ptr(), current_stream(y.get_device_index())));
+  check_launch("nearest", launch_nearest_index(params, index.mutable_data_ptr(),
+                                               current_stream(y.get_device_index())));
   return index;
 }
 
@@ -144,8 +139,9 @@ std::tuple<Tensor, Tensor> nearest_query_cuda(Tensor x, std::optional<Tensor> x_
   params.dist_x = dist.mutable_data_ptr<float>();
   params.idx_x = idx.mutable_data_ptr<int64_t>();
   params.B = size.B, params.N = size.N, params.M = size.M;
-  check_started(launch_nearest_query(params, index.mutable_data_ptr(), workspace.mutable_data_ptr(),
-                                     current_stream(x.get_device_index())));
+  check_launch("nearest",
+               launch_nearest_query(params, index.mutable_data_ptr(), workspace.mutable_data_ptr(),
+                                    current_stream(x.get_device_index())));
   return {dist, idx};
 }
 

@@ -6,6 +6,7 @@
 #include "launch.cuh"
 #include "nearest_backward.h"
 #include "nearest_backward_kernel.cuh"
+#include "stream.h"
 
 namespace pointloss {
 namespace {
@@ -16,8 +17,8 @@ void launch_pass(const BackwardParams<T>& p, cudaStream_t stream, bool overlap =
   const dim3 grid(grid_size(p.B * ceil_div(rows, kBackwardThreads)), 2);
   auto* kernel = p.D == 3 ? &nearest_backward_kernel<kNorm, kPass, 3, T>
                           : &nearest_backward_kernel<kNorm, kPass, 0, T>;
-  launch(kernel, grid, kBackwardThreads, stream, overlap, p);
-  check_launch("nearest_backward_kernel");
+  check_launch("nearest_backward",
+               Launch({grid, kBackwardThreads}, stream, overlap).run(kernel, p));
 }
 
 template <int kNorm, class T>
@@ -32,11 +33,11 @@ void launch_backward(const BackwardParams<T>& p, bool deterministic, int32_t dev
     launch_pass<kNorm, BackwardPass::kStore>(p, stream);
     if constexpr (std::is_same_v<T, float>) {
       if (p.direction[0].lost_a != nullptr) {
-        launch_pass<kNorm, BackwardPass::kAddMany>(p, stream, can_overlap(device));
+        launch_pass<kNorm, BackwardPass::kAddMany>(p, stream, has_overlap_and_clusters());
         return;
       }
     }
-    launch_pass<kNorm, BackwardPass::kAdd>(p, stream, can_overlap(device));
+    launch_pass<kNorm, BackwardPass::kAdd>(p, stream, has_overlap_and_clusters());
   }
 }
 

@@ -20,7 +20,7 @@
 #include <cstdint>
 
 #include "../common/reduction.h"
-#include "overlap.cuh"
+#include "launch.cuh"
 
 namespace pointloss {
 

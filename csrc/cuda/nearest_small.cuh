@@ -35,6 +35,7 @@
 
 #include <atomic>
 
+#include "launch.cuh"
 #include "nearest_small_refine.cuh"
 #include "nearest_tree_walk.cuh"
 
@@ -121,34 +122,10 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
 inline bool nearest_small_supports(int64_t N, int64_t M) {
   const int64_t most = N > M ? N : M;
   if (most > kSmallMost) return false;
-  int device = 0, available = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&available, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
-          cudaSuccess) {
-    return false;
-  }
   const size_t dynamic =
       SmallTarget().lay_out(nullptr, static_cast<int>(most), small_cell_bits(most));
-  return dynamic + sizeof(SmallShared) + 1024 <= static_cast<size_t>(available);
-}
-
-// Allows the kernel `largest` bytes of dynamic shared memory on the current device, or where that
-// is too much what this launch needs.
-template <class Kernel>
-cudaError_t raise_shared_memory(Kernel* kernel, size_t needed, size_t largest,
-                                std::atomic<uint64_t>& raised) {
-  int device = 0;
-  const cudaError_t error = cudaGetDevice(&device);
-  if (error != cudaSuccess) return error;
-  const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;
-  if (raised.load(std::memory_order_relaxed) & bit) return cudaSuccess;
-  constexpr auto kLimit = cudaFuncAttributeMaxDynamicSharedMemorySize;
-  if (cudaFuncSetAttribute(kernel, kLimit, static_cast<int>(largest)) == cudaSuccess) {
-    raised.fetch_or(bit, std::memory_order_relaxed);
-    return cudaSuccess;
-  }
-  cudaGetLastError();  // the refusal is answered here, no later check should see it
-  return cudaFuncSetAttribute(kernel, kLimit, static_cast<int>(needed));
+  bool fits = false;
+  return fits_shared_memory(dynamic + sizeof(SmallShared), &fits) == cudaSuccess && fits;
 }
 
 template <int kThreads, int kPoints, int kCellBits, int kLanes>
@@ -162,8 +139,7 @@ cudaError_t start_small(const NearestPairParams& p, int parts, cudaStream_t stre
   if (error != cudaSuccess) return error;
   const int64_t blocks = p.B * (p.dist_y == nullptr ? 1 : 2) * parts;
   if (blocks > INT_MAX) return cudaErrorInvalidValue;
-  kernel<<<static_cast<unsigned>(blocks), kThreads, dynamic, stream>>>(p, parts);
-  return cudaGetLastError();
+  return launch(kernel, {grid_size(blocks), kThreads, dynamic}, stream, p, parts);
 }
 
 template <int kLanes>
@@ -188,11 +164,8 @@ inline int small_parts(const NearestPairParams& p, int multiprocessors) {
 // Takes sizes that nearest_small_supports.
 inline cudaError_t launch_nearest_small(const NearestPairParams& p, cudaStream_t stream) {
   if (p.B == 0 || (p.N == 0 && p.M == 0)) return cudaSuccess;
-  int device = 0, multiprocessors = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) {
-    error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  }
+  int multiprocessors = 0;
+  const cudaError_t error = device_attribute(cudaDevAttrMultiProcessorCount, &multiprocessors);
   if (error != cudaSuccess) return error;
   const int parts = small_parts(p, multiprocessors);
   // Two lanes a query where a block has at most one query for each of its threads.

@@ -3,8 +3,7 @@
 // by cells of the Hilbert curve and builds the tree of the target, all in shared memory.
 #pragma once
 
-#include <type_traits>
-
+#include "../common/arena.h"
 #include "nearest_tree_disc.cuh"
 #include "nearest_tree_frame.cuh"
 #include "nearest_tree_pair.cuh"
@@ -56,23 +55,22 @@ struct SmallTarget {
   // Lays the arrays out from `base`, which may be null; returns the bytes they take.
   __host__ __device__ size_t lay_out(char* base, int most, int cell_bits) {
     const int leaf_most = (most + kLeafPoints - 1) / kLeafPoints;
-    size_t used = 0;
-    const auto take = [&](auto*& array, int count) {
-      array = reinterpret_cast<std::remove_reference_t<decltype(array)>>(base + used);
-      used += (count * sizeof(*array) + 15) / 16 * 16;
-    };
-    take(counters, 1 << cell_bits);
-    const size_t sorted = used;
-    used += more_cells(most) * sizeof(uint16_t);
-    take(segments, most_segments(most));
-    const size_t refined = used;
-    used = sorted;
-    take(leaves, leaf_most);
-    take(leaf_boxes, leaf_most);
-    take(node_boxes, (leaf_most + 31) / 32);
-    take(query_of, most);
-    take(guess, most);
-    return used > refined ? used : refined;
+    Arena<16> arena(base);
+    arena.take(counters, 1 << cell_bits);
+    uint16_t* more_counters;  // the counters go on here while cells are refined
+    arena.overlay(
+        [&] {
+          arena.take(more_counters, more_cells(most));
+          arena.take(segments, most_segments(most));
+        },
+        [&] {
+          arena.take(leaves, leaf_most);
+          arena.take(leaf_boxes, leaf_most);
+          arena.take(node_boxes, (leaf_most + 31) / 32);
+          arena.take(query_of, most);
+          arena.take(guess, most);
+        });
+    return arena.used();
   }
   // Cells and segments that all rounds can make: a segment has more than a leaf of points, and no
   // fewer than its new cells.

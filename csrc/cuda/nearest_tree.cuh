@@ -92,7 +92,7 @@ __device__ __forceinline__ QueryPlace query_place(const NearestPairParams& p, co
     task -= kLoneBlocks;
   }
   if (p.dist_y != nullptr && much_smaller(f.frames[0], f.frames[f.B])) {
-    const int64_t of_x = f.B * ceil_divide(f.N, kStep), of_y = f.B * ceil_divide(f.M, kStep);
+    const int64_t of_x = f.B * ceil_div(f.N, kStep), of_y = f.B * ceil_div(f.M, kStep);
     task += task < of_y ? of_x : -of_y;
   }
   return {block_place<kStep>(f, task), false};
@@ -103,7 +103,7 @@ template <int kLanes>
 __global__ void __launch_bounds__(kQueryThreads, 8)
     tree_query_kernel(const NearestPairParams p, const Forest f, const Forest others) {
   __shared__ float4 listed[kQueryThreads / 32][kListed];
-  after_previous_kernel();
+  follow_previous_kernel();
   const QueryPlace block = query_place<kLanes>(p, f);
   const int count = f.count[block.cloud], lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t first = block.first + warp * (block.alone ? 1 : 32 / kLanes);
@@ -143,65 +143,34 @@ inline size_t nearest_tree_workspace(int64_t B, int64_t N, int64_t M) {
 inline bool nearest_tree_supports(int64_t B, int64_t N, int64_t M) {
   const int64_t most = N > M ? N : M;
   if (most > INT_MAX || B > INT_MAX / 64) return false;
-  const int64_t tiles = std::max<int64_t>(1, ceil_divide(4 * most, kScanCells));
-  const int64_t queries = 2 * ceil_divide(most, kQueryThreads / 4);
+  const int64_t tiles = std::max<int64_t>(1, ceil_div(4 * most, kScanCells));
+  const int64_t queries = 2 * ceil_div(most, kQueryThreads / 4);
   return std::max(2 * tiles, queries) <= INT_MAX / std::max<int64_t>(1, B);
 }
-
-// Kernels of a stream, each after the one before. On devices that can (9.0) all but the first start
-// early and wait in after_previous_kernel(), which hides what launching costs.
-struct KernelChain {
-  cudaStream_t stream;
-  bool early = false;
-  bool first = true;
-  cudaError_t error;
-
-  explicit KernelChain(cudaStream_t s) : stream(s) {
-    int device = 0, major = 0;
-    error = cudaGetDevice(&device);
-    if (error == cudaSuccess) {
-      error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    }
-    early = major >= 9;
-  }
-  template <class... Args>
-  void add(void (*kernel)(Args...), int64_t blocks, int threads, const Args&... args) {
-    if (error != cudaSuccess) return;
-    cudaLaunchAttribute attribute;
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(blocks));
-    config.blockDim = dim3(threads);
-    config.stream = stream;
-    config.attrs = &attribute;
-    config.numAttrs = early && !first ? 1 : 0;
-    error = cudaLaunchKernelEx(&config, kernel, args...);
-    first = false;
-  }
-};
 
 // Builds the trees of f, whose points will ask those of `others`.
 inline void build_trees(KernelChain& chain, const NearestPairParams& p, const Forest& f,
                         const Forest& others) {
   const int64_t points = block_count<kBuildThreads>(f);
-  const int64_t clearing = ceil_divide(f.zeroed_bytes, kClearedPerBlock);
-  chain.add(&tree_frames_kernel<1024>, 2 * p.B + clearing, 1024, p, f);
-  chain.add(&tree_count_kernel<kBuildThreads>, points, kBuildThreads, p, f);
-  chain.add(&tree_scan_kernel<kScanCells / 4>, f.cell_clouds * f.tiles, kScanCells / 4, f);
-  chain.add(&tree_scatter_kernel<kBuildThreads>, points, kBuildThreads, p, f);
-  chain.add(&tree_refine_kernel, refine_blocks(f), kRefineThreads, f);
-  chain.add(&tree_boxes_kernel<kNodePoints>, block_count<kNodePoints>(f), kNodePoints, f, others);
+  const int64_t clearing = ceil_div(f.zeroed_bytes, kClearedPerBlock);
+  chain.add(&tree_frames_kernel<1024>, {grid_size(2 * p.B + clearing), 1024}, p, f);
+  chain.add(&tree_count_kernel<kBuildThreads>, {grid_size(points), kBuildThreads}, p, f);
+  chain.add(&tree_scan_kernel<kScanCells / 4>, {grid_size(f.cell_clouds * f.tiles), kScanCells / 4},
+            f);
+  chain.add(&tree_scatter_kernel<kBuildThreads>, {grid_size(points), kBuildThreads}, p, f);
+  chain.add(&tree_refine_kernel, {grid_size(refine_blocks(f)), kRefineThreads}, f);
+  chain.add(&tree_boxes_kernel<kNodePoints>, {grid_size(block_count<kNodePoints>(f)), kNodePoints},
+            f, others);
 }
 
 template <int kLanes>
 void add_query(KernelChain& chain, const NearestPairParams& p, const Forest& f,
                const Forest& others) {
   constexpr int kStep = kQueryThreads / kLanes;
-  const int64_t blocks =
-      p.dist_y == nullptr ? p.B * ceil_divide(p.N, kStep) : block_count<kStep>(f);
+  const int64_t blocks = p.dist_y == nullptr ? p.B * ceil_div(p.N, kStep) : block_count<kStep>(f);
   const int64_t lone = f.lone_clouds > 0 ? kLoneBlocks : 0;
-  if (blocks > 0) chain.add(&tree_query_kernel<kLanes>, lone + blocks, kQueryThreads, p, f, others);
+  if (blocks > 0)
+    chain.add(&tree_query_kernel<kLanes>, {grid_size(lone + blocks), kQueryThreads}, p, f, others);
 }
 
 // Builds the trees of f, whose points then ask those of `others`.
@@ -226,7 +195,7 @@ inline cudaError_t launch_nearest_tree(const NearestPairParams& p, void* workspa
   lay_out(f, p.B, p.N, p.M, static_cast<char*>(workspace));
   KernelChain chain(stream);
   build_and_ask(chain, p, f, f);
-  return chain.error;
+  return chain.error();
 }
 
 // The trees of all y alone, into nearest_tree_workspace(B, 0, M) bytes, for launch_nearest_query.
@@ -239,7 +208,7 @@ inline cudaError_t launch_nearest_index(const NearestPairParams& p, void* index,
   lay_out(f, p.B, 0, p.M, static_cast<char*>(index));
   KernelChain chain(stream);
   build_trees(chain, p, f, f);
-  return chain.error;
+  return chain.error();
 }
 
 // Neighbours of x in the y that `index` was built of, with nearest_tree_workspace(B, N, 0) bytes.
@@ -252,7 +221,7 @@ inline cudaError_t launch_nearest_query(const NearestPairParams& p, void* index,
   lay_out(others, p.B, 0, p.M, static_cast<char*>(index));
   KernelChain chain(stream);
   build_and_ask(chain, p, f, others);
-  return chain.error;
+  return chain.error();
 }
 
 }  // namespace pointloss

@@ -57,22 +57,17 @@ constexpr int kNodeBits = 7;  // an axis: 512 points of a surface are 23 a side
 __device__ __forceinline__ unsigned key_in_node(NodeScratch& s, const HilbertSteps& steps, float4 p,
                                                 bool present) {
   const float at[3] = {p.x, p.y, p.z};
-  float extent = FLT_MIN, lower[3];
+  BoxGrid<kNodeBits> grid;
+  float extent = FLT_MIN;
 #pragma unroll
   for (int a = 0; a < 3; ++a) {
     const unsigned bits = to_ordered(at[a]);
     const uint2 range = block_range(s, a, present ? bits : ~0u, present ? bits : 0);
-    lower[a] = from_ordered(range.x);
-    extent = fmaxf(extent, from_ordered(range.y) - lower[a]);
+    grid.lower[a] = from_ordered(range.x);
+    extent = fmaxf(extent, from_ordered(range.y) - grid.lower[a]);
   }
-  constexpr float kLast = (1 << kNodeBits) - 1;
-  const float scale = (1 << kNodeBits) / extent;
-  unsigned cell[3];
-#pragma unroll
-  for (int a = 0; a < 3; ++a) {
-    cell[a] = static_cast<unsigned>(fminf(fmaxf((at[a] - lower[a]) * scale, 0.f), kLast));
-  }
-  return hilbert_key(steps, cell[0], cell[1], cell[2], kNodeBits, kNodeBits);
+  grid.scale = (1 << kNodeBits) / extent;
+  return grid.key(steps, p.x, p.y, p.z);
 }
 
 // Orders the points of a node. Where no cell is crowded those of each warp, where some are those of
@@ -173,7 +168,7 @@ __global__ void __launch_bounds__(kThreads) tree_boxes_kernel(const Forest f, co
   static_assert(kThreads == kNodePoints, "a block makes a node");
   __shared__ CurveFrame frame, other_frame;
   __shared__ NodeScratch scratch;
-  after_previous_kernel();
+  follow_previous_kernel();
   const BlockPlace place = block_place<kThreads>(f, blockIdx.x);
   const int count = f.count[place.cloud];
   if (place.first >= count) return;

@@ -56,22 +56,6 @@ struct alignas(32) Disc {
   }
 };
 
-template <int kLanes>
-__device__ __forceinline__ float sum_of(float value) {
-  for (int offset = 1; offset < kLanes; offset *= 2) {
-    value += __shfl_xor_sync(kWholeWarp, value, offset);
-  }
-  return value;
-}
-
-template <int kLanes>
-__device__ __forceinline__ float most_of(float value) {
-  for (int offset = 1; offset < kLanes; offset *= 2) {
-    value = fmaxf(value, __shfl_xor_sync(kWholeWarp, value, offset));
-  }
-  return value;
-}
-
 // By kLanes neighbouring lanes, each with a point that is present or not: about the direction in
 // which the points vary least, or 0. It is the largest column of the adjugate of their covariance,
 // which is the covariance's inverse but for a factor: one step of inverse iteration.
@@ -79,10 +63,10 @@ template <int kLanes>
 __device__ __forceinline__ float3 flattest_direction(float3 v, bool present, float unit) {
   const float x = present ? v.x * unit : 0.f, y = present ? v.y * unit : 0.f,
               z = present ? v.z * unit : 0.f;
-  const float share = __fdividef(1.f, fmaxf(sum_of<kLanes>(present ? 1.f : 0.f), 1.f));
-  const float mx = sum_of<kLanes>(x), my = sum_of<kLanes>(y), mz = sum_of<kLanes>(z);
+  const float share = __fdividef(1.f, fmaxf(group_sum<kLanes>(present ? 1.f : 0.f), 1.f));
+  const float mx = group_sum<kLanes>(x), my = group_sum<kLanes>(y), mz = group_sum<kLanes>(z);
   const auto moment = [&](float p, float q, float sum_p, float sum_q) {
-    return sum_of<kLanes>(p * q) - sum_p * sum_q * share;
+    return group_sum<kLanes>(p * q) - sum_p * sum_q * share;
   };
   const float xx = moment(x, x, mx, mx), xy = moment(x, y, mx, my), xz = moment(x, z, mx, mz);
   const float yy = moment(y, y, my, my), yz = moment(y, z, my, mz), zz = moment(z, z, mz, mz);
@@ -123,8 +107,8 @@ __device__ __forceinline__ Disc place_disc(const Box& box, float3 v, bool presen
   disc.centre = centre_of(box);
   disc.normal = flattest_direction<kLanes>(v, present, unit_of(box));
   const float t = dot(disc.normal, v), r = reach(disc.normal);
-  const float above = most_of<kLanes>(present ? t + r : -kInfinity);
-  const float below = most_of<kLanes>(present ? r - t : -kInfinity);
+  const float above = group_max<kLanes>(present ? t + r : -kInfinity);
+  const float below = group_max<kLanes>(present ? r - t : -kInfinity);
   const float middle = 0.5f * (above - below);
   disc.centre.x = fmaf(middle, disc.normal.x, disc.centre.x);
   disc.centre.y = fmaf(middle, disc.normal.y, disc.centre.y);
@@ -141,8 +125,8 @@ __device__ __forceinline__ Disc disc_of_points(const Box& box, float3 p, bool pr
   disc.reach(make_float3(p.x - disc.centre.x, p.y - disc.centre.y, p.z - disc.centre.z), along,
              across);
   const float pad = 2 * kDiscSlack * (along + across);
-  disc.half_height = most_of<kLeafPoints>(present ? along + pad : 0.f);
-  disc.radius = most_of<kLeafPoints>(present ? across + pad : 0.f);
+  disc.half_height = group_max<kLeafPoints>(present ? along + pad : 0.f);
+  disc.radius = group_max<kLeafPoints>(present ? across + pad : 0.f);
   return disc;
 }
 
@@ -163,8 +147,8 @@ __device__ __forceinline__ Disc disc_of_discs(const Box& box, const Disc& part, 
   along += reach(disc.normal);
   across += part.half_height + part.radius;
   const float pad = 2 * kDiscSlack * (along + across);
-  disc.half_height = most_of<32>(present ? along + pad : 0.f);
-  disc.radius = most_of<32>(present ? across + pad : 0.f);
+  disc.half_height = group_max<32>(present ? along + pad : 0.f);
+  disc.radius = group_max<32>(present ? across + pad : 0.f);
   return disc;
 }
 

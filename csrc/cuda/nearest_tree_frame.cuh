@@ -11,7 +11,7 @@
 
 #include <cfloat>
 
-#include "../common/hilbert.h"
+#include "curve.cuh"
 #include "nearest_tree_warp.cuh"
 
 namespace pointloss {
@@ -19,13 +19,6 @@ namespace pointloss {
 constexpr int kFrameBins = 64;  // along an axis: a cluster of 1/64 of the extent is still resolved
 constexpr int kGridBits = 10;   // of the finest cells
 constexpr unsigned kCodeLevels = 2 * kGridBits;  // of a point's code
-
-static __device__ const HilbertSteps kCurveSteps = kHilbertSteps;
-
-// By a block, without a barrier.
-__device__ __forceinline__ void copy_steps(HilbertSteps& to) {
-  if (threadIdx.x < kHilbertWords) to.word[threadIdx.x] = kCurveSteps.word[threadIdx.x];
-}
 
 // Adding it to a number below 2^22 leaves the nearest integer in the low bits.
 constexpr float kRounder = 12582912;
@@ -114,11 +107,7 @@ __device__ __forceinline__ void lay_knots(const FrameScratch& s, int axis, float
   const int lane = threadIdx.x % 32;
   const float cap = fminf(fminf(s.steepest[0], s.steepest[1]), s.steepest[2]);
   const float first = fminf(slopes.x, cap), second = fminf(slopes.y, cap);
-  float end = first + second;
-  for (int offset = 1; offset < 32; offset *= 2) {
-    const float other = __shfl_up_sync(kWholeWarp, end, offset);
-    if (lane >= offset) end += other;
-  }
+  const float end = warp_inclusive_sum(first + second);
   // Just below the number of cells, so that no rounding passes the last one.
   const float unit = __fdividef((1 << kGridBits) - 0.25f, __shfl_sync(kWholeWarp, end, 31));
   const auto knot = [&](int bin, float start, float slope) {  // for places shifted by half

@@ -44,23 +44,11 @@ __device__ __forceinline__ void each_point(const float4* points, int count, cons
   }
 }
 
-struct RefineFrame {
-  float3 lower;
-  float scale;  // coordinates to cells, the same for all axes
+using RefineGrid = BoxGrid<kRefineBits>;
 
-  __device__ __forceinline__ unsigned key(const HilbertSteps& steps, float4 p) const {
-    constexpr float kLast = (1 << kRefineBits) - 1;
-    const auto cell = [&](float v, float from) {
-      return static_cast<unsigned>(fminf(fmaxf((v - from) * scale, 0.f), kLast));
-    };
-    return hilbert_key(steps, cell(p.x, lower.x), cell(p.y, lower.y), cell(p.z, lower.z),
-                       kRefineBits, kRefineBits);
-  }
-};
-
-// The frame of a segment's bounding box, by the whole block; scale 0 where all points are equal.
-__device__ __forceinline__ RefineFrame refine_frame(RefineScratch& s, const float4* points,
-                                                    int count) {
+// The grid over a segment's bounding box, by the whole block; scale 0 where all points are equal.
+__device__ __forceinline__ RefineGrid grid_of_segment(RefineScratch& s, const float4* points,
+                                                      int count) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   float4 low = make_float4(kInfinity, kInfinity, kInfinity, 0);
   float4 high = make_float4(-kInfinity, -kInfinity, -kInfinity, 0);
@@ -82,10 +70,7 @@ __device__ __forceinline__ RefineFrame refine_frame(RefineScratch& s, const floa
     lower[a] = from_ordered(warp_min(s.low[a][other]));
     extent = fmaxf(extent, from_ordered(warp_max(s.high[a][other])) - lower[a]);
   }
-  RefineFrame frame;
-  frame.lower = make_float3(lower[0], lower[1], lower[2]);
-  frame.scale = extent > 0 ? (1 << kRefineBits) / extent : 0;
-  return frame;
+  return {{lower[0], lower[1], lower[2]}, extent > 0 ? (1 << kRefineBits) / extent : 0};
 }
 
 // Counts become starts.
@@ -112,15 +97,17 @@ __device__ __forceinline__ void refine_segment(const Forest& f, RefineScratch& s
   const int count = s.segment.count;
   float4* points = f.sorted + start;
   float4* moved = reinterpret_cast<float4*>(f.leaves) + start;  // not yet in use, of the same size
-  const RefineFrame frame = refine_frame(s, points, count);
-  if (frame.scale == 0) return;
+  const RefineGrid grid = grid_of_segment(s, points, count);
+  if (grid.scale == 0) return;
   for (int k = threadIdx.x; k < kRefineCells; k += kRefineThreads) s.place[k] = 0;
   __syncthreads();
-  each_point(points, count, [&](float4 p, int) { atomicAdd(&s.place[frame.key(s.steps, p)], 1u); });
+  each_point(points, count,
+             [&](float4 p, int) { atomicAdd(&s.place[grid.key(s.steps, p.x, p.y, p.z)], 1u); });
   __syncthreads();
   scan_places(s);
-  each_point(points, count,
-             [&](float4 p, int) { moved[atomicAdd(&s.place[frame.key(s.steps, p)], 1u)] = p; });
+  each_point(points, count, [&](float4 p, int) {
+    moved[atomicAdd(&s.place[grid.key(s.steps, p.x, p.y, p.z)], 1u)] = p;
+  });
   __syncthreads();
   each_point(moved, count, [&](float4 p, int i) { points[i] = p; });
   __threadfence();  // before another block may read them
@@ -134,7 +121,7 @@ __device__ __forceinline__ void refine_segment(const Forest& f, RefineScratch& s
 
 __global__ void __launch_bounds__(kRefineThreads) tree_refine_kernel(const Forest f) {
   __shared__ RefineScratch s;
-  after_previous_kernel();
+  follow_previous_kernel();
   volatile SegmentQueue* queue = f.queue;
   // Agreed by the whole block: others may bring it to 0 between two threads' looks.
   if (__syncthreads_or(queue->pending == 0)) return;
@@ -164,7 +151,7 @@ __global__ void __launch_bounds__(kRefineThreads) tree_refine_kernel(const Fores
 
 // Two for each multiprocessor of an H200, or as many as small clouds can keep busy.
 inline int64_t refine_blocks(const Forest& f) {
-  return std::min<int64_t>(264, ceil_divide(f.B * (f.N + f.M), 4 * kMostInCell));
+  return std::min<int64_t>(264, ceil_div(f.B * (f.N + f.M), 4 * kMostInCell));
 }
 
 }  // namespace pointloss

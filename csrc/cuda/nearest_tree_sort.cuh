@@ -13,8 +13,9 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <type_traits>
 
+#include "../common/arena.h"
+#include "launch.cuh"
 #include "nearest_tree_disc.cuh"
 #include "nearest_tree_frame.cuh"
 #include "nearest_tree_pair.cuh"
@@ -107,16 +108,14 @@ struct Forest {
   }
 };
 
-__host__ __device__ inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Lays the forest out from `base`, which may be null; returns the bytes it takes.
 inline size_t lay_out(Forest& f, int64_t B, int64_t N, int64_t M, char* base) {
   f.B = B, f.N = N, f.M = M;
   const int64_t most = N > M ? N : M;
   for (int side = 0; side < 2; ++side) {
-    f.nodes[side] = ceil_divide(side == 0 ? N : M, kNodePoints);
+    f.nodes[side] = ceil_div(side == 0 ? N : M, kNodePoints);
     f.capacity[side] = f.nodes[side] * kNodePoints;
-    f.uppers[side] = ceil_divide(f.nodes[side], 32);
+    f.uppers[side] = ceil_div(f.nodes[side], 32);
   }
   constexpr int kLeastKeyBits = 12, kMostKeyBits = 27;
   f.key_bits = kLeastKeyBits;
@@ -128,34 +127,30 @@ inline size_t lay_out(Forest& f, int64_t B, int64_t N, int64_t M, char* base) {
   f.cell_clouds = (N > 0 ? B : 0) + (M > 0 ? B : 0);
   const int64_t points = B * (f.capacity[0] + f.capacity[1]);
   const int64_t nodes = B * (f.nodes[0] + f.nodes[1]);
-  size_t used = 0;
-  const auto take = [&](auto*& array, int64_t count) {
-    array = reinterpret_cast<std::remove_reference_t<decltype(array)>>(base + used);
-    used += (static_cast<size_t>(count) * sizeof(*array) + 255) / 256 * 256;
-  };
+  Arena<256> arena(base);
   f.segment_most = static_cast<int>(std::min<int64_t>(points / 64, 1 << 20));
-  take(f.ticket, 1);
+  arena.take(f.ticket, 1);
   f.zeroed = f.ticket;
-  take(f.queue, 1);
-  take(f.lone_count, 1);
-  take(f.segments, f.segment_most);
-  take(f.crowding, nodes);
-  take(f.tile_state, f.cell_clouds * f.tiles);
-  take(f.upper_nodes, B * (f.uppers[0] + f.uppers[1]));
-  take(f.starts, f.cell_clouds * f.cells);
-  f.zeroed_bytes = used;
-  take(f.frames, 2 * B);
-  take(f.count, 2 * B);
-  take(f.key_rank, B * (N + M));
-  take(f.sorted, points);
-  take(f.leaves, points / kLeafPoints);
-  take(f.leaf_boxes, points / kLeafPoints);
-  take(f.leaf_discs, points / kLeafPoints);
-  take(f.node_boxes, nodes);
-  take(f.node_discs, nodes);
-  take(f.guess, points);
-  take(f.lone, kLoneLeaves);
-  return used;
+  arena.take(f.queue, 1);
+  arena.take(f.lone_count, 1);
+  arena.take(f.segments, f.segment_most);
+  arena.take(f.crowding, nodes);
+  arena.take(f.tile_state, f.cell_clouds * f.tiles);
+  arena.take(f.upper_nodes, B * (f.uppers[0] + f.uppers[1]));
+  arena.take(f.starts, f.cell_clouds * f.cells);
+  f.zeroed_bytes = arena.used();
+  arena.take(f.frames, 2 * B);
+  arena.take(f.count, 2 * B);
+  arena.take(f.key_rank, B * (N + M));
+  arena.take(f.sorted, points);
+  arena.take(f.leaves, points / kLeafPoints);
+  arena.take(f.leaf_boxes, points / kLeafPoints);
+  arena.take(f.leaf_discs, points / kLeafPoints);
+  arena.take(f.node_boxes, nodes);
+  arena.take(f.node_discs, nodes);
+  arena.take(f.guess, points);
+  arena.take(f.lone, kLoneLeaves);
+  return arena.used();
 }
 
 // A cloud of the batch as its caller gave it.
@@ -179,13 +174,10 @@ __device__ __forceinline__ CloudRows cloud_rows(const NearestPairParams& p, int6
   return rows;
 }
 
-// Lets the next kernel of the stream start while this one runs, and waits for the one before. What
-// a kernel reads of others comes after it. Without it kernels start one after the other.
-__device__ __forceinline__ void after_previous_kernel() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
+// For a kernel in the middle of a KernelChain. What it reads of others comes after this.
+__device__ __forceinline__ void follow_previous_kernel() {
+  let_next_kernel_start();
+  wait_for_previous_kernel();
 }
 
 constexpr int kClearedPerBlock = 1 << 16;  // bytes
@@ -196,7 +188,7 @@ __global__ void __launch_bounds__(kThreads)
     tree_frames_kernel(const NearestPairParams p, const Forest f) {
   __shared__ FrameScratch scratch[1];
   __shared__ CurveFrame frame[1];
-  after_previous_kernel();
+  follow_previous_kernel();
   if (blockIdx.x >= 2 * p.B) {
     const size_t first = (blockIdx.x - 2 * p.B) * size_t{kClearedPerBlock};
     const size_t last =
@@ -231,7 +223,7 @@ __host__ __device__ __forceinline__ BlockPlace block_place(const Forest& f, int6
 
 template <int kStep>
 int64_t block_count(const Forest& f) {
-  return f.B * (ceil_divide(f.N, kStep) + ceil_divide(f.M, kStep));
+  return f.B * (ceil_div(f.N, kStep) + ceil_div(f.M, kStep));
 }
 
 // A copy in shared memory of the frame of a cloud, by the whole block; ends with a barrier.
@@ -272,7 +264,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t i = place.first + threadIdx.x;
   float3 point = make_float3(0, 0, 0);
   if (i < rows.size) point = load_point(rows.points, i);
-  after_previous_kernel();
+  follow_previous_kernel();
   copy_frame(f.frames[place.cloud], frame);
   if (i >= rows.size) return;
   uint2 key_rank = make_uint2(kNoKey32, 0);
@@ -308,7 +300,7 @@ template <int kThreads>
 __global__ void __launch_bounds__(kThreads) tree_scan_kernel(const Forest f) {
   static_assert(kThreads * 4 == kScanCells, "four cells a thread");
   __shared__ unsigned warp_total[kThreads / 32], tile_ticket, before;
-  after_previous_kernel();
+  follow_previous_kernel();
   const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
   if (tid == 0) tile_ticket = atomicAdd(f.ticket, 1u);
   __syncthreads();
@@ -365,7 +357,7 @@ __global__ void __launch_bounds__(kThreads) tree_scan_kernel(const Forest f) {
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads)
     tree_scatter_kernel(const NearestPairParams p, const Forest f) {
-  after_previous_kernel();
+  follow_previous_kernel();
   const BlockPlace place = block_place<kThreads>(f, blockIdx.x);
   const CloudRows rows = cloud_rows(p, place.cloud);
   const int64_t i = place.first + threadIdx.x;

@@ -145,6 +145,15 @@ T value_of(const int64_t* values, int lane) {
   return value;
 }
 
+// `op` over the values of all lanes.
+template <class T, class Op>
+T reduce(T mine, const Op& op, int site) {
+  const int64_t* all = exchange(mine, site);
+  T result = value_of<T>(all, 0);
+  for (int k = 1; k < 32; ++k) result = op(result, value_of<T>(all, k));
+  return result;
+}
+
 inline void block_barrier(int site) { meet(grid.meetings[block()], grid.threads, site); }
 inline void grid_barrier(int site) { meet(grid.meeting, grid.threads * grid.blocks, site); }
 
@@ -219,11 +228,17 @@ inline unsigned __ballot_sync(unsigned, bool mine, int site = __builtin_LINE()) 
   for (int k = 0; k < 32; ++k) mask |= (emulated::value_of<int>(all, k) != 0 ? 1u : 0u) << k;
   return mask;
 }
-inline int __reduce_min_sync(unsigned, int mine, int site = __builtin_LINE()) {
-  const int64_t* all = emulated::exchange(mine, site);
-  int least = mine;
-  for (int k = 0; k < 32; ++k) least = std::min(least, emulated::value_of<int>(all, k));
-  return least;
+template <class T>
+T __reduce_min_sync(unsigned, T mine, int site = __builtin_LINE()) {
+  return emulated::reduce(mine, [](T a, T b) { return std::min(a, b); }, site);
+}
+template <class T>
+T __reduce_max_sync(unsigned, T mine, int site = __builtin_LINE()) {
+  return emulated::reduce(mine, [](T a, T b) { return std::max(a, b); }, site);
+}
+template <class T>
+T __reduce_add_sync(unsigned, T mine, int site = __builtin_LINE()) {
+  return emulated::reduce(mine, [](T a, T b) { return static_cast<T>(a + b); }, site);
 }
 template <class T>
 T __shfl_sync(unsigned, T mine, int lane, int site = __builtin_LINE()) {
@@ -285,6 +300,8 @@ To bits_as(From value) {
 }
 inline int __float_as_int(float value) { return bits_as<int>(value); }
 inline float __int_as_float(int value) { return bits_as<float>(value); }
+inline unsigned __float_as_uint(float value) { return bits_as<unsigned>(value); }
+inline float __uint_as_float(unsigned value) { return bits_as<float>(value); }
 inline long long __double_as_longlong(double value) { return bits_as<long long>(value); }
 inline double __longlong_as_double(long long value) { return bits_as<double>(value); }
 inline int __popc(unsigned mask) { return __builtin_popcount(mask); }
