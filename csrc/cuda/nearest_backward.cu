@@ -4,8 +4,8 @@
 #include <type_traits>
 
 #include "launch.cuh"
+#include "nearest/backward.cuh"
 #include "nearest_backward.h"
-#include "nearest_backward_kernel.cuh"
 #include "stream.h"
 
 namespace pointloss {

@@ -19,8 +19,8 @@
 
 #include <cstdint>
 
-#include "../common/reduction.h"
-#include "launch.cuh"
+#include "../../common/reduction.h"
+#include "../launch.cuh"
 
 namespace pointloss {
 
