@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // pointloss::chamfer on CUDA: check, allocate, search, reduce.
 #include "../common/chamfer_call.h"
-#include "chamfer_kernel.cuh"
 #include "launch.cuh"
 #include "nearest.h"
+#include "nearest/chamfer_sum.cuh"
 #include "nearest_backward.h"
 #include "stream.h"
 
@@ -19,7 +19,7 @@ void launch_sums(const ChamferParams<T>& p, cudaStream_t stream) {
     chain.add(&chamfer_partial_kernel<T>, {blocks, kPartialThreads}, p);
   }
   if (p.values > 0) {
-    const int threads = count / p.values > 64 ? kTotalThreads : 32;
+    const int threads = count / p.values > kTotalByWarp ? kTotalThreads : 32;
     chain.add(&chamfer_total_kernel<T>, {grid_size(p.values), threads}, p);
   }
   check_launch("chamfer", chain.error());

@@ -7,43 +7,43 @@
 
 #include "launch.cuh"
 #include "nearest.h"
-#include "nearest_kernel.cuh"
-#include "nearest_small.cuh"
-#include "nearest_tree.cuh"
+#include "nearest/brute_force.cuh"
+#include "nearest/small/search.cuh"
+#include "nearest/tree/search.cuh"
 #include "stream.h"
 
 namespace pointloss {
 namespace {
 
 template <int kNorm, class T>
-void launch_nearest(const NearestParams<T>& p, cudaStream_t stream) {
-  const unsigned grid = grid_size(p.B * ceil_div(p.N, kThreads));
+void launch_brute_force(const BruteForceParams<T>& p, cudaStream_t stream) {
+  const unsigned grid = grid_size(p.B * ceil_div(p.N, kBruteThreads));
   if (grid == 0) return;
-  auto* kernel = p.D == 3   ? &nearest_kernel<kNorm, 3, T>
-                 : p.D == 2 ? &nearest_kernel<kNorm, 2, T>
-                            : &nearest_kernel<kNorm, 0, T>;
-  check_launch("nearest", launch(kernel, {grid, kThreads}, stream, p));
+  auto* kernel = p.D == 3   ? &brute_force_kernel<kNorm, 3, T>
+                 : p.D == 2 ? &brute_force_kernel<kNorm, 2, T>
+                            : &brute_force_kernel<kNorm, 0, T>;
+  check_launch("nearest", launch(kernel, {grid, kBruteThreads}, stream, p));
 }
 
 // Neighbours in y of the rows of x.
 template <class T>
 void search_rows(const Tensor& x, const Tensor& y, const int64_t* x_lengths,
                  const int64_t* y_lengths, int64_t norm, void* dist, int64_t* idx) {
-  const NearestParams<T> params{x.const_data_ptr<T>(),
-                                y.const_data_ptr<T>(),
-                                x_lengths,
-                                y_lengths,
-                                static_cast<T*>(dist),
-                                idx,
-                                x.size(0),
-                                x.size(1),
-                                y.size(1),
-                                x.size(2)};
+  const BruteForceParams<T> params{x.const_data_ptr<T>(),
+                                   y.const_data_ptr<T>(),
+                                   x_lengths,
+                                   y_lengths,
+                                   static_cast<T*>(dist),
+                                   idx,
+                                   x.size(0),
+                                   x.size(1),
+                                   y.size(1),
+                                   x.size(2)};
   const cudaStream_t stream = current_stream(x.get_device_index());
   if (norm == 1) {
-    launch_nearest<1>(params, stream);
+    launch_brute_force<1>(params, stream);
   } else {
-    launch_nearest<2>(params, stream);
+    launch_brute_force<2>(params, stream);
   }
 }
 
@@ -70,18 +70,14 @@ void search_tree(const NearestCall& call, const NearestOutput& out) {
                                  N,
                                  M};
   const cudaStream_t stream = current_stream(call.x.get_device_index());
-  if (nearest_small_supports(N, M)) {
-    check_launch("nearest", launch_nearest_small(params, stream));
+  if (small_supports(N, M)) {
+    check_launch("nearest", launch_small_search(params, stream));
   } else {
-    const auto bytes = static_cast<int64_t>(nearest_tree_workspace(B, N, M));
+    const auto bytes = static_cast<int64_t>(tree_workspace_bytes(B, N, M));
     const Tensor workspace = new_tensor(call.x, {bytes}, ScalarType::Byte);
-    check_launch("nearest", launch_nearest_tree(params, workspace.mutable_data_ptr(), stream));
+    check_launch("nearest", launch_tree_search(params, workspace.mutable_data_ptr(), stream));
   }
 }
-
-// Below this many points in the larger cloud brute force is as fast, and below this many in the
-// smaller one it reads the larger only once or twice anyway.
-constexpr int64_t kTreeFrom = 256, kTreeFromSmaller = 32;
 
 NearestTensors nearest_cuda(Tensor x, Tensor y, std::optional<Tensor> x_lengths,
                             std::optional<Tensor> y_lengths, int64_t norm, bool both,
@@ -95,8 +91,8 @@ NearestTensors nearest_cuda(Tensor x, Tensor y, std::optional<Tensor> x_lengths,
 int64_t index_bytes(const Tensor& y) {
   const int64_t B = y.size(0), M = y.size(1);
   const bool possible = y.scalar_type() == ScalarType::Float && y.size(2) == 3;
-  if (!possible || M < kTreeFrom || !nearest_tree_supports(B, 0, M)) return 0;
-  return static_cast<int64_t>(nearest_tree_workspace(B, 0, M));
+  if (!possible || M < kTreeFrom || !tree_supports(B, 0, M)) return 0;
+  return static_cast<int64_t>(tree_workspace_bytes(B, 0, M));
 }
 
 Tensor nearest_index_cuda(Tensor y, std::optional<Tensor> y_lengths) {
@@ -110,8 +106,8 @@ Tensor nearest_index_cuda(Tensor y, std::optional<Tensor> y_lengths) {
   params.y = points.const_data_ptr<float>();
   params.y_lengths = data_or_null<int64_t>(m);
   params.B = y.size(0), params.M = y.size(1);
-  check_launch("nearest", launch_nearest_index(params, index.mutable_data_ptr(),
-                                               current_stream(y.get_device_index())));
+  check_launch("nearest", launch_tree_index(params, index.mutable_data_ptr(),
+                                            current_stream(y.get_device_index())));
   return index;
 }
 
@@ -121,8 +117,8 @@ std::tuple<Tensor, Tensor> nearest_query_cuda(Tensor x, std::optional<Tensor> x_
   const Clouds size = check_clouds(x, y);
   check_index(index, y, index_bytes(y));
   // Small clouds are sorted in shared memory faster than the index is walked.
-  if (index.numel() == 0 || norm != 2 || nearest_small_supports(size.N, size.M) ||
-      !nearest_tree_supports(size.B, size.N, size.M)) {
+  if (index.numel() == 0 || norm != 2 || small_supports(size.N, size.M) ||
+      !tree_supports(size.B, size.N, size.M)) {
     const auto found = nearest_cuda(x, y, x_lengths, y_lengths, norm, false, "auto");
     return {std::get<0>(found), std::get<1>(found)};
   }
@@ -131,7 +127,7 @@ std::tuple<Tensor, Tensor> nearest_query_cuda(Tensor x, std::optional<Tensor> x_
   const Tensor a = torch::stable::contiguous(x), b = torch::stable::contiguous(y);
   Tensor dist = new_tensor(x, {size.B, size.N}, x.scalar_type());
   Tensor idx = new_tensor(x, {size.B, size.N}, ScalarType::Long);
-  const auto bytes = static_cast<int64_t>(nearest_tree_workspace(size.B, size.N, 0));
+  const auto bytes = static_cast<int64_t>(tree_workspace_bytes(size.B, size.N, 0));
   const Tensor workspace = new_tensor(x, {bytes}, ScalarType::Byte);
   NearestPairParams params{};
   params.x = a.const_data_ptr<float>(), params.y = b.const_data_ptr<float>();
@@ -140,8 +136,8 @@ std::tuple<Tensor, Tensor> nearest_query_cuda(Tensor x, std::optional<Tensor> x_
   params.idx_x = idx.mutable_data_ptr<int64_t>();
   params.B = size.B, params.N = size.N, params.M = size.M;
   check_launch("nearest",
-               launch_nearest_query(params, index.mutable_data_ptr(), workspace.mutable_data_ptr(),
-                                    current_stream(x.get_device_index())));
+               launch_tree_query(params, index.mutable_data_ptr(), workspace.mutable_data_ptr(),
+                                 current_stream(x.get_device_index())));
   return {dist, idx};
 }
 
@@ -154,7 +150,7 @@ void search_nearest_cuda(const NearestCall& call, const NearestOutput& out) {
                   "method tree needs float32, D = 3 and norm 2 on CUDA");
   const bool worth_it = std::max(size.N, size.M) >= kTreeFrom &&
                         std::min(size.N, size.M) >= kTreeFromSmaller &&
-                        nearest_tree_supports(size.B, size.N, size.M);
+                        tree_supports(size.B, size.N, size.M);
   if (call.method == Method::kTree || (call.method == Method::kAuto && possible && worth_it)) {
     search_tree(call, out);
   } else {

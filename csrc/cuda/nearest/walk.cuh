@@ -1,78 +1,29 @@
 // SPDX-License-Identifier: MIT
-// A warp of queries walks a tree of boxes: leaves of 16 points along the Hilbert curve, nodes of 32
-// leaves, and (large clouds) nodes of 32 nodes. Exact, ties to the lowest index.
+// A warp of queries walks a tree of boxes: leaves along the Hilbert curve, nodes of 32 leaves, and
+// (large clouds) upper nodes of 32 nodes. Exact, ties to the lowest index.
 //
 // Map: kLanes lanes share a query, so a warp holds 32 / kLanes queries that are neighbours on the
 // curve. The boxes of 32 children are tested at once against the box of all the warp's queries, one
-// child a lane; what remains is tested query by query, where the lanes of a query take turns with
+// child per lane; what remains is tested query by query, where the lanes of a query take turns with
 // the leaves. A leaf is scanned without its indices: the lowest index at the least distance is
-// looked up when it is needed, which is once a query unless distances tie.
-//
-// Exactness. A node or leaf is left out only if its box distance, which is never above a computed
-// distance to a point inside (see point_box), is above the best distance known, or equal to it
-// while no index inside is lower. With queries far from the target two more tests may leave it out
-// (FarTest, Disc); both keep whatever rounding could make a neighbour or a tie.
+// looked up when it is needed, which is once per query unless distances tie.
+// Guarantee: a node or leaf is left out only if its box distance, which is never above a computed
+// distance to a point inside (point_box), is above the best distance known, or equal to it while no
+// index inside is lower. If the queries are far from the target, FarTest and the distance to a
+// cylinder may leave it out, too; both keep whatever rounding could make a neighbour or a tie.
 #pragma once
 
-#include "nearest_tree_disc.cuh"
-#include "nearest_tree_warp.cuh"
+#include <type_traits>
+
+#include "box.cuh"
+#include "cylinder.cuh"
+#include "far_bound.cuh"
 
 namespace pointloss {
 
-// Can a point of a box be nearer than a known target point (the pivot) to any query of the warp?
-// |t - q|^2 - |p - q|^2 with t and q taken relative to the pivot p is t * (t - 2 q) an axis: least
-// for t at q clamped to the box, and concave in q, so the ends of the queries' box suffice. Unlike
-// a test against the largest bound it stays sharp when the queries are far away.
-// Rounding, u = 2^-24: with e the sum of the largest squares of t and q, the sum below is off by
-// less than 14 u e, the distance to the point by less than 10 u e and that to the pivot by less
-// than 5 u e; together below 2e-6 e. Twice that is left as a margin, and kFloor covers what
-// underflows.
-//
-// For a disc the same sum is known for the query in the middle, from the disc's distance D to it
-// and the pivot's P: at least D^2 - P^2. It is linear in q, with a gradient of twice t - p, so for
-// a query at most `spread` away it is less by at most twice `spread` times the farthest of the disc
-// from the pivot. The errors are those of D^2, P^2 and the two distances compared, again below
-// 2e-6 of D^2 + P^2 + spread^2 together.
-struct FarTest {
-  static constexpr float kSlack = 4e-6f, kFloor = 1e-30f;
-  float3 low, high;  // box of the queries relative to the pivot
-  float3 pivot;
-  float3 middle;  // a query in the middle
-  float known;    // squared distance from there to the pivot
-  float spread;   // of the queries around the one in the middle
-
-  __device__ __forceinline__ bool wants(const Disc& disc) const {
-    const float3 v =
-        make_float3(disc.centre.x - pivot.x, disc.centre.y - pivot.y, disc.centre.z - pivot.z);
-    const float farthest = sqrtf(sum_of_squares(v.x, v.y, v.z)) + disc.radius + disc.half_height;
-    const float square = disc.distance(middle);
-    const float slack = fmaf(kSlack, square + known + spread * spread, kFloor);
-    return !(square - known > fmaf(2.0001f * spread, farthest, slack));
-  }
-  __device__ __forceinline__ bool wants(const Box& box) const {
-    const float4 lower = box.lower, upper = box.upper;
-    float sum = 0, size = kFloor;
-    const auto axis = [&](float q0, float q1, float t0, float t1) {
-      const float a = fminf(fmaxf(q0, t0), t1), b = fminf(fmaxf(q1, t0), t1);
-      sum += fminf(a * (a - 2 * q0), b * (b - 2 * q1));
-      const float q = fmaxf(fabsf(q0), fabsf(q1)), t = fmaxf(fabsf(t0), fabsf(t1));
-      size = fmaf(q, q, fmaf(t, t, size));
-    };
-    axis(low.x, high.x, lower.x - pivot.x, upper.x - pivot.x);
-    axis(low.y, high.y, lower.y - pivot.y, upper.y - pivot.y);
-    axis(low.z, high.z, lower.z - pivot.z, upper.z - pivot.z);
-    return !(sum > kSlack * size);  // true also when something overflowed to NaN
-  }
-};
-
-// A bool that is known when the code is compiled.
-template <bool kValue>
-struct Known {
-  __device__ constexpr operator bool() const { return kValue; }
-};
-
-// Target: leaves with leaf_boxes and leaf_count, their parents' node_boxes and node_count, discs of
-// both and nearest_leaf(low, high) of a warp's queries where kHasDiscs, and point(index).
+// Target: leaves with leaf_boxes and leaf_count, their parents' node_boxes and node_count,
+// cylinders of both and nearest_leaf(low, high) of a warp's queries where kHasCylinders, and
+// point(index).
 template <class Target, int kLanes>
 struct Walk {
   static constexpr int kQueries = 32 / kLanes;
@@ -86,7 +37,7 @@ struct Walk {
   int leaf = -1;             // that holds best
   int index = 0;             // of best; kUnknown until it is looked up
   float radius = kInfinity;  // the largest bound of the warp
-  int seeded;                // leaf scanned before the walk
+  int seed;                  // leaf scanned before the walk
   FarTest far_test;          // for a warp whose queries' box is small against their distances
 
   __device__ __forceinline__ Walk(const Target& t, float3 query) : target(t), q(query) {}
@@ -97,7 +48,7 @@ struct Walk {
   }
 
   __device__ __forceinline__ void scan(int k) {
-    if (Target::kHasDiscs && k == leaf) return;  // a leaf of a bad guess may come up again
+    if (Target::kHasCylinders && k == leaf) return;  // the leaf of a bad seed may come up again
     const float least = target.leaves[k].least_distance(q);
     if (least < best) {
       best = least, leaf = k, index = kUnknown;
@@ -125,59 +76,60 @@ struct Walk {
     return wanted;
   }
 
-  // Below, `far` says whether the warp is far from the target. It is Known where there are discs,
-  // whose code would cost registers when it is not used, and else a bool, for shorter code.
+  // Below, `far` says whether the warp is far from the target. It is std::true_type or false_type
+  // if there are cylinders, whose code would cost registers when it is not used, and else a bool,
+  // for shorter code.
 
-  // Whether a disc shows that what is inside does not matter to this lane.
+  // Whether a cylinder shows that what is inside does not matter to this lane.
   template <class Far>
-  __device__ __forceinline__ bool beyond(Far far, const Disc* discs, int k) const {
-    if constexpr (Target::kHasDiscs) return far && discs[k].distance(q) > bound + kDiscFloor;
+  __device__ __forceinline__ bool beyond(Far far, const Cylinder* cylinders, int k) const {
+    if constexpr (Target::kHasCylinders)
+      return far && cylinders[k].distance(q) > bound + kCylinderFloor;
     return false;
   }
 
-  // Ranks what has this box distance and disc for a visit, the nearest first.
+  // Ranks what has this box distance and cylinder for a visit, the nearest first.
   template <class Far>
-  __device__ __forceinline__ float rank(Far far, const Disc* discs, int k, float distance) const {
-    if constexpr (Target::kHasDiscs) {
-      if (far) return fmaxf(distance, discs[k].distance(far_test.middle));
+  __device__ __forceinline__ float rank(Far far, const Cylinder* cylinders, int k,
+                                        float distance) const {
+    if constexpr (Target::kHasCylinders) {
+      if (far) return fmaxf(distance, cylinders[k].distance(far_test.middle));
     }
     return distance;
   }
 
-  // Whether box and disc k can hold a neighbour of any query of the warp.
+  // Whether box and cylinder k can hold a neighbour of any query of the warp.
   template <class Far>
-  __device__ __forceinline__ bool survives(Far far, const Box& box, const Disc* discs,
+  __device__ __forceinline__ bool survives(Far far, const Box& box, const Cylinder* cylinders,
                                            int k) const {
     if (!far) return true;
-    if constexpr (Target::kHasDiscs) {
-      if (!far_test.wants(discs[k])) return false;
+    if constexpr (Target::kHasCylinders) {
+      if (!far_test.wants(cylinders[k])) return false;
     }
     return far_test.wants(box);
   }
 
   // Lets the lanes of a query know of each other's finds, and the warp of the largest bound.
   __device__ __forceinline__ void share() {
-    for (int offset = 1; offset < kLanes; offset *= 2) {
-      bound = fminf(bound, __shfl_xor_sync(kWholeWarp, bound, offset));
-    }
+    bound = group_min<kLanes>(bound);
     radius = warp_max_positive(bound);
   }
 
-  // `guess` is a leaf near the query on the curve: its lanes scan leaves around it. Returns whether
-  // the warp is far from the target.
-  __device__ __forceinline__ bool start(int guess) {
+  // The lanes of a query scan leaves around `near`, which is a leaf near the query on the curve.
+  // Returns whether the warp is far from the target.
+  __device__ __forceinline__ bool start(int near) {
     const int sub = threadIdx.x % kLanes;
     // Each lane scans a leaf that would have been its turn, so that none is scanned twice.
-    const int first = max(0, min(guess - kLanes / 2, target.leaf_count - kLanes));
-    seeded = first + (sub - first % kLanes + kLanes) % kLanes;
-    if (seeded < target.leaf_count) scan(seeded);
+    const int first = max(0, min(near - kLanes / 2, target.leaf_count - kLanes));
+    seed = first + (sub - first % kLanes + kLanes) % kLanes;
+    if (seed < target.leaf_count) scan(seed);
     __syncwarp();
     low = make_float3(warp_min(q.x), warp_min(q.y), warp_min(q.z));
     high = make_float3(warp_max(q.x), warp_max(q.y), warp_max(q.z));
     share();
     const float wide = sum_of_squares(high.x - low.x, high.y - low.y, high.z - low.z);
     if (radius <= 4 * wide) return false;
-    if constexpr (Target::kHasDiscs) {  // far away, or the guess was bad
+    if constexpr (Target::kHasCylinders) {  // far away, or the seed was bad
       scan(target.nearest_leaf(low, high));
       __syncwarp();
       share();
@@ -209,7 +161,7 @@ struct Walk {
     far_test.pivot = p;
     far_test.low = make_float3(low.x - p.x, low.y - p.y, low.z - p.z);
     far_test.high = make_float3(high.x - p.x, high.y - p.y, high.z - p.z);
-    if constexpr (!Target::kHasDiscs) return;  // the rest is for them
+    if constexpr (!Target::kHasCylinders) return;  // the rest is for them
     far_test.middle = from_lane(q, middle);
     far_test.known = __shfl_sync(kWholeWarp, bound, middle);
     far_test.spread = sqrtf(warp_max_positive(
@@ -221,25 +173,25 @@ struct Walk {
   __device__ __forceinline__ void visit_leaves(Far far, int first) {
     const int lane = threadIdx.x % 32, own = min(first + lane, target.leaf_count - 1);
     const Box own_box = target.leaf_boxes[own];
-    const float reach = box_box(low, high, own_box);
-    const float order = rank(far, target.leaf_discs, own, reach);
-    bool wanted = warp_wants(first + lane < target.leaf_count, reach, own_box);
-    const unsigned ties = __ballot_sync(kWholeWarp, wanted && reach == radius);
-    wanted = wanted && survives(far, own_box, target.leaf_discs, own);
+    const float distance = box_box(low, high, own_box);
+    const float order = rank(far, target.leaf_cylinders, own, distance);
+    bool wanted = warp_wants(first + lane < target.leaf_count, distance, own_box);
+    const unsigned ties = __ballot_sync(kWholeWarp, wanted && distance == radius);
+    wanted = wanted && survives(far, own_box, target.leaf_cylinders, own);
     unsigned turn = __ballot_sync(kWholeWarp, wanted);
-    if (ties != 0 || (Target::kHasDiscs && far && turn != 0)) {
+    if (ties != 0 || (Target::kHasCylinders && far && turn != 0)) {
       // A first leaf for all queries. Of many points at one distance the lowest index of all, which
       // settles most leaves; from afar the one that is nearest to the warp.
       const int child =
-          ties != 0 ? lane_of_least(ties, reach, own_box.least()) : lane_of_least(turn, order);
+          ties != 0 ? lane_of_least(ties, distance, own_box.least()) : lane_of_least(turn, order);
       scan(first + child);
       __syncwarp();
       share();
-      wanted = warp_wants(wanted && lane != child, reach, own_box);
+      wanted = warp_wants(wanted && lane != child, distance, own_box);
       turn = __ballot_sync(kWholeWarp, wanted);
     }
     if (kLanes > 1) turn &= (0xffffffffu / ((1u << kLanes) - 1)) << (lane % kLanes);
-    if (seeded >= first && seeded - first < 32) turn &= ~(1u << (seeded - first));
+    if (seed >= first && seed - first < 32) turn &= ~(1u << (seed - first));
     scan_leaves(far, first, turn);
     __syncwarp();
     share();
@@ -256,9 +208,9 @@ struct Walk {
       const int child = __ffs(turn) - 1;
       turn &= turn - 1;
       const float distance = point_box(q, boxes[child]);
-      if (Target::kHasDiscs && far) {
+      if (Target::kHasCylinders && far) {
         // Most queries of a warp want the same leaves: scanned together they cost less.
-        if (wants(distance, boxes[child]) && !beyond(far, target.leaf_discs, first + child)) {
+        if (wants(distance, boxes[child]) && !beyond(far, target.leaf_cylinders, first + child)) {
           scan(first + child);
         }
         continue;
@@ -289,20 +241,20 @@ struct Walk {
     const bool in = first + lane < target.node_count;
     const Box own_box = target.node_boxes[own];
     const float distance = in ? box_box(low, high, own_box) : kInfinity;
-    const float order = rank(far, target.node_discs, own, distance);
+    const float order = rank(far, target.node_cylinders, own, distance);
     bool wanted = warp_wants(in, distance, own_box);
-    wanted = wanted && survives(far, own_box, target.node_discs, own);
+    wanted = wanted && survives(far, own_box, target.node_cylinders, own);
     unsigned pending = __ballot_sync(kWholeWarp, wanted);
     while (pending != 0) {
       const int child = lane_of_least(pending, order, own_box.least());
       const Box& box = target.node_boxes[first + child];
       const bool mine =
-          wants(point_box(q, box), box) && !beyond(far, target.node_discs, first + child);
+          wants(point_box(q, box), box) && !beyond(far, target.node_cylinders, first + child);
       if (__any_sync(kWholeWarp, mine)) {
         visit_leaves(far, 32 * (first + child));
         if (far) place_pivot();
         wanted = warp_wants(wanted, distance, own_box);
-        wanted = wanted && survives(far, own_box, target.node_discs, own);
+        wanted = wanted && survives(far, own_box, target.node_cylinders, own);
       }
       if (lane == child) wanted = false;
       pending = __ballot_sync(kWholeWarp, wanted);
@@ -313,9 +265,7 @@ struct Walk {
   __device__ __forceinline__ int finish() {
     int found = best == bound && bound < kInfinity ? lookup() : INT_MAX;
     __syncwarp();
-    for (int offset = 1; offset < kLanes; offset *= 2) {
-      found = min(found, __shfl_xor_sync(kWholeWarp, found, offset));
-    }
+    found = group_min<kLanes>(found);
     return found == INT_MAX ? -1 : found;
   }
 };

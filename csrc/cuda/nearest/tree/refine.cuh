@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MIT
-// Sorts the crowded cells of nearest_tree_sort.cuh again, each in a frame of its own: clusters,
-// lines and several scales in one cloud.
+// Sorts the crowded cells of sort.cuh again, each on a grid of its own: clusters, lines and several
+// scales in one cloud.
 //
 // Map: a block takes a segment of Forest::sorted from a queue, sorts it by the 4096 cells of a
 // Hilbert curve over its own bounding box, and queues the cells that are still crowded. Every round
-// is 16 times finer, so that a cloud over all the exponents of a float takes some dozens.
-// Cost: nothing but a launch where no cell is crowded; else a few passes over the points of crowded
-// cells. Blocks that find the queue empty wait while others may still add to it: who works never
-// waits, so this ends.
+// is 16 times finer, so a cloud over all the exponents of a float takes some dozens.
+// Cost: nothing but a launch if no cell is crowded; else a few passes over the points of crowded
+// cells.
+// Guarantee: it ends. Blocks that find the queue empty wait only while others may still add to it,
+// and a block that works never waits.
 #pragma once
 
-#include "nearest_tree_sort.cuh"
+#include "sort.cuh"
 
 namespace pointloss {
 
-constexpr int kRefineThreads = 512;
-constexpr int kRefineBits = 4, kRefineCells = 1 << (3 * kRefineBits);
+constexpr int kRefineCells = 1 << (3 * kRefineBits);
 
 struct RefineScratch {
   unsigned place[kRefineCells];  // counts, starts, then ends of the cells
@@ -149,9 +149,9 @@ __global__ void __launch_bounds__(kRefineThreads) tree_refine_kernel(const Fores
   }
 }
 
-// Two for each multiprocessor of an H200, or as many as small clouds can keep busy.
+// As many as small clouds can keep busy, at most kRefineBlocks.
 inline int64_t refine_blocks(const Forest& f) {
-  return std::min<int64_t>(264, ceil_div(f.B * (f.N + f.M), 4 * kMostInCell));
+  return std::min<int64_t>(kRefineBlocks, ceil_div(f.B * (f.N + f.M), 4 * kMostInCell));
 }
 
 }  // namespace pointloss

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
-// Warp reductions, boxes and leaves of the tree searches for nearest neighbours.
+// Boxes and leaves of the tree searches, and the distances to them that are never too large.
 #pragma once
 
 #include <climits>
 #include <cstdint>
 
-#include "../common/distance.h"
-#include "warp.cuh"
+#include "../../common/distance.h"
+#include "../warp.cuh"
+#include "tuning.cuh"
 
 namespace pointloss {
 
@@ -17,9 +18,9 @@ __device__ __forceinline__ float3 from_lane(float3 v, int lane) {
                      __shfl_sync(kWholeWarp, v.z, lane));
 }
 
-// max(0, a, b) of numbers that are not NaN: their bits, as signed integers, have their order
-// wherever it matters (all negative ones give 0).
-__device__ __forceinline__ float gap(float a, float b) {
+// max(0, a, b), the distance along an axis, of numbers that are not NaN: their bits, as signed
+// integers, have their order wherever it matters (all negative ones give 0).
+__device__ __forceinline__ float separation(float a, float b) {
   return __int_as_float(__vimax_s32_relu(__float_as_int(a), __float_as_int(b)));
 }
 
@@ -48,23 +49,21 @@ struct alignas(32) Box {
 // coordinates give no NaN; an overflow gives inf, which the distances inside then have as well.
 __device__ __forceinline__ float point_box(float3 p, const Box& box) {
   const float4 lower = box.lower, upper = box.upper;
-  return sum_of_squares(gap(p.x - upper.x, lower.x - p.x), gap(p.y - upper.y, lower.y - p.y),
-                        gap(p.z - upper.z, lower.z - p.z));
+  return sum_of_squares(separation(p.x - upper.x, lower.x - p.x),
+                        separation(p.y - upper.y, lower.y - p.y),
+                        separation(p.z - upper.z, lower.z - p.z));
 }
 
 // The same for a box of query points: never above the distance from any of them.
 __device__ __forceinline__ float box_box(float3 low, float3 high, const Box& box) {
   const float4 lower = box.lower, upper = box.upper;
-  return sum_of_squares(gap(low.x - upper.x, lower.x - high.x),
-                        gap(low.y - upper.y, lower.y - high.y),
-                        gap(low.z - upper.z, lower.z - high.z));
+  return sum_of_squares(separation(low.x - upper.x, lower.x - high.x),
+                        separation(low.y - upper.y, lower.y - high.y),
+                        separation(low.z - upper.z, lower.z - high.z));
 }
 
 // Target points that are neighbours on the curve, coordinate by coordinate: 16-byte loads of four.
 // Absent points are at infinity, which no distance comes below.
-// 16: with 8 a warp tests twice as many boxes, which is what a query on a surface spends most on.
-constexpr int kLeafPoints = 16;
-
 template <class Index>
 struct alignas(16) Leaf {
   float4 x[kLeafPoints / 4], y[kLeafPoints / 4], z[kLeafPoints / 4];
@@ -81,8 +80,8 @@ struct alignas(16) Leaf {
                        reinterpret_cast<const float*>(y)[slot],
                        reinterpret_cast<const float*>(z)[slot]);
   }
-  __device__ __forceinline__ void distances(float3 q, int half, float d[4]) const {
-    const float4 a = x[half], b = y[half], c = z[half];
+  __device__ __forceinline__ void distances(float3 q, int quad, float d[4]) const {
+    const float4 a = x[quad], b = y[quad], c = z[quad];
     d[0] = sum_of_squares(q.x - a.x, q.y - b.x, q.z - c.x);
     d[1] = sum_of_squares(q.x - a.y, q.y - b.y, q.z - c.y);
     d[2] = sum_of_squares(q.x - a.z, q.y - b.z, q.z - c.z);
@@ -93,9 +92,9 @@ struct alignas(16) Leaf {
   __device__ __forceinline__ float least_distance(float3 q) const {
     int least = __float_as_int(kInfinity);
 #pragma unroll
-    for (int half = 0; half < kLeafPoints / 4; ++half) {
+    for (int quad = 0; quad < kLeafPoints / 4; ++quad) {
       float d[4];
-      distances(q, half, d);
+      distances(q, quad, d);
       least = __vimin3_s32(least, __float_as_int(d[0]), __float_as_int(d[1]));
       least = __vimin3_s32(least, __float_as_int(d[2]), __float_as_int(d[3]));
     }
@@ -105,12 +104,12 @@ struct alignas(16) Leaf {
   __device__ __forceinline__ int lowest_index(float3 q, float distance) const {
     int lowest = INT_MAX;
 #pragma unroll 1  // seldom run: the code of the walk should stay small
-    for (int half = 0; half < kLeafPoints / 4; ++half) {
+    for (int quad = 0; quad < kLeafPoints / 4; ++quad) {
       float d[4];
-      distances(q, half, d);
+      distances(q, quad, d);
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        if (d[k] == distance) lowest = min(lowest, static_cast<int>(index[4 * half + k]));
+        if (d[k] == distance) lowest = min(lowest, static_cast<int>(index[4 * quad + k]));
       }
     }
     return lowest;

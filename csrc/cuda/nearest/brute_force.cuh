@@ -1,29 +1,22 @@
 // SPDX-License-Identifier: MIT
 // Nearest neighbours by brute force: each row of x against all of y, exact.
 //
-// Map: one thread = one row of x, one block = kThreads rows of one cloud; y passes through shared
-// memory in tiles of kTile points, transposed, so that a warp reads one word for all its lanes.
-// Cost: N * M distances, O(1) extra memory. Ties take the lowest index because columns are visited
-// in order and only a strictly smaller distance replaces the best.
-//
-// Roofline (float, D = 3, norm 2): the SASS for sm_90 has 52 instructions for 4 pairs, so 13 issue
-// slots a pair: 6 of arithmetic, 1.75 of loads, 2.25 to compare and choose, 3 for addresses and the
-// loop. An H200 issues 132 * 4 * 32 * 1.98e9 lane slots a second: at best 2.57e12 pairs. Measured,
-// both directions: 1895 us at 32 pairs of 8192 points and 15.6 ms at 1 of 131072, that is 2.27e12
-// and 2.20e12 pairs a second or 88 and 86 % of it. With the index of the best in 64 bits it were 16
-// slots and 2399 us. Not tuned further, since from some hundred points on the trees are faster.
+// Map: one thread = one row of x, one block = kBruteThreads rows of one cloud; y passes through
+// shared memory in tiles of kTileValues values, transposed, so that a warp reads one word for all
+// its lanes.
+// Cost: N * M distances, O(1) extra memory. For float, D = 3 and norm 2 a pair takes 13 issue
+// slots.
+// Guarantee: ties take the lowest index, because columns are visited in order and only a strictly
+// smaller distance replaces the best.
 #pragma once
 
-#include "../common/distance.h"
+#include "../../common/distance.h"
+#include "tuning.cuh"
 
 namespace pointloss {
 
-constexpr int kThreads = 256;
-// Values of y in shared memory: 512 points of 3 doubles are 12 KB, so several blocks share an SM.
-constexpr int kTileValues = 1536;
-
 template <class T>
-struct NearestParams {
+struct BruteForceParams {
   const T* x;                // [B, N, D]
   const T* y;                // [B, M, D]
   const int64_t* x_lengths;  // [B] or null
@@ -36,20 +29,20 @@ struct NearestParams {
 // Points [start, start + count) of one cloud y [M, D] into tile [D, count].
 template <class T>
 __device__ __forceinline__ void load_tile(const T* y, int64_t start, int count, int dims, T* tile) {
-  for (int v = threadIdx.x; v < count * dims; v += kThreads) {
+  for (int v = threadIdx.x; v < count * dims; v += kBruteThreads) {
     tile[(v % dims) * count + v / dims] = y[start * dims + v];
   }
 }
 
 template <int kNorm, int kDim, class T>
-__global__ void __launch_bounds__(kThreads) nearest_kernel(const NearestParams<T> p) {
+__global__ void __launch_bounds__(kBruteThreads) brute_force_kernel(const BruteForceParams<T> p) {
   __shared__ T tile[kTileValues];
   const int dims = kDim > 0 ? kDim : static_cast<int>(p.D);
   const int tile_points = kTileValues / dims;
-  const int64_t blocks_per_cloud = (p.N + kThreads - 1) / kThreads;
+  const int64_t blocks_per_cloud = (p.N + kBruteThreads - 1) / kBruteThreads;
   for (int64_t task = blockIdx.x; task < p.B * blocks_per_cloud; task += gridDim.x) {
     const int64_t b = task / blocks_per_cloud;
-    const int64_t i = task % blocks_per_cloud * kThreads + threadIdx.x;
+    const int64_t i = task % blocks_per_cloud * kBruteThreads + threadIdx.x;
     const int64_t n = valid_length(p.x_lengths, b, p.N), m = valid_length(p.y_lengths, b, p.M);
     const bool bad = n < 0 || m < 0;
     const T* query = p.x + (b * p.N + i) * dims;

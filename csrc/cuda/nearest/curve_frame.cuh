@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: MIT
 // The frame in which a cloud's points get their place on the Hilbert curve.
 //
-// A block samples a cloud, one point a thread. Bounds are those of the sample without its extremes:
-// the outermost fifth of the warps' own bounds is set aside and the rest widened by half, so a few
-// far outliers do not stretch the grid; what lies outside falls into the border cells. Along each
-// axis the grid is stretched where points crowd (two scales in one cloud), but no axis by more than
-// the least crowded one: a flat cloud is not cut across its thickness. On surfaces and volumes the
-// map is linear with one scale for all axes. The frame only decides speed: any order is exact.
+// A block samples a cloud, one point per thread. Bounds are those of the sample without its
+// extremes: the outermost fifth of the warps' own bounds is set aside and the rest widened by half,
+// so a few far outliers do not stretch the grid; what lies outside falls into the border cells.
+// Along each axis the grid is stretched where points crowd (two scales in one cloud), but no axis
+// by more than the least crowded one: a flat cloud is not cut across its thickness. On surfaces and
+// volumes the map is linear with one scale for all axes. The frame only decides speed: any order is
+// exact.
 #pragma once
 
 #include <cfloat>
 
-#include "curve.cuh"
-#include "nearest_tree_warp.cuh"
+#include "../curve.cuh"
+#include "box.cuh"
+#include "tuning.cuh"
 
 namespace pointloss {
 
-constexpr int kFrameBins = 64;  // along an axis: a cluster of 1/64 of the extent is still resolved
-constexpr int kGridBits = 10;   // of the finest cells
 constexpr unsigned kCodeLevels = 2 * kGridBits;  // of a point's code
 
 // Adding it to a number below 2^22 leaves the nearest integer in the low bits.
@@ -33,20 +33,22 @@ struct CurveFrame {
   __device__ __forceinline__ float bin(int axis, float v) const {
     return fminf(fmaxf(fmaf(v - lower[axis], scale, -0.5f), -0.5f), kFrameBins - 0.75f);
   }
-  __device__ __forceinline__ unsigned cell(int axis, float v) const {
+  // Place on the finest grid, shifted down by half.
+  __device__ __forceinline__ float place(int axis, float v) const {
     const float t = bin(axis, v);
     const float2 k = knot[axis][__float_as_uint(t + kRounder) % kFrameBins];
-    return __float_as_uint(fmaf(k.y, t, k.x) + kRounder) % (1u << kGridBits);
+    return fmaf(k.y, t, k.x);
   }
-  // Places on the finest grid in steps of a small part of its cells: a bit a level of the curve.
+  __device__ __forceinline__ unsigned cell(int axis, float v) const {
+    return __float_as_uint(place(axis, v) + kRounder) % (1u << kGridBits);
+  }
+  // Places in steps of a small part of a cell: one bit per level of the curve.
   __device__ __forceinline__ uint3 code(float3 p) const {
-    const auto place = [&](int axis, float v) {
-      const float t = bin(axis, v);
-      const float2 k = knot[axis][__float_as_uint(t + kRounder) % kFrameBins];
-      const float at = fmaxf(fmaf(k.y, t, k.x) + 0.5f, 0.f);
+    const auto fine = [&](int axis, float v) {
+      const float at = fmaxf(place(axis, v) + 0.5f, 0.f);
       return static_cast<unsigned>(at * (1 << (kCodeLevels - kGridBits)));
     };
-    return make_uint3(place(0, p.x), place(1, p.y), place(2, p.z));
+    return make_uint3(fine(0, p.x), fine(1, p.y), fine(2, p.z));
   }
   // Key of the top `bits` bits of the cell, of which kMostBits can be asked for.
   template <int kMostBits>
@@ -57,7 +59,10 @@ struct CurveFrame {
   }
 };
 
-constexpr unsigned kNoLow = 0xffffffffu;  // above the bits of any number
+// Whether the first cloud is much smaller than the second.
+__device__ __forceinline__ bool much_smaller(const CurveFrame& cloud, const CurveFrame& other) {
+  return cloud.scale > kMuchSmaller * other.scale;
+}
 
 struct FrameScratch {
   unsigned low[3][32], high[3][32];  // ordered bits
@@ -70,11 +75,11 @@ struct FrameScratch {
 template <int kWarps>
 __device__ __forceinline__ void trim_bounds(FrameScratch& s, int axis) {
   const int lane = threadIdx.x % 32;
-  unsigned low = lane < kWarps ? s.low[axis][lane] : kNoLow;
+  unsigned low = lane < kWarps ? s.low[axis][lane] : ~0u;
   unsigned high = lane < kWarps ? s.high[axis][lane] : 0;
   const float lowest = from_ordered(warp_min(low)), highest = from_ordered(warp_max(high));
   for (int k = 0; k < kWarps / 5; ++k) {
-    if (lane == __ffs(__ballot_sync(kWholeWarp, low == warp_min(low))) - 1) low = kNoLow;
+    if (lane == __ffs(__ballot_sync(kWholeWarp, low == warp_min(low))) - 1) low = ~0u;
     if (lane == __ffs(__ballot_sync(kWholeWarp, high == warp_max(high))) - 1) high = 0;
   }
   low = warp_min(low), high = warp_max(high);
@@ -90,11 +95,11 @@ __device__ __forceinline__ void trim_bounds(FrameScratch& s, int axis) {
 // By one warp: how steep the map of an axis wants to be in this lane's two bins.
 __device__ __forceinline__ float2 wanted_slopes(FrameScratch& s, int axis) {
   const int lane = threadIdx.x % 32;
-  // Crowded means three times the share of points of an even cloud; 3 gives a cluster of half of
-  // the points about half of the cells along each axis.
   const float even = fmaxf(s.sampled / static_cast<float>(kFrameBins), 1.f);
   const float per_even = __fdividef(1.f, even);
-  const auto slope = [&](int bin) { return 1 + 3 * fmaxf(0.f, s.mass[axis][bin] * per_even - 3); };
+  const auto slope = [&](int bin) {
+    return 1 + kCrowdedBin * fmaxf(0.f, s.mass[axis][bin] * per_even - kCrowdedBin);
+  };
   const float2 slopes = make_float2(slope(2 * lane), slope(2 * lane + 1));
   const float steepest = warp_max_positive(fmaxf(slopes.x, slopes.y));
   if (lane == 0) s.steepest[axis] = steepest;
@@ -145,7 +150,7 @@ __device__ __forceinline__ void make_frames(const float* const (&points)[kClouds
 #pragma unroll
   for (int a = 0; a < 3; ++a) {
     const unsigned bits = to_ordered(sample[a]);
-    const unsigned low = warp_min(valid ? bits : kNoLow), high = warp_max(valid ? bits : 0);
+    const unsigned low = warp_min(valid ? bits : ~0u), high = warp_max(valid ? bits : 0);
     if (lane == 0) s[own].low[a][in_share / 32] = low, s[own].high[a][in_share / 32] = high;
   }
   for (int k = in_share; k < 3 * kFrameBins; k += kShare) s[own].mass[0][k] = 0;

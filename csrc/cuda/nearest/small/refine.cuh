@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: MIT
-// Sorts the crowded cells of a block of nearest_small.cuh again: clusters, lines and several scales
-// in one cloud. Many points share a cell there, in any order, so the boxes of leaves overlap.
+// Sorts the crowded cells of a block again: clusters, lines and several scales in one cloud. Many
+// points share a cell there, in any order, so the boxes of leaves overlap.
 //
-// A crowded cell is split into about as many cells as it has points, and what is still crowded is
-// split again. The whole block takes each step together: the points of crowded cells count
-// themselves into the new cells, and warps scan the counts.
-// The cells depend on the points alone, so all blocks of a pair agree on who answers which query.
+// Method: a crowded cell is split into about as many cells as it has points, and what is still
+// crowded is split again.
+// Map: the whole block takes each step together: the points of crowded cells count themselves into
+// the new cells, and warps scan the counts.
+// Guarantee: the cells depend on the points alone, so all blocks of a pair agree on who answers
+// which query.
 #pragma once
 
-#include "nearest_small_sort.cuh"
+#include "sort.cuh"
 
 namespace pointloss {
 
-constexpr unsigned kSplit = 0x8000;           // on a cell's entry: a segment instead of a start
-constexpr unsigned kCrowd = 2 * kLeafPoints;  // cells of more points are split
-constexpr unsigned kMostLevels = 3;           // of a round: a warp scans all cells of a segment
+constexpr unsigned kSplit = 0x8000;  // on a cell's entry: a segment instead of a start
 
 template <int kThreads, int kPoints, int kCellBits>
 struct SmallRefiner {
@@ -38,7 +38,7 @@ struct SmallRefiner {
   // and they would differ.
   __device__ __forceinline__ unsigned new_entry(unsigned start, unsigned count,
                                                 unsigned level) const {
-    if (count <= kCrowd || level >= kCodeLevels) return start;
+    if (count <= kCrowded || level >= kCodeLevels) return start;
     const unsigned most = min(kMostLevels, kCodeLevels - level);
     const unsigned levels = min((31u - __clz(count - 2)) / 3, most);
     const int id = atomicAdd(&shared.segments, 1);
@@ -60,7 +60,7 @@ struct SmallRefiner {
 #pragma unroll
     for (int k = 0; k < kOwn; ++k) {
       const unsigned count = start[k + 1] - start[k];
-      if (count > kCrowd) set_entry(first + k, new_entry(start[k], count, kCellBits / 3));
+      if (count > kCrowded) set_entry(first + k, new_entry(start[k], count, kCellBits / 3));
     }
     __syncthreads();
   }
@@ -114,15 +114,15 @@ struct SmallRefiner {
   }
 
   // Splits segments [from, to), which hold points of this thread.
-  __device__ __forceinline__ void round(uint32_t (&words)[kPoints], const float* points, int cloud,
+  __device__ __forceinline__ void round(uint32_t (&packed)[kPoints], const float* points, int cloud,
                                         int from, int to, bool again) const {
 #pragma unroll
     for (int k = 0; k < kPoints; ++k) {
-      const unsigned e = words[k] == kAbsent ? 0 : entry(words[k] >> 16);
+      const unsigned e = packed[k] == kNone ? 0 : entry(packed[k] >> 16);
       if (!(e & kSplit)) continue;
       const float3 p = load_point(points, k * kThreads + threadIdx.x);
       const unsigned cell = cell_in(s.segments[e & ~kSplit], shared.frame[cloud].code(p));
-      words[k] = (cell << 16) | count_in(cell);
+      packed[k] = (cell << 16) | count_in(cell);
     }
     __syncthreads();
     for (int k = from + threadIdx.x / 32; k < to; k += kThreads / 32) scan(s.segments[k], again);
@@ -130,7 +130,7 @@ struct SmallRefiner {
   }
 
   // Where the target has points near p, which is in this cell of the first sort.
-  __device__ __forceinline__ int guess_place(unsigned cell, float3 p) const {
+  __device__ __forceinline__ int seed_place(unsigned cell, float3 p) const {
     unsigned e = entry(cell);
     if (!(e & kSplit)) return e;
     const uint3 code = shared.frame[0].code(p);
@@ -138,32 +138,33 @@ struct SmallRefiner {
     return e;
   }
 
-  // The words of a thread's points of a cloud, from cell and rank to what SmallPoints::place takes.
-  __device__ __forceinline__ void refine(uint32_t (&words)[kPoints], const SmallTask& t, int cloud,
+  // SmallPoints::packed of a cloud, from cell and rank to what SmallPoints::place stores.
+  __device__ __forceinline__ void refine(uint32_t (&packed)[kPoints], const SmallTask& t, int cloud,
                                          int2 own) const {
     const float* points = cloud == 0 ? t.target : t.query;
     int from = shared.segments;
     __syncthreads();
     mark_cells(cloud);
 #pragma unroll 1
-    for (int k = 1; k <= kRefineRounds; ++k) {
+    for (int k = 1; k <= kSmallRounds; ++k) {
       const int to = shared.segments;
       if (from == to) break;
-      round(words, points, cloud, from, to, k < kRefineRounds);
+      round(packed, points, cloud, from, to, k < kSmallRounds);
       from = to;
     }
 #pragma unroll
     for (int k = 0; k < kPoints; ++k) {
-      if (words[k] == kAbsent) continue;
-      const unsigned cell = words[k] >> 16, start = entry(cell), place = start + words[k] % 0x10000;
+      if (packed[k] == kNone) continue;
+      const unsigned cell = packed[k] >> 16, start = entry(cell),
+                     place = start + packed[k] % 0x10000;
       const int i = k * kThreads + threadIdx.x;
       if (cloud == 0) {
-        words[k] = place;
+        packed[k] = place;
       } else if (is_own(t, own, start, end_of(cell), i)) {
         const float3 p = load_point(t.query, i);
-        words[k] = query_word(place, guess_place(cell_of<kCellBits>(shared.frame[0], p), p));
+        packed[k] = pack_query(place, seed_place(cell_of<kCellBits>(shared.frame[0], p), p));
       } else {
-        words[k] = kAbsent;
+        packed[k] = kNone;
       }
     }
   }
@@ -187,7 +188,7 @@ __device__ __forceinline__ bool repeats(const float* points, int count) {
 template <int kThreads, int kPoints, int kCellBits>
 __device__ __forceinline__ void refine_cells(SmallTarget& s, const SmallTask& t,
                                              SmallShared& shared, int2 own, int2 found, int most,
-                                             uint32_t (&words)[2][kPoints]) {
+                                             uint32_t (&packed)[2][kPoints]) {
   constexpr int kFirstCells = 2 << kCellBits;
   for (int k = threadIdx.x; k < SmallTarget::more_cells(most) / 2; k += kThreads) {
     s.counters[kFirstCells / 2 + k] = 0;
@@ -197,11 +198,11 @@ __device__ __forceinline__ void refine_cells(SmallTarget& s, const SmallTask& t,
   const SmallRefiner<kThreads, kPoints, kCellBits> refiner{s, shared, found};
 #pragma unroll 1  // the clouds change places, so that one copy of the code serves both
   for (int cloud = 0; cloud < 2; ++cloud) {
-    refiner.refine(words[0], t, cloud, own);
+    refiner.refine(packed[0], t, cloud, own);
 #pragma unroll
     for (int k = 0; k < kPoints; ++k) {
-      const uint32_t word = words[0][k];
-      words[0][k] = words[1][k], words[1][k] = word;
+      const uint32_t word = packed[0][k];
+      packed[0][k] = packed[1][k], packed[1][k] = word;
     }
   }
   __syncthreads();

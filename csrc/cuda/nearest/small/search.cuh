@@ -1,43 +1,25 @@
 // SPDX-License-Identifier: MIT
-// Nearest neighbours of small clouds (up to 8192 points where shared memory allows), both
+// Nearest neighbours of small clouds (up to kSmallMost points if shared memory allows), both
 // directions in one launch, exact.
 //
 // Problem: for every point of one cloud of 3-D points its nearest in the other, ties to the lowest
 // index, bit for bit what brute force gives.
-// Method: a block counting-sorts both clouds into cells of the Hilbert curve (hilbert.h), again
-// where many are crowded (nearest_small_refine.cuh), keeps the target as leaves of 16 points with
-// their boxes and those of 32 leaves in shared memory, and walks them (nearest_tree_walk.cuh) with
-// its share of the queries, 32 neighbours on the curve a warp.
+// Method: a block counting-sorts both clouds into cells of the Hilbert curve (sort.cuh), again if
+// many are crowded (refine.cuh), keeps the target as leaves with their boxes and those of nodes of
+// 32 leaves in shared memory, and walks them (../walk.cuh) with its share of the queries.
 // Map: block = (pair, direction, part of the query cloud's curve); thread = up to kPoints points of
-// each cloud while sorting, then warps take 32 queries at a time. Several blocks repeat the same
-// sort because that costs less than handing it from one launch to the next.
-// Cost: O(N + M) sorting a block; a query on a surface or in a volume scans a few leaves.
-// Guaranteed: deterministic results (the order inside a cell is not, and does not matter), no
+// each cloud while sorting, then warps take 32 / kLanes queries at a time. Blocks of a pair repeat
+// the same sort because that costs less than handing it from one launch to the next.
+// Cost: O(N + M) per block for sorting; a query on a surface or in a volume scans a few leaves.
+// Guarantee: deterministic results (the order inside a cell is not, and does not matter), no
 // workspace, no host synchronisation, any lengths.
-//
-// Roofline (H200, 32 pairs of 2048 points of a surface, 31.7 us replayed from a graph). Profiled
-// with leaves of 8 points: cycles of a block for frames 5900, counting 5400, scanning 1500, placing
-// 5000, boxes 2100, queries 35000; 4160 instructions a warp, a third of them for sorting, at 60 %
-// of the issue slots of a scheduler: instructions, not bytes, are the limit. Leaves of 16 took an
-// eighth off the time. As it stands (ncu): 19.3 million instructions of warps, 62 % of the issue
-// slots while it runs; at full rate they are 18.5 us, 54 % of the 34.4 that the op takes. A pair
-// costs 8 in the scan of a leaf: the 2.6 leaves that a query scans are 8 % of the instructions.
-//
-// Away from surfaces, us at 32 pairs of 8192, where a surface takes 99: volume 112; equal points
-// 64, four distinct ones 70; two scales 168, the smaller a ten-thousandth 202; 20 clusters 165;
-// lines 160; all of one cloud in a blob 231, inside of the other 248; scales over six decades 342.
-//
-// Did not pay: more cells (2^13 for 2048 points); code of its own for queries far away, as in the
-// large tree (2 us at 32 pairs of 2048 points); two seed leaves; no test of nodes query by query
-// (up to a third slower away from surfaces); two lanes a query where each warp has several rounds
-// (10 % slower at 8192 points, but no slower in a single round and better in the worst cases).
 #pragma once
 
 #include <atomic>
 
-#include "launch.cuh"
-#include "nearest_small_refine.cuh"
-#include "nearest_tree_walk.cuh"
+#include "../../launch.cuh"
+#include "../walk.cuh"
+#include "refine.cuh"
 
 namespace pointloss {
 
@@ -55,15 +37,15 @@ __device__ __forceinline__ void answer_queries(const SmallTarget& s, const Small
     const bool valid = query != kNoQuery;
     const unsigned present = __ballot_sync(kWholeWarp, valid);
     if (present == 0) continue;
-    int guess = valid ? s.guess[place] : 0;
+    int seed = valid ? s.seed[place] : 0;
     // Idle lanes repeat a query of the warp.
     const int other = __ffs(present) - 1;
     const int spare_query = __shfl_sync(kWholeWarp, query, other);
-    const int spare_guess = __shfl_sync(kWholeWarp, guess, other);
-    if (!valid) query = spare_query, guess = spare_guess;
+    const int spare_seed = __shfl_sync(kWholeWarp, seed, other);
+    if (!valid) query = spare_query, seed = spare_seed;
     Walk<SmallTarget, kLanes> walk(s, load_point(t.query, query));
     if (s.leaf_count > 0) {
-      const bool far = walk.start(guess);
+      const bool far = walk.start(seed);
       walk.visit_nodes(far, 0);
     }
     const int found = walk.finish();
@@ -75,7 +57,7 @@ __device__ __forceinline__ void answer_queries(const SmallTarget& s, const Small
 
 template <int kThreads, int kPoints, int kCellBits, int kLanes>
 __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
-    nearest_small_kernel(const NearestPairParams p, int parts) {
+    small_kernel(const NearestPairParams p, int parts) {
   extern __shared__ float4 dynamic[];
   __shared__ SmallShared shared;
   const SmallTask t = small_task(p, parts);
@@ -91,7 +73,7 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
     for (int k = threadIdx.x; k < most; k += kThreads) s.query_of[k] = kNoQuery;
   };
   clear_places();
-  if (threadIdx.x == 0) shared.first_place = kSmallMost, shared.end_place = shared.crowded = 0;
+  if (threadIdx.x == 0) shared.first_place = kSmallMost, shared.end_place = shared.unsorted = 0;
   const float* const clouds[2] = {t.target, t.query};
   const int64_t counts[2] = {t.target_count, t.query_count};
   make_frames<kThreads, 2>(clouds, counts, shared.scratch, shared.frame);
@@ -103,10 +85,10 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
   s.node_count = (s.leaf_count + 31) / 32;
   const int2 own = own_places(t, parts, found.y);
   const bool refined =
-      shared.crowded * kCrowdedShare > found.x + found.y &&
+      shared.unsorted * kCrowdedShare > found.x + found.y &&
       !(repeats<kThreads>(t.target, t.target_count) && repeats<kThreads>(t.query, t.query_count));
   if (refined) {
-    refine_cells<kThreads, kPoints, kCellBits>(s, t, shared, own, found, most, points.cell_rank);
+    refine_cells<kThreads, kPoints, kCellBits>(s, t, shared, own, found, most, points.packed);
     clear_places();
     __syncthreads();
   }
@@ -119,7 +101,7 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
 }
 
 // Whether the current device has the shared memory for clouds of these sizes.
-inline bool nearest_small_supports(int64_t N, int64_t M) {
+inline bool small_supports(int64_t N, int64_t M) {
   const int64_t most = N > M ? N : M;
   if (most > kSmallMost) return false;
   const size_t dynamic =
@@ -130,7 +112,7 @@ inline bool nearest_small_supports(int64_t N, int64_t M) {
 
 template <int kThreads, int kPoints, int kCellBits, int kLanes>
 cudaError_t start_small(const NearestPairParams& p, int parts, cudaStream_t stream) {
-  auto* kernel = &nearest_small_kernel<kThreads, kPoints, kCellBits, kLanes>;
+  auto* kernel = &small_kernel<kThreads, kPoints, kCellBits, kLanes>;
   const int most = static_cast<int>(p.N > p.M ? p.N : p.M);
   const size_t dynamic = SmallTarget().lay_out(nullptr, most, kCellBits);
   const size_t largest = SmallTarget().lay_out(nullptr, kThreads * kPoints, kCellBits);
@@ -142,36 +124,31 @@ cudaError_t start_small(const NearestPairParams& p, int parts, cudaStream_t stre
   return launch(kernel, {grid_size(blocks), kThreads, dynamic}, stream, p, parts);
 }
 
-template <int kLanes>
-cudaError_t launch_small_lanes(const NearestPairParams& p, int parts, cudaStream_t stream) {
-  const int64_t most = p.N > p.M ? p.N : p.M;
-  if (most <= 512) return start_small<256, 2, 9, kLanes>(p, parts, stream);
-  if (most <= 1024) return start_small<1024, 1, 12, kLanes>(p, parts, stream);
-  if (most <= 2048) return start_small<1024, 2, 12, kLanes>(p, parts, stream);
-  if (most <= 4096) return start_small<1024, 4, 12, kLanes>(p, parts, stream);
-  return start_small<1024, 8, 13, kLanes>(p, parts, stream);
-}
-
 // Blocks that share the queries of one direction: enough to fill the device once, with at least
-// 256 queries each.
+// kPartQueries queries each.
 inline int small_parts(const NearestPairParams& p, int multiprocessors) {
   const int64_t most = p.N > p.M ? p.N : p.M;
   const int64_t wanted = multiprocessors / (p.B * (p.dist_y == nullptr ? 1 : 2));
-  const int64_t useful = (most + 255) / 256;
+  const int64_t useful = (most + kPartQueries - 1) / kPartQueries;
   return static_cast<int>(wanted < 1 ? 1 : wanted < useful ? wanted : useful);
 }
 
-// Takes sizes that nearest_small_supports.
-inline cudaError_t launch_nearest_small(const NearestPairParams& p, cudaStream_t stream) {
+// Takes sizes that small_supports.
+inline cudaError_t launch_small_search(const NearestPairParams& p, cudaStream_t stream) {
   if (p.B == 0 || (p.N == 0 && p.M == 0)) return cudaSuccess;
   int multiprocessors = 0;
   const cudaError_t error = device_attribute(cudaDevAttrMultiProcessorCount, &multiprocessors);
   if (error != cudaSuccess) return error;
   const int parts = small_parts(p, multiprocessors);
-  // Two lanes a query where a block has at most one query for each of its threads.
   const int64_t most = p.N > p.M ? p.N : p.M;
-  return most <= parts * int64_t{1024} ? launch_small_lanes<2>(p, parts, stream)
-                                       : launch_small_lanes<1>(p, parts, stream);
+  const bool two = most <= parts * int64_t{kTwoLaneSmall};  // always for at most 1024 points
+  auto* start = most <= 512    ? &start_small<256, 2, 9, 2>
+                : most <= 1024 ? &start_small<1024, 1, 12, 2>
+                : most <= 2048 ? (two ? &start_small<1024, 2, 12, 2> : &start_small<1024, 2, 12, 1>)
+                : most <= 4096
+                    ? (two ? &start_small<1024, 4, 12, 2> : &start_small<1024, 4, 12, 1>)
+                    : (two ? &start_small<1024, 8, 13, 2> : &start_small<1024, 8, 13, 1>);
+  return start(p, parts, stream);
 }
 
 }  // namespace pointloss

@@ -1,32 +1,25 @@
 // SPDX-License-Identifier: MIT
-// Answers queries of nearest_tree.cuh that are far from a target whose size differs from theirs.
+// Queries that are far from a target whose size differs from theirs.
 //
 // Problem: from afar many leaves look as near as the nearest one, and all queries of a warp look at
-// the same of them. With their points scanned by every query, a small blob beside a surface took
-// four times as long as a surface beside a surface.
+// the same of them.
 // Method: the warp looks for the points that can be nearest to any of its queries, with all lanes
-// together: upper nodes, nodes and leaves by FarBound's bounds of boxes and discs, then a point a
-// lane. Those that remain, some dozens of a million, are listed in shared memory, and the queries
-// ask each of them. The pivot of the test is the known point nearest to the middle of the queries.
-// Where the queries see the target under so wide an angle that too many points remain, the walk is
-// given up for the usual one, with the bounds that it has found.
-// Exactness: FarBound keeps every nearest point and every tie; the list holds the indices. A box of
+// together: upper nodes, nodes and leaves by FarBound's bounds of boxes and cylinders, then a point
+// per lane. Those that remain, some dozens of a million, are listed in shared memory, and every
+// query computes its distance to each of them. The pivot of the test is the known point nearest to
+// the middle of the queries. If the queries see the target under so wide an angle that too many
+// points remain, this walk is given up for the usual one, with the bounds that it has found.
+// Cost: without it a small blob beside a surface took four times as long as a surface beside a
+// surface. If the clouds are equally large it is not tried: warps far from the target then want
+// more points than any of their queries does.
+// Guarantee: FarBound keeps every nearest point and every tie; the list holds the indices. A box of
 // equal points is listed as one point, with the lowest index.
-//
-// Only where the clouds differ in size: with 20 clusters against as many, or half of both clouds in
-// one point, warps far from the target want more points than any of their queries does, and took a
-// third longer.
 #pragma once
 
-#include "nearest_far_bound.cuh"
-#include "nearest_tree_target.cuh"
+#include "../far_bound.cuh"
+#include "target.cuh"
 
 namespace pointloss {
-
-constexpr int kListed = 64;  // points a warp has room for
-// Points that only some of the queries want, from which on the walk is given up: this many over the
-// square of the lanes of a query. Fewer where the queries are few, for the longest walk ends last.
-constexpr int kSpare = 4096;
 
 struct FarWalk {
   const TreeTarget& target;
@@ -47,8 +40,8 @@ struct FarWalk {
     test.place(low, high, pivot);
   }
 
-  // Each query asks the points of the list, which empties it.
-  __device__ __forceinline__ void ask() {
+  // Each query computes its distances to the points of the list, which is then empty.
+  __device__ __forceinline__ void empty_list() {
     __syncwarp();
 #pragma unroll 4
     for (int k = threadIdx.x % lanes; k < listed; k += lanes) {
@@ -65,7 +58,7 @@ struct FarWalk {
   __device__ __forceinline__ void add(bool wanted, float x, float y, float z, int i) {
     const unsigned who = __ballot_sync(kWholeWarp, wanted);
     const int more = __popc(who);
-    if (listed + more > kListed) ask();
+    if (listed + more > kListed) empty_list();
     if (wanted) {
       list[listed + rank_in(who)] = make_float4(x, y, z, __int_as_float(i));
     }
@@ -84,7 +77,7 @@ struct FarWalk {
   __device__ __forceinline__ float visit_point(bool in, float3 p, int i) {
     const float3 t = test.relative(p);
     const float excess = test.excess(t);
-    const bool wanted = in && test.wants(excess - test.reach(t, 0));
+    const bool wanted = in && test.wants(excess - test.spread(t, 0));
     add(wanted, p.x, p.y, p.z, i);
     spare -= __popc(__ballot_sync(kWholeWarp, wanted && !test.wants(excess)));
     return excess;
@@ -116,12 +109,12 @@ struct FarWalk {
   // Leaves [first, first + 32), the nearest first. Returns whether there is a new pivot.
   __device__ __forceinline__ bool visit_leaves(int first) {
     const int lane = threadIdx.x % 32, own = min(first + lane, target.leaf_count - 1);
-    const Disc& disc = target.leaf_discs[own];
+    const Cylinder& cylinder = target.leaf_cylinders[own];
     float order = 0;
-    bool wanted = first + lane < target.leaf_count && test.wants(disc, order), moved = false;
+    bool wanted = first + lane < target.leaf_count && test.wants(cylinder, order), moved = false;
     unsigned turn = __ballot_sync(kWholeWarp, wanted);
     if (turn == 0) return false;
-    if (__any_sync(kWholeWarp, wanted && disc.radius == 0)) {
+    if (__any_sync(kWholeWarp, wanted && cylinder.radius == 0)) {
       turn = add_equal(wanted, target.leaf_boxes[own]);
     }
     while (turn != 0 && spare >= 0) {
@@ -129,7 +122,7 @@ struct FarWalk {
       turn &= ~(1u << child);
       if (!visit_points(first, child, turn)) continue;
       moved = true;
-      turn = __ballot_sync(kWholeWarp, ((turn >> lane) & 1) && test.wants(disc, order));
+      turn = __ballot_sync(kWholeWarp, ((turn >> lane) & 1) && test.wants(cylinder, order));
     }
     return moved;
   }
@@ -137,10 +130,10 @@ struct FarWalk {
   // Nodes [first, first + 32), the nearest first. Returns whether there is a new pivot.
   __device__ __forceinline__ bool visit_nodes(int first) {
     const int lane = threadIdx.x % 32, own = min(first + lane, target.node_count - 1);
-    const Disc& disc = target.node_discs[own];
+    const Cylinder& cylinder = target.node_cylinders[own];
     const Box& box = target.node_boxes[own];
     float order = 0;
-    const auto wants = [&] { return test.wants(disc, order) && test.wants(test.least(box)); };
+    const auto wants = [&] { return test.wants(cylinder, order) && test.wants(test.least(box)); };
     bool moved = false;
     unsigned turn = add_equal(first + lane < target.node_count && wants(), box);
     while (turn != 0 && spare >= 0) {
@@ -178,7 +171,7 @@ struct FarWalk {
 
   // Lets the lanes of a query know of the nearest that one of them found.
   __device__ __forceinline__ void finish() {
-    ask();
+    empty_list();
     for (int offset = 1; offset < lanes; offset *= 2) {
       const float other = __shfl_xor_sync(kWholeWarp, best, offset);
       const int at = __shfl_xor_sync(kWholeWarp, index, offset);
@@ -192,7 +185,7 @@ struct FarWalk {
     return sum_of_squares(c.x, c.y, c.z) < 4 * sum_of_squares(h.x, h.y, h.z);
   }
 
-  // Returns whether all of the tree has been asked, which it is not where the queries differ much.
+  // Returns whether all of the tree was searched, which it is not if the queries differ much.
   __device__ __forceinline__ bool run() {
     spare = kSpare / (lanes * lanes);
     if (is_near()) return false;
@@ -202,10 +195,10 @@ struct FarWalk {
   }
 };
 
-// For a warp that is far from the target. Where the long way is given up, what it has found makes
-// the usual one short.
+// For a warp that is far from the target. If the walk from afar is given up, the bounds that it has
+// found make the usual one short.
 template <int kLanes>
-__device__ __forceinline__ void answer_from_afar(Walk<TreeTarget, kLanes>& walk, bool sizes_differ,
+__device__ __forceinline__ void search_from_afar(Walk<TreeTarget, kLanes>& walk, bool sizes_differ,
                                                  float4* room) {
   if (sizes_differ && walk.radius > 4 * FarBound::kLeastRadius) {
     FarWalk far(walk.target, walk.q, kLanes, walk.low, walk.high, walk.far_test.pivot, room);
@@ -214,7 +207,7 @@ __device__ __forceinline__ void answer_from_afar(Walk<TreeTarget, kLanes>& walk,
     if (all) return;
     walk.place_pivot();
   }
-  visit_uppers(walk, Known<true>());
+  visit_uppers(walk, std::true_type());
 }
 
 }  // namespace pointloss

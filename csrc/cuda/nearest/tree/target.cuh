@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MIT
-// A tree of nearest_tree.cuh as the target of a walk.
+// A tree as the target of a walk.
 #pragma once
 
-#include "nearest_tree_sort.cuh"
-#include "nearest_tree_walk.cuh"
+#include "../walk.cuh"
+#include "forest.cuh"
 
 namespace pointloss {
 
 struct TreeTarget {
   const TreeLeaf* leaves;
   const Box *leaf_boxes, *node_boxes;
-  const Disc *leaf_discs, *node_discs;
+  const Cylinder *leaf_cylinders, *node_cylinders;
   const UpperNode* upper_nodes;
   int leaf_count, node_count, upper_count;
   const float* points;
 
-  static constexpr bool kHasDiscs = true;
+  static constexpr bool kHasCylinders = true;
 
   __device__ __forceinline__ float3 point(int index) const { return load_point(points, index); }
   __device__ __forceinline__ int nearest_leaf(float3 low, float3 high) const;
@@ -23,8 +23,8 @@ struct TreeTarget {
                                         int64_t cloud) {
     const int64_t leaf = f.within(cloud, f.capacity) / kLeafPoints, node = f.within(cloud, f.nodes);
     leaves = f.leaves + leaf;
-    leaf_boxes = f.leaf_boxes + leaf, leaf_discs = f.leaf_discs + leaf;
-    node_boxes = f.node_boxes + node, node_discs = f.node_discs + node;
+    leaf_boxes = f.leaf_boxes + leaf, leaf_cylinders = f.leaf_cylinders + leaf;
+    node_boxes = f.node_boxes + node, node_cylinders = f.node_cylinders + node;
     upper_nodes = f.upper_nodes + f.within(cloud, f.uppers);
     leaf_count = f.size(cloud) == 0 ? 0 : (f.count[cloud] + kLeafPoints - 1) / kLeafPoints;
     node_count = (leaf_count + 31) / 32;

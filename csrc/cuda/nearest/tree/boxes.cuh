@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: MIT
-// Builds the boxes and discs of the trees of nearest_tree.cuh over the sorted points: leaves of 16
-// points, nodes of 32 leaves, upper nodes of 32 nodes.
+// Builds the boxes and cylinders of the trees over the sorted points.
+//
+// Map: a block per node, a thread per point. The block first orders its points by finer keys, then
+// makes leaves, their bounds, the bounds of the node, and for every point its seed: the leaf of the
+// other cloud at the same place of the curve, where its search begins.
 #pragma once
 
-#include "nearest_tree_disc.cuh"
-#include "nearest_tree_lone.cuh"
+#include "sort.cuh"
 
 namespace pointloss {
 
 struct NodeScratch {
-  Disc discs[32];
+  Cylinder cylinders[32];
   unsigned words[2][kNodePoints];  // of the network that sorts the block
   float4 points[kNodePoints];
   unsigned low[kNodePoints / 32][3], high[kNodePoints / 32][3], least[kNodePoints / 32];
@@ -51,9 +53,7 @@ __device__ __forceinline__ uint2 block_range(NodeScratch& s, int axis, unsigned 
   return make_uint2(warp_min(s.low[lane % kWarps][axis]), warp_max(s.high[lane % kWarps][axis]));
 }
 
-// Key of a point on a grid over the bounding box of its node, and its bits.
-constexpr int kNodeBits = 7;  // an axis: 512 points of a surface are 23 a side
-
+// Key of a point on a grid over the bounding box of its node.
 __device__ __forceinline__ unsigned key_in_node(NodeScratch& s, const HilbertSteps& steps, float4 p,
                                                 bool present) {
   const float at[3] = {p.x, p.y, p.z};
@@ -124,28 +124,22 @@ __device__ __forceinline__ void make_node(const Forest& f, const NodeScratch& s,
   const unsigned not_least = __shfl_sync(kWholeWarp, value, 6);
   const Box box{make_float4(low_x, low_y, low_z, __uint_as_float(~not_least)),
                 make_float4(x, y, z, 0)};
-  const Disc disc = disc_of_discs(box, s.discs[min(lane, leaves - 1)], lane < leaves);
+  const Cylinder cylinder =
+      cylinder_of_cylinders(box, s.cylinders[min(lane, leaves - 1)], lane < leaves);
   if (lane != 0) return;
   const int64_t at = f.within(cloud, f.nodes) + node;
   f.node_boxes[at] = box;
-  f.node_discs[at] = disc;
+  f.node_cylinders[at] = cylinder;
 }
 
 // The box of the points of a leaf, by its lanes.
 __device__ __forceinline__ Box box_of_points(float4 p, bool present) {
   float4 lower = p, upper = present ? p : make_float4(-kInfinity, -kInfinity, -kInfinity, 0);
   lower.w = present ? p.w : __int_as_float(INT_MAX);
-#pragma unroll
-  for (int offset = 1; offset < kLeafPoints; offset *= 2) {
-    lower.x = fminf(lower.x, __shfl_xor_sync(kWholeWarp, lower.x, offset));
-    lower.y = fminf(lower.y, __shfl_xor_sync(kWholeWarp, lower.y, offset));
-    lower.z = fminf(lower.z, __shfl_xor_sync(kWholeWarp, lower.z, offset));
-    upper.x = fmaxf(upper.x, __shfl_xor_sync(kWholeWarp, upper.x, offset));
-    upper.y = fmaxf(upper.y, __shfl_xor_sync(kWholeWarp, upper.y, offset));
-    upper.z = fmaxf(upper.z, __shfl_xor_sync(kWholeWarp, upper.z, offset));
-    lower.w = __int_as_float(
-        min(__float_as_int(lower.w), __shfl_xor_sync(kWholeWarp, __float_as_int(lower.w), offset)));
-  }
+  lower.x = group_min<kLeafPoints>(lower.x), upper.x = group_max<kLeafPoints>(upper.x);
+  lower.y = group_min<kLeafPoints>(lower.y), upper.y = group_max<kLeafPoints>(upper.y);
+  lower.z = group_min<kLeafPoints>(lower.z), upper.z = group_max<kLeafPoints>(upper.z);
+  lower.w = __int_as_float(group_min<kLeafPoints>(__float_as_int(lower.w)));
   return Box{lower, upper};
 }
 
@@ -162,14 +156,13 @@ __device__ __forceinline__ int place_on_curve(const Forest& f, int64_t cloud,
 }
 
 // A block makes a node: leaves, their boxes, and for each point its place near the other cloud,
-// which is one of `others`.
-template <int kThreads>
-__global__ void __launch_bounds__(kThreads) tree_boxes_kernel(const Forest f, const Forest others) {
-  static_assert(kThreads == kNodePoints, "a block makes a node");
+// which is one of `targets`.
+__global__ void __launch_bounds__(kNodePoints)
+    tree_boxes_kernel(const Forest f, const Forest targets) {
   __shared__ CurveFrame frame, other_frame;
   __shared__ NodeScratch scratch;
   follow_previous_kernel();
-  const BlockPlace place = block_place<kThreads>(f, blockIdx.x);
+  const BlockPlace place = block_place<kNodePoints>(f, blockIdx.x);
   const int count = f.count[place.cloud];
   if (place.first >= count) return;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -180,19 +173,19 @@ __global__ void __launch_bounds__(kThreads) tree_boxes_kernel(const Forest f, co
   const int64_t other = f.other(place.cloud), node = place.first / kNodePoints;
   const Crowding crowding = f.crowding[f.within(place.cloud, f.nodes) + node];
   copy_frame(f.frames[place.cloud], frame);
-  copy_frame(others.frames[other], other_frame);
+  copy_frame(targets.frames[other], other_frame);
   p = order_points(scratch, frame, p, present, crowding);
   const float3 point = make_float3(p.x, p.y, p.z);
   f.leaves[at / kLeafPoints].set(lane % kLeafPoints, point, __float_as_int(p.w));
-  if (present && others.size(other) > 0) {
-    f.guess[at] = place_on_curve(others, other, other_frame, point) / kLeafPoints;
+  if (present && targets.size(other) > 0) {
+    f.seed[at] = place_on_curve(targets, other, other_frame, point) / kLeafPoints;
   }
   const Box box = box_of_points(p, present);
-  const Disc disc = disc_of_points(box, point, present);
+  const Cylinder cylinder = cylinder_of_points(box, point, present);
   if (lane % kLeafPoints == 0) {
     f.leaf_boxes[at / kLeafPoints] = box;
-    f.leaf_discs[at / kLeafPoints] = disc;
-    scratch.discs[threadIdx.x / kLeafPoints] = disc;
+    f.leaf_cylinders[at / kLeafPoints] = cylinder;
+    scratch.cylinders[threadIdx.x / kLeafPoints] = cylinder;
   }
   __syncthreads();  // the bounds by warps before the sorting have been read
   const unsigned low[3] = {warp_min(to_ordered(box.lower.x)), warp_min(to_ordered(box.lower.y)),
@@ -208,9 +201,6 @@ __global__ void __launch_bounds__(kThreads) tree_boxes_kernel(const Forest f, co
   const int leaves =
       (min(count - static_cast<int>(place.first), kNodePoints) + kLeafPoints - 1) / kLeafPoints;
   if (warp == 0) make_node(f, scratch, place.cloud, node, leaves);
-  if (place.cloud < f.lone_clouds && much_smaller(other_frame, frame)) {
-    list_lone(f, place.cloud, place.first / kLeafPoints, leaves, other_frame);
-  }
 }
 
 }  // namespace pointloss

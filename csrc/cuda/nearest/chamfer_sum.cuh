@@ -10,15 +10,12 @@
 
 #include <cmath>
 
-#include "../common/reduction.h"
-#include "launch.cuh"
-#include "warp.cuh"
+#include "../../common/reduction.h"
+#include "../launch.cuh"
+#include "../warp.cuh"
+#include "tuning.cuh"
 
 namespace pointloss {
-
-constexpr int kPartialThreads = 256;
-constexpr int kPartialRows = 256;
-constexpr int kTotalThreads = 512;
 
 template <class T>
 struct ChamferParams {

@@ -1,28 +1,16 @@
 // SPDX-License-Identifier: MIT
-// What a block of nearest_small.cuh does before it answers queries: sorts both clouds of its pair
-// by cells of the Hilbert curve and builds the tree of the target, all in shared memory.
+// What a block of search.cuh does before it answers queries: it sorts both clouds of its pair by
+// cells of the Hilbert curve and builds the tree of the target, all in shared memory.
 #pragma once
 
-#include "../common/arena.h"
-#include "nearest_tree_disc.cuh"
-#include "nearest_tree_frame.cuh"
-#include "nearest_tree_pair.cuh"
+#include "../../../common/arena.h"
+#include "../curve_frame.cuh"
+#include "../cylinder.cuh"
+#include "../pairs.cuh"
 
 namespace pointloss {
 
-constexpr int kSmallMost = 8192;
 constexpr uint16_t kNoQuery = 0xffff;
-constexpr uint32_t kAbsent = 0xffffffff;
-
-// Cells of the curve for clouds of this size, as a power of two: about two a point.
-constexpr int small_cell_bits(int64_t most) { return most <= 512 ? 9 : most <= 4096 ? 12 : 13; }
-
-// Points that were counted into a cell after this many others are out of order there. Where more
-// than one in kCrowdedShare of all points is, nearest_small_refine.cuh sorts the cells again: on
-// surfaces fewer than one in 12 are, in a cloud of two scales one in 7 or more.
-constexpr unsigned kMostUnsorted = 24, kCrowdedShare = 8;
-
-constexpr int kRefineRounds = 3;
 
 // A crowded cell, which is split from a level of the curve on.
 struct alignas(4) SmallSegment {
@@ -36,19 +24,19 @@ struct SmallLeaf : Leaf<uint16_t> {
   uint4 unused;
 };
 
-// What one block holds of its pair in dynamic shared memory. While it refines, the cells go on
-// behind the counters, and the segments follow, where later the leaves are.
+// What one block holds of its pair in dynamic shared memory.
 struct SmallTarget {
   uint32_t* counters;  // two 16-bit counters or starts a word: cells of the target, of the queries
   SmallSegment* segments;
   SmallLeaf* leaves;
   Box *leaf_boxes, *node_boxes;
   uint16_t* query_of;  // of a place on the query cloud's curve
-  uint16_t* guess;     // leaf near that query
+  uint16_t* seed;      // leaf near that query
   int leaf_count, node_count;
   const float* points;
-  static constexpr bool kHasDiscs = false;  // the curve's neighbours are near enough in few points
-  static constexpr const Disc *leaf_discs = nullptr, *node_discs = nullptr;
+  // In few points the neighbours on the curve are near enough.
+  static constexpr bool kHasCylinders = false;
+  static constexpr const Cylinder *leaf_cylinders = nullptr, *node_cylinders = nullptr;
 
   __device__ __forceinline__ float3 point(int index) const { return load_point(points, index); }
 
@@ -57,28 +45,28 @@ struct SmallTarget {
     const int leaf_most = (most + kLeafPoints - 1) / kLeafPoints;
     Arena<16> arena(base);
     arena.take(counters, 1 << cell_bits);
-    uint16_t* more_counters;  // the counters go on here while cells are refined
+    uint16_t* more_counters;  // `counters` go on here
     arena.overlay(
-        [&] {
+        [&] {  // while cells are split again
           arena.take(more_counters, more_cells(most));
           arena.take(segments, most_segments(most));
         },
-        [&] {
+        [&] {  // afterwards
           arena.take(leaves, leaf_most);
           arena.take(leaf_boxes, leaf_most);
           arena.take(node_boxes, (leaf_most + 31) / 32);
           arena.take(query_of, most);
-          arena.take(guess, most);
+          arena.take(seed, most);
         });
     return arena.used();
   }
   // Cells and segments that all rounds can make: a segment has more than a leaf of points, and no
   // fewer than its new cells.
   static __host__ __device__ int more_cells(int most) {
-    return (2 * kRefineRounds * most + 63) / 64 * 64;
+    return (2 * kSmallRounds * most + 63) / 64 * 64;
   }
   static __host__ __device__ int most_segments(int most) {
-    return 2 * kRefineRounds * most / (kLeafPoints + 1);
+    return 2 * kSmallRounds * most / (kLeafPoints + 1);
   }
 };
 
@@ -100,22 +88,18 @@ struct SmallTask {
 
 __device__ __forceinline__ SmallTask small_task(const NearestPairParams& p, int parts) {
   const int directions = p.dist_y == nullptr ? 1 : 2;
-  SmallTask t;
-  t.part = static_cast<int>(blockIdx.x % parts);
   const int64_t pair = blockIdx.x / parts / directions;
   const bool forward = blockIdx.x / parts % directions == 0;
-  const int n = static_cast<int>(valid_length(p.x_lengths, pair, p.N));
-  const int m = static_cast<int>(valid_length(p.y_lengths, pair, p.M));
-  const float *x = p.x + 3 * pair * p.N, *y = p.y + 3 * pair * p.M;
-  t.target = forward ? y : x;
-  t.query = forward ? x : y;
-  t.dist = forward ? p.dist_x + pair * p.N : p.dist_y + pair * p.M;
-  t.idx = forward ? p.idx_x + pair * p.N : p.idx_y + pair * p.M;
-  t.query_rows = static_cast<int>(forward ? p.N : p.M);
-  t.target_count = forward ? m : n;
-  t.query_count = forward ? n : m;
-  if (t.target_count < 0 || t.query_count < 0) t.target_count = t.query_count = -1;
-  return t;
+  const CloudRows query = cloud_rows(p, forward ? pair : p.B + pair);
+  const CloudRows target = cloud_rows(p, forward ? p.B + pair : pair);
+  return {target.points,
+          query.points,
+          query.dist,
+          query.idx,
+          static_cast<int>(target.valid),
+          static_cast<int>(query.valid),
+          static_cast<int>(query.size),
+          static_cast<int>(blockIdx.x % parts)};
 }
 
 // Rows that no search answers: past the length, of a pair with a bad length, not finite.
@@ -135,7 +119,7 @@ struct SmallShared {
   unsigned warp_total[32];
   int first_place, end_place;  // of this block's queries on the curve
   int next_place;              // that no warp has taken yet
-  int crowded;                 // points that are out of order in their cells
+  int unsorted;                // points that are out of order in their cells
   int cells, segments;         // so far, while refining
 };
 
@@ -145,11 +129,11 @@ __device__ __forceinline__ unsigned cell_of(const CurveFrame& frame, float3 p) {
   return frame.key<kAxisBits>(p, kAxisBits) >> (3 * kAxisBits - kCellBits);
 }
 
-// Counts a point into its cell; returns cell and rank in one word, kAbsent where it has none.
+// Counts a point into its cell; returns cell and rank in one word, kNone where it has none.
 template <int kCellBits>
 __device__ __forceinline__ uint32_t count_point(SmallTarget& s, const CurveFrame& frame, int cloud,
                                                 float3 p) {
-  if (!is_finite(p)) return kAbsent;
+  if (!is_finite(p)) return kNone;
   const unsigned cell = (cloud << kCellBits) + cell_of<kCellBits>(frame, p),
                  shift = 16 * (cell & 1);
   const unsigned rank = atomicAdd(&s.counters[skewed(cell / 2)], 1u << shift) >> shift;
@@ -198,9 +182,9 @@ __device__ __forceinline__ bool is_own(const SmallTask& t, int2 own, int start, 
   return even >= own.x && even < own.y;
 }
 
-// Where a query goes, and the leaf near it; kAbsent if another block answers it.
-__device__ __forceinline__ uint32_t query_word(int place, int guess_place) {
-  return (static_cast<uint32_t>(place) << 16) | (guess_place / kLeafPoints);
+// Where a query goes, and the leaf near it; kNone if another block answers it.
+__device__ __forceinline__ uint32_t pack_query(int place, int seed_place) {
+  return (static_cast<uint32_t>(place) << 16) | (seed_place / kLeafPoints);
 }
 
 template <int kCellBits>
@@ -210,8 +194,8 @@ __device__ __forceinline__ uint32_t place_query(SmallTarget& s, const SmallTask&
   const unsigned cell = cell_rank >> 16;
   const int start = counter_of(s.counters, cell);
   const int end = cell + 1 < 2u << kCellBits ? counter_of(s.counters, cell + 1) : queries;
-  if (!is_own(t, own, start, end, i)) return kAbsent;
-  return query_word(start + (cell_rank & 0xffff),
+  if (!is_own(t, own, start, end, i)) return kNone;
+  return pack_query(start + (cell_rank & 0xffff),
                     counter_of(s.counters, cell_of<kCellBits>(shared.frame[0], p)));
 }
 
@@ -221,7 +205,9 @@ struct SmallPoints {
   // Few points stay in registers in between; more are read again.
   static constexpr bool kKeep = kPoints <= 2;
   float3 kept[2][kKeep ? kPoints : 1];
-  uint32_t cell_rank[2][kPoints];  // kAbsent where there is no finite point
+  // Cell and rank of a point, kNone if it is not finite. After refine.cuh what place() stores: the
+  // place of a target; place and seed leaf of a query, kNone if another block answers it.
+  uint32_t packed[2][kPoints];
 
   __device__ __forceinline__ float3 point(const float* points, int cloud, int k) const {
     return kKeep ? kept[cloud][kKeep ? k : 0] : load_point(points, k * kThreads + threadIdx.x);
@@ -229,51 +215,50 @@ struct SmallPoints {
 
   // Also answers the queries that have no neighbour because they are not finite.
   __device__ __forceinline__ void count(SmallTarget& s, const SmallTask& t, SmallShared& shared) {
-    unsigned crowded = 0;
+    unsigned unsorted = 0;
 #pragma unroll
     for (int cloud = 0; cloud < 2; ++cloud) {
 #pragma unroll
       for (int k = 0; k < kPoints; ++k) {
         const int i = k * kThreads + threadIdx.x;
-        cell_rank[cloud][k] = kAbsent;
+        packed[cloud][k] = kNone;
         if (i >= (cloud == 0 ? t.target_count : t.query_count)) continue;
         const float3 p = load_point(cloud == 0 ? t.target : t.query, i);
         if (kKeep) kept[cloud][kKeep ? k : 0] = p;
-        cell_rank[cloud][k] = count_point<kCellBits>(s, shared.frame[cloud], cloud, p);
-        const unsigned rank = cell_rank[cloud][k] & 0xffff;
-        crowded += rank >= kMostUnsorted && rank < kSmallMost;
-        if (cloud == 1 && t.part == 0 && cell_rank[cloud][k] == kAbsent) {
+        packed[cloud][k] = count_point<kCellBits>(s, shared.frame[cloud], cloud, p);
+        const unsigned rank = packed[cloud][k] & 0xffff;
+        unsorted += rank >= kMostUnsorted && rank < kSmallMost;
+        if (cloud == 1 && t.part == 0 && packed[cloud][k] == kNone) {
           t.dist[i] = has_nan(t.query + 3 * i, 3) ? NAN : kInfinity;
           t.idx[i] = -1;
         }
       }
     }
-    crowded = warp_sum(crowded);
-    if (threadIdx.x % 32 == 0 && crowded != 0) atomicAdd(&shared.crowded, crowded);
+    unsorted = warp_sum(unsorted);
+    if (threadIdx.x % 32 == 0 && unsorted != 0) atomicAdd(&shared.unsorted, unsorted);
   }
 
-  // Targets into leaves, and the queries of this block's part into order. Of what was refined the
-  // words are final already.
+  // Targets into leaves, and the queries of this block's part into order.
   __device__ __forceinline__ void place(SmallTarget& s, const SmallTask& t, SmallShared& shared,
                                         int2 own, int queries, bool refined) {
     int first = kSmallMost, end = 0;
 #pragma unroll
     for (int k = 0; k < kPoints; ++k) {
       const int i = k * kThreads + threadIdx.x;
-      const uint32_t target = cell_rank[0][k];
-      if (target != kAbsent) {
+      const uint32_t target = packed[0][k];
+      if (target != kNone) {
         int at = target & 0xffff;
         if (!refined) at += counter_of(s.counters, target >> 16);
         s.leaves[at / kLeafPoints].set(at % kLeafPoints, point(t.target, 0, k), i);
       }
-      uint32_t query = cell_rank[1][k];
-      if (query != kAbsent && !refined) {
+      uint32_t query = packed[1][k];
+      if (query != kNone && !refined) {
         query = place_query<kCellBits>(s, t, shared, own, queries, query, i, point(t.query, 1, k));
       }
-      if (query != kAbsent) {
+      if (query != kNone) {
         const int at = query >> 16;
         s.query_of[at] = static_cast<uint16_t>(i);
-        s.guess[at] = static_cast<uint16_t>(query);
+        s.seed[at] = static_cast<uint16_t>(query);
         first = min(first, at), end = max(end, at + 1);
       }
     }
@@ -315,7 +300,7 @@ __device__ __forceinline__ void make_boxes(SmallTarget& s, int targets) {
     lower.x = warp_min(lower.x), upper.x = warp_max(upper.x);
     lower.y = warp_min(lower.y), upper.y = warp_max(upper.y);
     lower.z = warp_min(lower.z), upper.z = warp_max(upper.z);
-    lower.w = __int_as_float(warp_min(__float_as_uint(lower.w)));
+    lower.w = __int_as_float(warp_min(__float_as_int(lower.w)));
     if (lane == 0) s.node_boxes[node] = Box{lower, upper};
   }
   __syncthreads();
