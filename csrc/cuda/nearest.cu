@@ -75,7 +75,8 @@ void search_tree(const NearestCall& call, const NearestOutput& out) {
   } else {
     const auto bytes = static_cast<int64_t>(tree_workspace_bytes(B, N, M));
     const Tensor workspace = new_tensor(call.x, {bytes}, ScalarType::Byte);
-    check_launch("nearest", launch_tree_search(params, workspace.mutable_data_ptr(), stream));
+    check_launch("nearest",
+                 launch_tree_search(params, workspace.mutable_data_ptr(), nullptr, stream));
   }
 }
 
@@ -136,8 +137,8 @@ std::tuple<Tensor, Tensor> nearest_query_cuda(Tensor x, std::optional<Tensor> x_
   params.idx_x = idx.mutable_data_ptr<int64_t>();
   params.B = size.B, params.N = size.N, params.M = size.M;
   check_launch("nearest",
-               launch_tree_query(params, index.mutable_data_ptr(), workspace.mutable_data_ptr(),
-                                 current_stream(x.get_device_index())));
+               launch_tree_search(params, workspace.mutable_data_ptr(), index.mutable_data_ptr(),
+                                  current_stream(x.get_device_index())));
   return {dist, idx};
 }
 

@@ -43,24 +43,18 @@ struct alignas(32) Box {
   __device__ __forceinline__ int least() const { return __float_as_int(lower.w); }
 };
 
-// Squared distance from a point to a box. Each difference is a rounded difference of the same two
-// kinds of coordinates as in the distance of two points, rounding is monotone, and so are squaring
-// and fma in the same order: never above the computed distance to a point inside. Finite
-// coordinates give no NaN; an overflow gives inf, which the distances inside then have as well.
-__device__ __forceinline__ float point_box(float3 p, const Box& box) {
-  const float4 lower = box.lower, upper = box.upper;
-  return sum_of_squares(separation(p.x - upper.x, lower.x - p.x),
-                        separation(p.y - upper.y, lower.y - p.y),
-                        separation(p.z - upper.z, lower.z - p.z));
-}
-
-// The same for a box of query points: never above the distance from any of them.
+// Squared distance from a box of query points to a box of target points. Each difference is a
+// rounded difference of the same two kinds of coordinates as in the distance of two points,
+// rounding is monotone, and so are squaring and fma in the same order: never above the computed
+// distance of any two points inside. Finite coordinates give no NaN; an overflow gives inf, which
+// the distances inside then have as well.
 __device__ __forceinline__ float box_box(float3 low, float3 high, const Box& box) {
   const float4 lower = box.lower, upper = box.upper;
   return sum_of_squares(separation(low.x - upper.x, lower.x - high.x),
                         separation(low.y - upper.y, lower.y - high.y),
                         separation(low.z - upper.z, lower.z - high.z));
 }
+__device__ __forceinline__ float point_box(float3 p, const Box& box) { return box_box(p, p, box); }
 
 // Target points that are neighbours on the curve, coordinate by coordinate: 16-byte loads of four.
 // Absent points are at infinity, which no distance comes below.

@@ -98,42 +98,13 @@ __device__ __forceinline__ float unit_of(const Box& box) {
   return extent > FLT_MIN && extent < kInfinity ? __fdividef(1.f, extent) : 0.f;
 }
 
-// A cylinder's normal, and its centre in the middle between the planes that enclose points at v
-// from the centre of `box`, `support` to either side of each.
-template <int kLanes, class Support>
-__device__ __forceinline__ Cylinder place_cylinder(const Box& box, float3 v, bool present,
-                                                   const Support& support) {
-  Cylinder cylinder;
-  cylinder.centre = centre_of(box);
-  cylinder.normal = flattest_direction<kLanes>(v, present, unit_of(box));
-  const float t = dot(cylinder.normal, v), r = support(cylinder.normal);
-  const float above = group_max<kLanes>(present ? t + r : -kInfinity);
-  const float below = group_max<kLanes>(present ? r - t : -kInfinity);
-  const float middle = 0.5f * (above - below);
-  cylinder.centre.x = fmaf(middle, cylinder.normal.x, cylinder.centre.x);
-  cylinder.centre.y = fmaf(middle, cylinder.normal.y, cylinder.centre.y);
-  cylinder.centre.z = fmaf(middle, cylinder.normal.z, cylinder.centre.z);
-  return cylinder;
-}
-
-// By the kLeafPoints lanes of a leaf, each with one of its points, or absent.
-__device__ __forceinline__ Cylinder cylinder_of_points(const Box& box, float3 p, bool present) {
-  const float3 c = centre_of(box);
-  const float3 v = make_float3(p.x - c.x, p.y - c.y, p.z - c.z);
-  Cylinder cylinder = place_cylinder<kLeafPoints>(box, v, present, [](float3) { return 0.f; });
-  float along, across;
-  cylinder.extents(
-      make_float3(p.x - cylinder.centre.x, p.y - cylinder.centre.y, p.z - cylinder.centre.z), along,
-      across);
-  const float pad = 2 * kCylinderSlack * (along + across);
-  cylinder.half_height = group_max<kLeafPoints>(present ? along + pad : 0.f);
-  cylinder.radius = group_max<kLeafPoints>(present ? across + pad : 0.f);
-  return cylinder;
-}
-
-// By a warp, a lane for each of up to 32 cylinders inside `box`.
-__device__ __forceinline__ Cylinder cylinder_of_cylinders(const Box& box, const Cylinder& part,
-                                                          bool present) {
+// By kLanes neighbouring lanes, each with a part inside `box`, or none: a point (the centre of
+// `part`) or all of the cylinder `part`. The centre is in the middle between the planes along the
+// normal that enclose all parts.
+template <int kLanes, bool kPoints>
+__device__ __forceinline__ Cylinder bounding_cylinder(const Box& box, const Cylinder& part,
+                                                      bool present) {
+  // How far a part extends from its centre along a direction of length 1.
   const auto support = [&](float3 normal) {
     const float cosine = dot(normal, part.normal);
     constexpr float kSineFloor = 1e-5f;  // 1 - cosine^2 is known to a few u
@@ -142,17 +113,22 @@ __device__ __forceinline__ Cylinder cylinder_of_cylinders(const Box& box, const 
   };
   const float3 c = centre_of(box), p = part.centre;
   const float3 v = make_float3(p.x - c.x, p.y - c.y, p.z - c.z);
-  Cylinder cylinder = place_cylinder<32>(box, v, present, support);
+  Cylinder all;
+  all.normal = flattest_direction<kLanes>(v, present, unit_of(box));
+  const float t = dot(all.normal, v), r = kPoints ? 0.f : support(all.normal);
+  const float above = group_max<kLanes>(present ? t + r : -kInfinity);
+  const float below = group_max<kLanes>(present ? r - t : -kInfinity);
+  const float middle = 0.5f * (above - below);
+  all.centre = make_float3(fmaf(middle, all.normal.x, c.x), fmaf(middle, all.normal.y, c.y),
+                           fmaf(middle, all.normal.z, c.z));
   float along, across;
-  cylinder.extents(
-      make_float3(p.x - cylinder.centre.x, p.y - cylinder.centre.y, p.z - cylinder.centre.z), along,
-      across);
-  along += support(cylinder.normal);
-  across += part.half_height + part.radius;
+  all.extents(make_float3(p.x - all.centre.x, p.y - all.centre.y, p.z - all.centre.z), along,
+              across);
+  if (!kPoints) along += r, across += part.half_height + part.radius;
   const float pad = 2 * kCylinderSlack * (along + across);
-  cylinder.half_height = group_max<32>(present ? along + pad : 0.f);
-  cylinder.radius = group_max<32>(present ? across + pad : 0.f);
-  return cylinder;
+  all.half_height = group_max<kLanes>(present ? along + pad : 0.f);
+  all.radius = group_max<kLanes>(present ? across + pad : 0.f);
+  return all;
 }
 
 }  // namespace pointloss

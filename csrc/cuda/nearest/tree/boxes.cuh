@@ -116,20 +116,16 @@ __device__ __forceinline__ void make_node(const Forest& f, const NodeScratch& s,
               value);
   }
   const float corner = from_ordered(lane < 3 ? ~value : value);
-  const float x = __shfl_sync(kWholeWarp, corner, 3), y = __shfl_sync(kWholeWarp, corner, 4),
-              z = __shfl_sync(kWholeWarp, corner, 5);
-  const float low_x = __shfl_sync(kWholeWarp, corner, 0),
-              low_y = __shfl_sync(kWholeWarp, corner, 1),
-              low_z = __shfl_sync(kWholeWarp, corner, 2);
+  const auto at = [&](int k) { return __shfl_sync(kWholeWarp, corner, k); };
+  const float low_x = at(0), low_y = at(1), low_z = at(2), x = at(3), y = at(4), z = at(5);
   const unsigned not_least = __shfl_sync(kWholeWarp, value, 6);
   const Box box{make_float4(low_x, low_y, low_z, __uint_as_float(~not_least)),
                 make_float4(x, y, z, 0)};
-  const Cylinder cylinder =
-      cylinder_of_cylinders(box, s.cylinders[min(lane, leaves - 1)], lane < leaves);
+  const Cylinder& part = s.cylinders[min(lane, leaves - 1)];
+  const Cylinder cylinder = bounding_cylinder<32, false>(box, part, lane < leaves);
   if (lane != 0) return;
-  const int64_t at = f.within(cloud, f.nodes) + node;
-  f.node_boxes[at] = box;
-  f.node_cylinders[at] = cylinder;
+  f.node_boxes[f.within(cloud, f.nodes) + node] = box;
+  f.node_cylinders[f.within(cloud, f.nodes) + node] = cylinder;
 }
 
 // The box of the points of a leaf, by its lanes.
@@ -181,7 +177,7 @@ __global__ void __launch_bounds__(kNodePoints)
     f.seed[at] = place_on_curve(targets, other, other_frame, point) / kLeafPoints;
   }
   const Box box = box_of_points(p, present);
-  const Cylinder cylinder = cylinder_of_points(box, point, present);
+  const Cylinder cylinder = bounding_cylinder<kLeafPoints, true>(box, {point}, present);
   if (lane % kLeafPoints == 0) {
     f.leaf_boxes[at / kLeafPoints] = box;
     f.leaf_cylinders[at / kLeafPoints] = cylinder;

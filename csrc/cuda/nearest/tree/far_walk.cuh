@@ -106,44 +106,50 @@ struct FarWalk {
     return true;
   }
 
-  // Leaves [first, first + 32), the nearest first. Returns whether there is a new pivot.
+  // Visits the children of `turn` in the rising order of `order`, which wants() renews, and after a
+  // new pivot only those that are still wanted. Returns whether there is a new pivot.
+  template <class Wants, class Visit>
+  __device__ __forceinline__ bool visit_children(unsigned turn, const float& order,
+                                                 const Wants& wants, const Visit& visit) {
+    const int lane = threadIdx.x % 32;
+    bool moved = false;
+    while (turn != 0 && spare >= 0) {
+      const int child = lane_of_lowest(turn, order);
+      turn &= ~(1u << child);
+      if (!visit(child, turn)) continue;
+      moved = true;
+      turn = __ballot_sync(kWholeWarp, ((turn >> lane) & 1) && wants());
+    }
+    return moved;
+  }
+
+  // Leaves [first, first + 32). Returns whether there is a new pivot.
   __device__ __forceinline__ bool visit_leaves(int first) {
     const int lane = threadIdx.x % 32, own = min(first + lane, target.leaf_count - 1);
     const Cylinder& cylinder = target.leaf_cylinders[own];
     float order = 0;
-    bool wanted = first + lane < target.leaf_count && test.wants(cylinder, order), moved = false;
+    const auto wants = [&] { return test.wants(cylinder, order); };
+    const bool wanted = first + lane < target.leaf_count && wants();
     unsigned turn = __ballot_sync(kWholeWarp, wanted);
     if (turn == 0) return false;
     if (__any_sync(kWholeWarp, wanted && cylinder.radius == 0)) {
       turn = add_equal(wanted, target.leaf_boxes[own]);
     }
-    while (turn != 0 && spare >= 0) {
-      const int child = lane_of_lowest(turn, order);
-      turn &= ~(1u << child);
-      if (!visit_points(first, child, turn)) continue;
-      moved = true;
-      turn = __ballot_sync(kWholeWarp, ((turn >> lane) & 1) && test.wants(cylinder, order));
-    }
-    return moved;
+    return visit_children(turn, order, wants, [&](int child, unsigned& left) {
+      return visit_points(first, child, left);
+    });
   }
 
-  // Nodes [first, first + 32), the nearest first. Returns whether there is a new pivot.
+  // Nodes [first, first + 32). Returns whether there is a new pivot.
   __device__ __forceinline__ bool visit_nodes(int first) {
     const int lane = threadIdx.x % 32, own = min(first + lane, target.node_count - 1);
     const Cylinder& cylinder = target.node_cylinders[own];
     const Box& box = target.node_boxes[own];
     float order = 0;
     const auto wants = [&] { return test.wants(cylinder, order) && test.wants(test.least(box)); };
-    bool moved = false;
-    unsigned turn = add_equal(first + lane < target.node_count && wants(), box);
-    while (turn != 0 && spare >= 0) {
-      const int child = lane_of_lowest(turn, order);
-      turn &= ~(1u << child);
-      if (!visit_leaves(32 * (first + child))) continue;
-      moved = true;
-      turn = __ballot_sync(kWholeWarp, ((turn >> lane) & 1) && wants());
-    }
-    return moved;
+    const unsigned turn = add_equal(first + lane < target.node_count && wants(), box);
+    return visit_children(turn, order, wants,
+                          [&](int child, unsigned) { return visit_leaves(32 * (first + child)); });
   }
 
   // All of the tree, unless too many points are wanted only because the queries differ; then spare
@@ -154,18 +160,10 @@ struct FarWalk {
       const bool in = first + lane < target.upper_count;
       const UpperNode& upper = target.upper_nodes[in ? first + lane : 0];
       float order = 0;
-      const auto wants = [&] {
-        order = test.least(upper.box());
-        return test.wants(order);
-      };
-      unsigned turn = add_equal(in && wants(), upper.box());
-      while (turn != 0 && spare >= 0) {
-        const int child = lane_of_lowest(turn, order);
-        turn &= ~(1u << child);
-        if (visit_nodes(32 * (first + child))) {
-          turn = __ballot_sync(kWholeWarp, ((turn >> lane) & 1) && wants());
-        }
-      }
+      const auto wants = [&] { return test.wants(order = test.least(upper.box())); };
+      const unsigned turn = add_equal(in && wants(), upper.box());
+      visit_children(turn, order, wants,
+                     [&](int child, unsigned) { return visit_nodes(32 * (first + child)); });
     }
   }
 

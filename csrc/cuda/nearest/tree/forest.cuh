@@ -91,7 +91,7 @@ struct Forest {
 };
 
 // Lays the forest out from `base`, which may be null; returns the bytes it takes.
-inline size_t lay_out(Forest& f, int64_t B, int64_t N, int64_t M, char* base) {
+inline size_t lay_out(Forest& f, int64_t B, int64_t N, int64_t M, void* base) {
   f.B = B, f.N = N, f.M = M;
   const int64_t most = N > M ? N : M;
   for (int side = 0; side < 2; ++side) {

@@ -115,39 +115,30 @@ inline void build_and_query(KernelChain& chain, const NearestPairParams& p, cons
   add(chain, p, f, targets);
 }
 
-inline cudaError_t launch_tree_search(const NearestPairParams& p, void* workspace,
+// Neighbours of p, with tree_workspace_bytes(B, N, M). If `index` is not null, it holds the trees
+// of y (launch_tree_index), only x is searched for, and tree_workspace_bytes(B, N, 0) are enough.
+inline cudaError_t launch_tree_search(const NearestPairParams& p, void* workspace, void* index,
                                       cudaStream_t stream) {
-  if (p.B == 0 || (p.N == 0 && p.M == 0)) return cudaSuccess;
+  const int64_t built = index == nullptr ? p.M : 0;  // points of y that get a tree here
+  if (p.B == 0 || p.N + built == 0) return cudaSuccess;
   if (!tree_supports(p.B, p.N, p.M)) return cudaErrorInvalidValue;
-  Forest f;
-  lay_out(f, p.B, p.N, p.M, static_cast<char*>(workspace));
+  Forest f, targets;
+  lay_out(f, p.B, p.N, built, workspace);
+  lay_out(targets, p.B, 0, p.M, index);
   KernelChain chain(stream);
-  build_and_query(chain, p, f, f);
+  build_and_query(chain, p, f, index == nullptr ? f : targets);
   return chain.error();
 }
 
-// The trees of all y alone, into tree_workspace_bytes(B, 0, M) bytes, for launch_tree_query.
-// Of p, whose N must be 0, it reads y, y_lengths and the sizes.
+// The trees of all y alone, into tree_workspace_bytes(B, 0, M). Of p, whose N must be 0, it reads
+// y, y_lengths and the sizes.
 inline cudaError_t launch_tree_index(const NearestPairParams& p, void* index, cudaStream_t stream) {
   if (p.B == 0 || p.M == 0) return cudaSuccess;
   if (!tree_supports(p.B, 0, p.M)) return cudaErrorInvalidValue;
   Forest f;
-  lay_out(f, p.B, 0, p.M, static_cast<char*>(index));
+  lay_out(f, p.B, 0, p.M, index);
   KernelChain chain(stream);
   build_trees(chain, p, f, f);
-  return chain.error();
-}
-
-// Neighbours of x in the y that `index` was built of, with tree_workspace_bytes(B, N, 0) bytes.
-inline cudaError_t launch_tree_query(const NearestPairParams& p, void* index, void* workspace,
-                                     cudaStream_t stream) {
-  if (p.B == 0 || p.N == 0) return cudaSuccess;
-  if (!tree_supports(p.B, p.N, p.M)) return cudaErrorInvalidValue;
-  Forest f, targets;
-  lay_out(f, p.B, p.N, 0, static_cast<char*>(workspace));
-  lay_out(targets, p.B, 0, p.M, static_cast<char*>(index));
-  KernelChain chain(stream);
-  build_and_query(chain, p, f, targets);
   return chain.error();
 }
 
