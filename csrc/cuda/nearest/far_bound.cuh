@@ -68,6 +68,7 @@ struct FarTest {
 // kShrink take in. If squares overflow, a test that gives NaN or infinity keeps the point.
 struct FarBound {
   static constexpr float kSlack = 6.1e-7f, kSpread = 1e-6f, kShrink = 1 - kSpread;
+  static constexpr float kFloor = 4e-36f;  // of the slack: far above what underflows
   // Below this squares may underflow: queries whose distances are less are not far.
   static constexpr float kLeastRadius = 1e-20f;
 
@@ -76,7 +77,7 @@ struct FarBound {
   float slack;
 
   __device__ __forceinline__ void place(float3 low, float3 high, float3 at) {
-    pivot = at, slack = 0;
+    pivot = at, slack = kFloor;
     const auto axis = [&](float from, float to, float& middle, float& offset) {
       const float most = fmaxf(fabsf(from), fabsf(to));
       middle = from + to;

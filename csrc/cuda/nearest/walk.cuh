@@ -26,7 +26,6 @@ namespace pointloss {
 // point(index).
 template <class Target, int kLanes>
 struct Walk {
-  static constexpr int kQueries = 32 / kLanes;
   static constexpr int kUnknown = -1;
 
   const Target& target;
@@ -83,19 +82,15 @@ struct Walk {
   // Whether a cylinder shows that what is inside does not matter to this lane.
   template <class Far>
   __device__ __forceinline__ bool beyond(Far far, const Cylinder* cylinders, int k) const {
-    if constexpr (Target::kHasCylinders)
-      return far && cylinders[k].distance(q) > bound + kCylinderFloor;
-    return false;
+    return Target::kHasCylinders && far && cylinders[k].distance(q) > bound + kCylinderFloor;
   }
 
   // Ranks what has this box distance and cylinder for a visit, the nearest first.
   template <class Far>
   __device__ __forceinline__ float rank(Far far, const Cylinder* cylinders, int k,
                                         float distance) const {
-    if constexpr (Target::kHasCylinders) {
-      if (far) return fmaxf(distance, cylinders[k].distance(far_test.middle));
-    }
-    return distance;
+    if (!Target::kHasCylinders || !far) return distance;
+    return fmaxf(distance, cylinders[k].distance(far_test.middle));
   }
 
   // Whether box and cylinder k can hold a neighbour of any query of the warp.
@@ -103,10 +98,7 @@ struct Walk {
   __device__ __forceinline__ bool survives(Far far, const Box& box, const Cylinder* cylinders,
                                            int k) const {
     if (!far) return true;
-    if constexpr (Target::kHasCylinders) {
-      if (!far_test.wants(cylinders[k])) return false;
-    }
-    return far_test.wants(box);
+    return (!Target::kHasCylinders || far_test.wants(cylinders[k])) && far_test.wants(box);
   }
 
   // Lets the lanes of a query know of each other's finds, and the warp of the largest bound.
