@@ -46,17 +46,17 @@ struct NearestOutput {
 
 using NearestTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-// What `search` finds, in new tensors.
-inline NearestTensors run_nearest(const NearestCall& call,
-                                  void (*search)(const NearestCall&, const NearestOutput&)) {
+// What search(call, output) finds, in new tensors.
+template <class Search>
+NearestTensors run_nearest(const NearestCall& call, const Search& search) {
   const auto [B, N, M, D] = call.size;
   Tensor dist_x = new_tensor(call.x, {B, N}, call.x.scalar_type());
   Tensor idx_x = new_tensor(call.x, {B, N}, ScalarType::Long);
   Tensor dist_y = new_tensor(call.x, {B, call.columns()}, call.x.scalar_type());
   Tensor idx_y = new_tensor(call.x, {B, call.columns()}, ScalarType::Long);
-  search(call, {dist_x.mutable_data_ptr(), idx_x.mutable_data_ptr<int64_t>(),
-                call.both ? dist_y.mutable_data_ptr() : nullptr,
-                call.both ? idx_y.mutable_data_ptr<int64_t>() : nullptr});
+  search(call, NearestOutput{dist_x.mutable_data_ptr(), idx_x.mutable_data_ptr<int64_t>(),
+                             call.both ? dist_y.mutable_data_ptr() : nullptr,
+                             call.both ? idx_y.mutable_data_ptr<int64_t>() : nullptr});
   return {dist_x, idx_x, dist_y, idx_y};
 }
 

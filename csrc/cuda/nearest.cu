@@ -55,8 +55,9 @@ void search_brute(const NearestCall& call, const NearestOutput& out) {
   if (call.both) run(call.y, call.x, m, n, call.norm, out.dist_y, out.idx_y);
 }
 
-// Both directions share one launch (small clouds) or one build (large ones).
-void search_tree(const NearestCall& call, const NearestOutput& out) {
+// Both directions share one launch (small clouds) or one build (large ones). `index` holds the
+// trees of y, or is null.
+void search_tree(const NearestCall& call, const NearestOutput& out, void* index) {
   const auto [B, N, M, D] = call.size;
   const NearestPairParams params{call.x.const_data_ptr<float>(),
                                  call.y.const_data_ptr<float>(),
@@ -73,10 +74,10 @@ void search_tree(const NearestCall& call, const NearestOutput& out) {
   if (small_supports(N, M)) {
     check_launch("nearest", launch_small_search(params, stream));
   } else {
-    const auto bytes = static_cast<int64_t>(tree_workspace_bytes(B, N, M));
+    const auto bytes = static_cast<int64_t>(tree_workspace_bytes(B, N, index == nullptr ? M : 0));
     const Tensor workspace = new_tensor(call.x, {bytes}, ScalarType::Byte);
     check_launch("nearest",
-                 launch_tree_search(params, workspace.mutable_data_ptr(), nullptr, stream));
+                 launch_tree_search(params, workspace.mutable_data_ptr(), index, stream));
   }
 }
 
@@ -115,31 +116,17 @@ Tensor nearest_index_cuda(Tensor y, std::optional<Tensor> y_lengths) {
 std::tuple<Tensor, Tensor> nearest_query_cuda(Tensor x, std::optional<Tensor> x_lengths, Tensor y,
                                               std::optional<Tensor> y_lengths, Tensor index,
                                               int64_t norm) {
-  const Clouds size = check_clouds(x, y);
-  check_index(index, y, index_bytes(y));
-  // Small clouds are sorted in shared memory faster than the index is walked.
-  if (index.numel() == 0 || norm != 2 || small_supports(size.N, size.M) ||
-      !tree_supports(size.B, size.N, size.M)) {
-    const auto found = nearest_cuda(x, y, x_lengths, y_lengths, norm, false, "auto");
-    return {std::get<0>(found), std::get<1>(found)};
-  }
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  const auto n = check_lengths(x_lengths, x), m = check_lengths(y_lengths, x);
-  const Tensor a = torch::stable::contiguous(x), b = torch::stable::contiguous(y);
-  Tensor dist = new_tensor(x, {size.B, size.N}, x.scalar_type());
-  Tensor idx = new_tensor(x, {size.B, size.N}, ScalarType::Long);
-  const auto bytes = static_cast<int64_t>(tree_workspace_bytes(size.B, size.N, 0));
-  const Tensor workspace = new_tensor(x, {bytes}, ScalarType::Byte);
-  NearestPairParams params{};
-  params.x = a.const_data_ptr<float>(), params.y = b.const_data_ptr<float>();
-  params.x_lengths = data_or_null<int64_t>(n), params.y_lengths = data_or_null<int64_t>(m);
-  params.dist_x = dist.mutable_data_ptr<float>();
-  params.idx_x = idx.mutable_data_ptr<int64_t>();
-  params.B = size.B, params.N = size.N, params.M = size.M;
-  check_launch("nearest",
-               launch_tree_search(params, workspace.mutable_data_ptr(), index.mutable_data_ptr(),
-                                  current_stream(x.get_device_index())));
-  return {dist, idx};
+  const NearestCall call = check_nearest(x, y, x_lengths, y_lengths, norm, false, "auto");
+  check_index(index, y, index_bytes(y));
+  const auto [B, N, M, D] = call.size;
+  // Small clouds are sorted in shared memory faster than the index is walked.
+  const bool useful =
+      index.numel() > 0 && norm == 2 && !small_supports(N, M) && tree_supports(B, N, M);
+  const auto found = run_nearest(call, [&](const NearestCall&, const NearestOutput& out) {
+    useful ? search_tree(call, out, index.mutable_data_ptr()) : search_nearest_cuda(call, out);
+  });
+  return {std::get<0>(found), std::get<1>(found)};
 }
 
 }  // namespace
@@ -153,7 +140,7 @@ void search_nearest_cuda(const NearestCall& call, const NearestOutput& out) {
                         std::min(size.N, size.M) >= kTreeFromSmaller &&
                         tree_supports(size.B, size.N, size.M);
   if (call.method == Method::kTree || (call.method == Method::kAuto && possible && worth_it)) {
-    search_tree(call, out);
+    search_tree(call, out, nullptr);
   } else {
     search_brute(call, out);
   }

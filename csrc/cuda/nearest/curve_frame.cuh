@@ -131,7 +131,7 @@ __device__ __forceinline__ void make_frames(const float* const (&points)[kClouds
                                             FrameScratch (&s)[kClouds],
                                             CurveFrame (&frame)[kClouds]) {
   constexpr int kShare = kThreads / kClouds;
-  static_assert(kThreads / 32 >= 3 * kClouds, "one warp an axis");
+  static_assert(kThreads / 32 >= 3 * kClouds, "one warp per axis");
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int own = kClouds == 1 ? 0 : threadIdx.x / kShare, in_share = threadIdx.x % kShare;
   float sample[3] = {NAN, NAN, NAN};

@@ -10,7 +10,7 @@
 // Rounding, u = 2^-24, v = query - centre: the component along the normal is off by less than 8 u
 // |v|, the one across by less than 20 u |v| (rsqrt and the length of the normal included), and the
 // distance that the bound is compared with by 4 u of itself: below 2e-6 |v| together. Twice that
-// is taken off both components. Where squares overflow the cylinder is infinite, and a NaN leaves
+// is taken off both components. If squares overflow the cylinder is infinite, and a NaN leaves
 // the bound at 0.
 #pragma once
 
@@ -91,7 +91,7 @@ __device__ __forceinline__ float3 centre_of(const Box& box) {
                      0.5f * box.lower.z + 0.5f * box.upper.z);
 }
 
-// What brings a box to about the size of 1; 0 where it has none.
+// The scale that gives a box an extent of about 1; 0 if it has none.
 __device__ __forceinline__ float unit_of(const Box& box) {
   const float extent =
       fmaxf(fmaxf(box.upper.x - box.lower.x, box.upper.y - box.lower.y), box.upper.z - box.lower.z);

@@ -30,7 +30,7 @@ struct CloudRows {
   const float* points;
   float* dist;
   int64_t* idx;
-  int64_t size, valid;  // valid is -1 where a length of the pair is out of range
+  int64_t size, valid;  // valid is -1 if a length of the pair is out of range
 };
 
 __device__ __forceinline__ CloudRows cloud_rows(const NearestPairParams& p, int64_t cloud) {

@@ -22,7 +22,7 @@
 namespace pointloss {
 
 // Target: leaves with leaf_boxes and leaf_count, their parents' node_boxes and node_count,
-// cylinders of both and nearest_leaf(low, high) of a warp's queries where kHasCylinders, and
+// cylinders of both and nearest_leaf(low, high) of a warp's queries if kHasCylinders, and
 // point(index).
 template <class Target, int kLanes>
 struct Walk {
@@ -64,7 +64,7 @@ struct Walk {
     return best > bound || box.least() < lookup();
   }
 
-  // The same for all the queries of the warp; every lane may ask about another box.
+  // The same for all the queries of the warp; every lane may have another box.
   __device__ __forceinline__ bool warp_wants(bool in, float distance, const Box& box) {
     bool wanted = in && distance < radius;
     const bool ties = in && distance == radius && radius < kInfinity;

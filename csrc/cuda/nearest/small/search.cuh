@@ -116,7 +116,7 @@ cudaError_t start_small(const NearestPairParams& p, int parts, cudaStream_t stre
   const int most = static_cast<int>(p.N > p.M ? p.N : p.M);
   const size_t dynamic = SmallTarget().lay_out(nullptr, most, kCellBits);
   const size_t largest = SmallTarget().lay_out(nullptr, kThreads * kPoints, kCellBits);
-  static std::atomic<uint64_t> raised{0};  // a bit a device: raising the limit takes time
+  static std::atomic<uint64_t> raised{0};  // a bit per device: raising the limit takes time
   const cudaError_t error = raise_shared_memory(kernel, dynamic, largest, raised);
   if (error != cudaSuccess) return error;
   const int64_t blocks = p.B * (p.dist_y == nullptr ? 1 : 2) * parts;

@@ -81,7 +81,7 @@ struct SmallTask {
   const float *target, *query;
   float* dist;
   int64_t* idx;
-  int target_count, query_count;  // valid points; -1 where a length is out of range
+  int target_count, query_count;  // valid points; -1 if a length is out of range
   int query_rows;
   int part;
 };
@@ -129,7 +129,7 @@ __device__ __forceinline__ unsigned cell_of(const CurveFrame& frame, float3 p) {
   return frame.key<kAxisBits>(p, kAxisBits) >> (3 * kAxisBits - kCellBits);
 }
 
-// Counts a point into its cell; returns cell and rank in one word, kNone where it has none.
+// Counts a point into its cell; returns cell and rank in one word, kNone if it is not finite.
 template <int kCellBits>
 __device__ __forceinline__ uint32_t count_point(SmallTarget& s, const CurveFrame& frame, int cloud,
                                                 float3 p) {

@@ -30,7 +30,7 @@ __device__ __forceinline__ unsigned sort_words(unsigned word, NodeScratch& s) {
         s.words[buffer][threadIdx.x] = word;
         __syncthreads();
         other = s.words[buffer][threadIdx.x ^ offset];
-        buffer ^= 1;  // so that one barrier a step is enough
+        buffer ^= 1;  // so that one barrier per step is enough
       } else {
         other = __shfl_xor_sync(kWholeWarp, word, offset);
       }
@@ -42,7 +42,7 @@ __device__ __forceinline__ unsigned sort_words(unsigned word, NodeScratch& s) {
   return word;
 }
 
-// The least and the largest of what the threads of a block have; `s` has room for one a warp.
+// The least `low` and the largest `high` of the threads of a block.
 __device__ __forceinline__ uint2 block_range(NodeScratch& s, int axis, unsigned low,
                                              unsigned high) {
   constexpr int kWarps = kNodePoints / 32;
@@ -70,9 +70,9 @@ __device__ __forceinline__ unsigned key_in_node(NodeScratch& s, const HilbertSte
   return grid.key(steps, p.x, p.y, p.z);
 }
 
-// Orders the points of a node. Where no cell is crowded those of each warp, where some are those of
-// the block, by their keys on the cloud's finest grid: a refinement of their order by cells. Where
-// cells were refined that grid is too coarse, and the node gets its own.
+// Orders the points of a node by their keys on the cloud's finest grid, which refines their order
+// by cells: within each warp if no cell is crowded, else within the block. If cells were sorted
+// again that grid is too coarse, and the node gets its own.
 __device__ __forceinline__ float4 order_points(NodeScratch& s, const CurveFrame& frame, float4 p,
                                                bool present, Crowding crowding) {
   constexpr int kKeyBits = 3 * kGridBits, kWarpKeyBits = 27;

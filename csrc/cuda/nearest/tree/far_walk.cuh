@@ -88,7 +88,7 @@ struct FarWalk {
   __device__ __forceinline__ bool visit_points(int first, int leaf, unsigned& turn) {
     const int lane = threadIdx.x % 32, slot = lane % kLeafPoints;
     const auto next = [&] {
-      const int child = __ffs(turn) - 1;  // -1 where there is none
+      const int child = __ffs(turn) - 1;  // -1 if there is none
       turn &= turn - 1;
       return child;
     };

@@ -46,7 +46,7 @@ __device__ __forceinline__ void each_point(const float4* points, int count, cons
 
 using RefineGrid = BoxGrid<kRefineBits>;
 
-// The grid over a segment's bounding box, by the whole block; scale 0 where all points are equal.
+// The grid over a segment's bounding box, by the whole block; scale 0 if all points are equal.
 __device__ __forceinline__ RefineGrid grid_of_segment(RefineScratch& s, const float4* points,
                                                       int count) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;

@@ -22,7 +22,7 @@ __device__ __forceinline__ void follow_previous_kernel() {
   wait_for_previous_kernel();
 }
 
-// A block a cloud makes its frame; the others clear what must be zero.
+// One block per cloud makes its frame; the others clear what must be zero.
 __global__ void __launch_bounds__(kFrameThreads)
     tree_frames_kernel(const NearestPairParams p, const Forest f) {
   __shared__ FrameScratch scratch[1];
