@@ -75,9 +75,9 @@ class Launch {
   Launch(const Launch&) = delete;  // the configuration points at the attributes
   Launch& operator=(const Launch&) = delete;
 
-  template <class... Params>
-  cudaError_t run(void (*kernel)(Params...), const std::type_identity_t<Params>&... params) const {
-    return cudaLaunchKernelEx(&config_, kernel, params...);
+  template <class... Params, class... Args>
+  cudaError_t run(void (*kernel)(Params...), const Args&... args) const {
+    return cudaLaunchKernelEx(&config_, kernel, args...);
   }
 
   // How many clusters of this shape the device holds at once.
@@ -91,10 +91,10 @@ class Launch {
   cudaLaunchAttribute attributes_[2]{};
 };
 
-template <class... Params>
+template <class... Params, class... Args>
 cudaError_t launch(void (*kernel)(Params...), const LaunchShape& shape, cudaStream_t stream,
-                   const std::type_identity_t<Params>&... params) {
-  return Launch(shape, stream).run(kernel, params...);
+                   const Args&... args) {
+  return Launch(shape, stream).run(kernel, args...);
 }
 
 // Kernels of a stream, each after the one before. Where the device can, all but the first start
@@ -104,11 +104,10 @@ class KernelChain {
  public:
   explicit KernelChain(cudaStream_t stream) : stream_(stream) {}
 
-  template <class... Params>
-  void add(void (*kernel)(Params...), const LaunchShape& shape,
-           const std::type_identity_t<Params>&... params) {
+  template <class... Params, class... Args>
+  void add(void (*kernel)(Params...), const LaunchShape& shape, const Args&... args) {
     if (error_ != cudaSuccess) return;
-    error_ = Launch(shape, stream_, overlap_).run(kernel, params...);
+    error_ = Launch(shape, stream_, overlap_).run(kernel, args...);
     overlap_ = can_overlap_;
   }
   cudaError_t error() const { return error_; }

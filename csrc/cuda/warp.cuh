@@ -60,7 +60,6 @@ constexpr bool kReducesAtOnce = false;
 #endif
 
 template <class T>
-  requires std::is_arithmetic_v<T>
 __device__ __forceinline__ T warp_min(T value) {
   if constexpr (std::is_same_v<T, float>) {
     return from_ordered(warp_min(to_ordered(value)));
@@ -71,7 +70,6 @@ __device__ __forceinline__ T warp_min(T value) {
   }
 }
 template <class T>
-  requires std::is_arithmetic_v<T>
 __device__ __forceinline__ T warp_max(T value) {
   if constexpr (std::is_same_v<T, float>) {
     return from_ordered(warp_max(to_ordered(value)));
@@ -82,7 +80,6 @@ __device__ __forceinline__ T warp_max(T value) {
   }
 }
 template <class T>
-  requires std::is_arithmetic_v<T>
 __device__ __forceinline__ T warp_sum(T value) {
   if constexpr (kReducesAtOnce<T>) {
     return __reduce_add_sync(kWholeWarp, value);
