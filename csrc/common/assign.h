@@ -39,6 +39,8 @@ constexpr double kAssignAim = 0.7;
 constexpr double kAssignEpsFloor = 0x1p-44;
 // And this part of the largest value, should the median be 0: it bounds the number of phases.
 constexpr double kAssignEpsUnderflow = 0x1p-64;
+// Float scans need eps above this: squares below 2^-126 underflow, of up to 64 components.
+POINTLOSS_HD double assign_float_floor(bool squared) { return squared ? 0x1p-114 : 0x1p-57; }
 constexpr double kUnitRoundoff = 0x1p-53;
 // Components below 2^-511 of the extent vanish when squared; this covers what they could add.
 constexpr double kAssignTiny = 1e-150;

@@ -22,6 +22,7 @@
 #pragma once
 
 #include <limits>
+#include <numeric>
 
 #include "assign_paths.h"
 
@@ -65,6 +66,11 @@ class Auction {
     std::vector<double> best(frame_.bidders);
     for (int64_t i = 0; i < frame_.bidders; ++i) best[i] = static_cast<double>(look(i, S(0)).best);
     return best;
+  }
+
+  double best_sum() {
+    const std::vector<double> best = best_values();
+    return std::accumulate(best.begin(), best.end(), 0.0);
   }
 
   // Takes over prices that have risen.
@@ -161,8 +167,8 @@ void Auction<S>::rescan(int64_t i) {
     threshold = lower_threshold(values_.data(), found_.data(), row.best, threshold);
     count = collect(objects, values_.data(), threshold, found_.data(), avx2_);
   }
+  count = std::min(count, kCandidates);  // collect() goes beyond by up to a register
   bound_[i] = count == frame_.objects ? kInf : threshold;
-  count = std::min(count, kCandidates);
   int32_t* candidate = &candidate_[i * kCandidates];
   S* cost = &candidate_cost_[i * kCandidates];
   for (int k = 0; k < count; ++k) {
@@ -258,6 +264,7 @@ bool Auction<S>::run_phase(double& eps, int64_t round_limit, int64_t bid_limit) 
     if (state_.partner[i] < 0) queue_.push_back(static_cast<int32_t>(i));
   }
   int64_t bids = 0, war_start = 0;
+  double growth = kAssignTheta * kAssignTheta;
   while (true) {
     if (queue_.empty()) refill();
     if (queue_.empty()) return true;
@@ -268,7 +275,8 @@ bool Auction<S>::run_phase(double& eps, int64_t round_limit, int64_t bid_limit) 
         refresh_prices();
         return whole;
       }
-      eps *= kAssignTheta * kAssignTheta;
+      eps = std::max(eps, std::min(eps * growth, 1.0));  // no cost is much above 1
+      growth *= growth;
       state_.raise_cap = std::max(state_.raise_cap, kAssignRaiseCap * eps);
       war_start = bids;
     }
@@ -302,7 +310,8 @@ typename Auction<S>::Slack Auction<S>::measure_slack() {
   Slack slack;
   slack.gap = primal > 0.0 ? total / primal : 0.0;
   slack.finest = std::max(kAssignEpsFloor * median, kAssignEpsUnderflow * largest);
-  slack.finest_float = std::max(kFloatEps * median, kFloatMeanEps * mean);
+  slack.finest_float = std::max(
+      {kFloatEps * median, kFloatMeanEps * mean, assign_float_floor(frame_.squared)});
   if (!frame_.float_exact) slack.finest_float = std::max(slack.finest_float, kFloatExtentEps);
   return slack;
 }
@@ -366,6 +375,7 @@ template <typename S>
 Outcome Auction<S>::run(double& eps, double rtol, int64_t round_limit, int64_t bid_limit,
                         double& gap) {
   constexpr bool kFloat = std::is_same_v<S, float>;
+  if (kFloat && eps < assign_float_floor(frame_.squared)) return Outcome::kNeedsDouble;
   for (;; bid_limit = -1) {
     if (!run_phase(eps, round_limit, bid_limit)) {
       if (state_.rounds < round_limit) return Outcome::kDropWarm;

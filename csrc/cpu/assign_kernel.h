@@ -68,8 +68,10 @@ inline double solve_frame(const Frame& frame, double rtol, int64_t max_rounds,
   double eps = 0.0, gap = INFINITY;
   {
     Auction<float> auction(frame, state);
-    const std::vector<double> best = auction.best_values();
-    const double nearest = std::accumulate(best.begin(), best.end(), 0.0);
+    double nearest = auction.best_sum();
+    if (nearest < assign_float_floor(frame.squared) * static_cast<double>(frame.bidders)) {
+      nearest = Auction<double>(frame, state).best_sum();
+    }
     // Coincident points can make every nearest cost 0 while the assignment is not free.
     const double cold = nearest > 0.0 ? nearest / static_cast<double>(frame.bidders)
                                       : kAssignOpeningPart * identity_cost(frame);

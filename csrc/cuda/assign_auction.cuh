@@ -337,6 +337,7 @@ struct Auction {
     slack.gap = primal > 0.0 ? total / primal : 0.0;
     slack.finest = fmax(kAssignEpsFloor * median, kAssignEpsUnderflow * largest);
     slack.finest_float = fmax(kFloatMedianEps * median, kFloatMeanEps * mean);
+    slack.finest_float = fmax(slack.finest_float, assign_float_floor(c.squared));
     if (!c.float_exact) slack.finest_float = fmax(slack.finest_float, kFloatExtentEps);
     return slack;
   }
@@ -360,6 +361,7 @@ template <typename S>
 __device__ __noinline__ Outcome Auction::run(double& eps, double rtol, int64_t round_limit,
                                              int64_t bid_limit, double& gap, double* mean_cost) {
   const bool is_float = sizeof(S) == sizeof(float);
+  if (is_float && eps < assign_float_floor(c.squared)) return Outcome::kNeedsDouble;
   for (;; bid_limit = -1) {
     if (!run_phase<S>(eps, round_limit, bid_limit)) {
       if (rounds < round_limit) return Outcome::kDropWarm;
