@@ -41,6 +41,8 @@ constexpr double kAssignEpsFloor = 0x1p-44;
 constexpr double kAssignEpsUnderflow = 0x1p-64;
 // Float scans need eps above this: squares below 2^-126 underflow, of up to 64 components.
 POINTLOSS_HD double assign_float_floor(bool squared) { return squared ? 0x1p-114 : 0x1p-57; }
+// A gap above this is never taken for the rounding of an optimum.
+constexpr double kAssignExactEnough = 1e-6;
 constexpr double kUnitRoundoff = 0x1p-53;
 // Components below 2^-511 of the extent vanish when squared; this covers what they could add.
 constexpr double kAssignTiny = 1e-150;
@@ -82,18 +84,31 @@ POINTLOSS_HD double assign_cost(const double* a, int64_t a_stride, const double*
   return squared ? sum : sqrt(sum);
 }
 
+// A cost of 0 may be one that underflowed: of no cost at all are only points that coincide.
+template <typename T>
+POINTLOSS_HD bool assign_coincide(const T* a, const T* b, int64_t dim) {
+  bool same = true;
+  for (int64_t d = 0; d < dim; ++d) same &= a[d] == b[d];
+  return same;
+}
+
 // Certified relative gap from the float64 sums `primal` (matched costs), `row_sum` (row minima of
 // c + q) and `price_sum` (q); each sum is K or L terms with at most `adds` roundings on any path.
 // A cost carries at most (dim + 4) roundings, a row minimum one more; all of it is taken off the
-// lower bound and added to the primal, so the result is never below the true gap.
+// lower bound and added to the primal, so the result is never below the true gap; but where primal
+// is 0, the caller asks whether the partners coincide. `exact` becomes the gap that is as good as
+// 0: the finest eps and the roundings leave that much of an optimum.
 POINTLOSS_HD double assign_gap(double primal, double row_sum, double price_sum, int64_t bidders,
-                               int64_t dim, int64_t adds) {
+                               int64_t dim, int64_t adds, double& exact) {
+  exact = 0.0;
   if (!(primal > 0.0)) return primal == 0.0 ? 0.0 : INFINITY;
   const double rel = 1.01 * kUnitRoundoff * static_cast<double>(dim + adds + 8);
   const double tiny = kAssignTiny * static_cast<double>(bidders);
   const double lower = row_sum - price_sum - rel * (row_sum + price_sum) - tiny;
   const double upper = primal * (1.0 + rel) + tiny;
   const double gap = (upper - (lower > 0.0 ? lower : 0.0)) / (primal * (1.0 - rel));
+  exact = (2.0 * (kAssignEpsFloor + rel) * (row_sum + price_sum) + 2.0 * tiny) / primal;
+  exact = exact < kAssignExactEnough ? exact : kAssignExactEnough;
   return gap < 1.0 ? gap * (1.0 + 4.0 * kUnitRoundoff) : gap == gap ? 1.0 : INFINITY;
 }
 

@@ -10,7 +10,9 @@ template <class T>
 void assign_typed(AssignCall& call) {
   const AssignBatch<T> batch = call.batch<T>();
   const int64_t N = batch.N, M = batch.M, objects = std::max(N, M);
+  Interrupt interrupt(batch.B);
   torch::stable::parallel_for(0, batch.B, 1, [&](int64_t begin, int64_t end) {
+    const Interrupt::Share share{interrupt, end - begin};
     for (int64_t b = begin; b < end; ++b) {
       const AssignProblem<T> problem{batch.x + b * N * batch.D,
                                      batch.y + b * M * batch.D,
@@ -27,13 +29,17 @@ void assign_typed(AssignCall& call) {
       AssignResult result{};
       result.idx = batch.idx + b * N;
       result.price = batch.price + b * objects;
-      solve_assignment(problem, result);
+      try {
+        solve_assignment(problem, interrupt, result);
+      } catch (const Interrupted&) {  // an exception takes the result's place
+      }
       batch.cost[b] = result.cost;
       batch.gap[b] = result.gap;
       batch.rounds[b] = result.rounds;
       batch.converged[b] = result.converged;
     }
   });
+  interrupt.raise();
 }
 
 AssignTensors assign_cpu(Tensor x, Tensor y, std::optional<Tensor> x_lengths,

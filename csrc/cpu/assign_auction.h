@@ -157,6 +157,7 @@ std::vector<S> Auction<S>::to_scan(const std::vector<double>& from, int64_t stri
 template <typename S>
 void Auction<S>::rescan(int64_t i) {
   constexpr S kInf = std::numeric_limits<S>::infinity();
+  state_.spend(frame_.objects * frame_.dim);
   const ScanView<S> objects = view();
   const ScanRow<S> row = scan_row(objects, &point_[i * frame_.dim], values_.data(), avx2_);
   S threshold = row.threshold;
@@ -229,6 +230,7 @@ void Auction<S>::bid(int32_t i, double eps) {
 template <typename S>
 void Auction<S>::refill() {
   if (frame_.bidders == frame_.objects) return;
+  state_.spend(frame_.objects);
   std::vector<int32_t> rest;
   int64_t missing = 0;
   for (int64_t j = 0; j < frame_.objects; ++j) {
@@ -281,6 +283,7 @@ bool Auction<S>::run_phase(double& eps, int64_t round_limit, int64_t bid_limit) 
       war_start = bids;
     }
     ++state_.rounds;
+    state_.spend(kCandidates * static_cast<int64_t>(queue_.size()));
     bids += static_cast<int64_t>(queue_.size());
     next_.clear();
     for (const int32_t i : queue_) bid(i, eps);
@@ -336,6 +339,7 @@ void Auction<S>::normalise() {
 // the values within four times that. Coordinates that float had to round allow no such bound.
 template <typename S>
 double Auction<S>::row_minimum(int64_t i) {
+  state_.spend(frame_.objects * frame_.dim);
   if constexpr (std::is_same_v<S, float>) {
     const ScanView<float> objects = view();
     const float best = scan_row(objects, &point_[i * frame_.dim], values_.data(), avx2_).best;
@@ -366,7 +370,7 @@ double Auction<S>::certify() {
   }
   for (int64_t j = 0; j < frame_.objects; ++j) prices.add(state_.price[j]);
   return assign_gap(primal.total(), rows.total(), prices.total(), frame_.bidders, frame_.dim,
-                    kCarryAdds);
+                    kCarryAdds, state_.exact);
 }
 
 // Phases at eps, eps / 5, ... until the certificate meets rtol. Leaves the assignment complete

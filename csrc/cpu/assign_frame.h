@@ -10,6 +10,7 @@
 
 #include "../common/assign.h"
 #include "assign_scan.h"
+#include "interrupt.h"
 
 namespace pointloss {
 namespace assign_detail {
@@ -31,13 +32,29 @@ struct Frame {
   }
 };
 
+// A thread looks whether it is interrupted after so much work, in coordinates: some 0.1 ms.
+constexpr int64_t kWorkPerCheck = 1 << 18;
+
 struct State {
+  explicit State(Interrupt& given) : interrupt(given) {}
+
+  Interrupt& interrupt;
+  int64_t work = 0;
+  // Every loop over all objects says how much it does; throws Interrupted.
+  void spend(int64_t more) {
+    work += more;
+    if (work < kWorkPerCheck) return;
+    work = 0;
+    interrupt.check();
+  }
+
   std::vector<double> price;  // [stride], padding infinity
   double level = 0.0;         // every price counts as at least this
   double raise_cap = 0.0;
   std::vector<int32_t> partner;  // [bidders] object or -1
   std::vector<int32_t> owner;    // [stride] bidder or -1
   int64_t rounds = 0;
+  double exact = 0.0;        // the gap of the last certificate that is as good as 0
   bool count_steps = false;  // a step of a path search is a round, as is a bid without rivals
   // As they were at the end of the last whole phase; empty before the first one ends.
   std::vector<double> last_price;
@@ -139,6 +156,7 @@ inline bool load_matching(const Frame& frame, const int64_t* idx_in, State& stat
 inline void complete_greedily(const Frame& frame, State& state) {
   for (int64_t i = 0; i < frame.bidders; ++i) {
     if (state.partner[i] >= 0) continue;
+    state.spend(frame.objects * frame.dim);
     int64_t nearest = -1;
     double least = INFINITY;
     for (int64_t j = 0; j < frame.objects; ++j) {

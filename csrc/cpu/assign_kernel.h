@@ -38,9 +38,6 @@ struct AssignResult {
 
 namespace assign_detail {
 
-// A larger gap at the finest eps is worth a second attempt.
-constexpr double kExactEnough = 1e-6;
-
 // Prices much above the costs lose the costs' digits. Paths raise them no more than they must when
 // they begin without any; returns the better gap of the two solutions and leaves that one.
 inline double retry_by_paths(const Frame& frame, int64_t limit, Auction<double>& auction,
@@ -93,15 +90,64 @@ inline double solve_frame(const Frame& frame, double rtol, int64_t max_rounds,
   }
   Auction<double> auction(frame, state);
   auction.run(eps, rtol, limit, -1, gap);
-  const bool retry = gap > std::max(rtol, kExactEnough) && state.rounds < limit;
+  const bool retry = gap > std::max(rtol, kAssignExactEnough) && state.rounds < limit;
   return retry ? retry_by_paths(frame, limit, auction, state, gap) : gap;
 }
 
 }  // namespace assign_detail
 
+// Solves a cloud that is not empty; false when a coordinate is not finite.
 template <typename T>
-void solve_assignment(const AssignProblem<T>& problem, AssignResult& result) {
+bool solve_pairs(const AssignProblem<T>& problem, Interrupt& interrupt, AssignResult& result,
+                 double& exact) {
   using namespace assign_detail;
+  interrupt.check();
+  Frame frame;
+  frame.dim = problem.D;
+  frame.squared = problem.squared;
+  frame.swapped = problem.n > problem.m;
+  frame.bidders = std::min(problem.n, problem.m);
+  frame.objects = std::max(problem.n, problem.m);
+  const bool finite = scale_clouds(frame.swapped ? problem.y : problem.x,
+                                   frame.swapped ? problem.x : problem.y, frame);
+  if (!finite || frame.stride == 0 || identity_cost(frame) == 0.0) {
+    for (int64_t i = 0; i < frame.bidders; ++i) result.idx[i] = i;
+    if (finite) result.cost = result.gap = 0.0;
+    return finite;
+  }
+
+  State state{interrupt};
+  result.gap =
+      solve_frame(frame, problem.rtol, problem.max_rounds, problem.price_in, problem.idx_in, state);
+  result.rounds = state.rounds;
+  exact = state.exact;
+  CarrySum cost;
+  for (int64_t i = 0; i < frame.bidders; ++i) {
+    const int64_t j = state.partner[i];
+    cost.add(frame.cost(i, j));
+    result.idx[frame.swapped ? j : i] = frame.swapped ? i : j;
+  }
+  const int exponent = frame.exponent * (problem.squared ? 2 : 1);
+  result.cost = std::ldexp(cost.total() / static_cast<double>(frame.bidders), exponent);
+  for (int64_t j = 0; j < frame.objects; ++j) {
+    result.price[j] = std::ldexp(state.price[j], exponent);
+  }
+  return true;
+}
+
+template <typename T>
+bool partners_coincide(const AssignProblem<T>& problem, const int64_t* idx) {
+  const int64_t dim = problem.D;
+  for (int64_t i = 0; i < problem.n; ++i) {
+    if (idx[i] < 0) continue;
+    if (!assign_coincide(problem.x + i * dim, problem.y + idx[i] * dim, dim)) return false;
+  }
+  return true;
+}
+
+template <typename T>
+void solve_assignment(const AssignProblem<T>& problem, Interrupt& interrupt,
+                      AssignResult& result) {
   std::fill_n(result.idx, problem.N, int64_t{-1});
   std::fill_n(result.price, std::max(problem.N, problem.M), 0.0);
   result.cost = std::numeric_limits<double>::quiet_NaN();
@@ -109,45 +155,15 @@ void solve_assignment(const AssignProblem<T>& problem, AssignResult& result) {
   result.rounds = 0;
   result.converged = false;
   if (problem.n < 0 || problem.n > problem.N || problem.m < 0 || problem.m > problem.M) return;
-  const int64_t pairs = std::min(problem.n, problem.m);
-  if (pairs == 0) {  // nothing to match, whatever the other cloud holds
-    result.cost = result.gap = 0.0;
-    result.converged = true;
+  double exact = 0.0;
+  if (problem.n == 0 || problem.m == 0) {  // nothing to match, whatever the other cloud holds
+    result.cost = problem.n == problem.m ? 0.0 : INFINITY;
+    result.gap = 0.0;
+  } else if (!solve_pairs(problem, interrupt, result, exact)) {
     return;
   }
-
-  Frame frame;
-  frame.dim = problem.D;
-  frame.squared = problem.squared;
-  frame.swapped = problem.n > problem.m;
-  frame.bidders = pairs;
-  frame.objects = std::max(problem.n, problem.m);
-  const bool finite = scale_clouds(frame.swapped ? problem.y : problem.x,
-                                   frame.swapped ? problem.x : problem.y, frame);
-  if (!finite || frame.stride == 0 || identity_cost(frame) == 0.0) {
-    for (int64_t i = 0; i < pairs; ++i) result.idx[i] = i;
-    if (!finite) return;
-    result.cost = result.gap = 0.0;
-    result.converged = true;
-    return;
-  }
-
-  State state;
-  result.gap =
-      solve_frame(frame, problem.rtol, problem.max_rounds, problem.price_in, problem.idx_in, state);
-  result.rounds = state.rounds;
-  result.converged = result.gap <= problem.rtol || result.gap == 0.0;
-  CarrySum cost;
-  for (int64_t i = 0; i < pairs; ++i) {
-    const int64_t j = state.partner[i];
-    cost.add(frame.cost(i, j));
-    result.idx[frame.swapped ? j : i] = frame.swapped ? i : j;
-  }
-  const int exponent = frame.exponent * (problem.squared ? 2 : 1);
-  result.cost = std::ldexp(cost.total() / static_cast<double>(pairs), exponent);
-  for (int64_t j = 0; j < frame.objects; ++j) {
-    result.price[j] = std::ldexp(state.price[j], exponent);
-  }
+  if (result.gap == 0.0 && !partners_coincide(problem, result.idx)) result.gap = 1.0;
+  result.converged = result.gap <= std::max(problem.rtol, exact);
 }
 
 }  // namespace pointloss

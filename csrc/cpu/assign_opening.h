@@ -34,12 +34,13 @@ void drop_prices(const Frame& frame, Auction<S>& auction, State& state) {
 
 // By how much a dear object misses being the best of a bidder, in the mean of a sample: its price
 // is off by that much at least. `best`: the bidders' best values.
-inline double mean_miss(const Frame& frame, const std::vector<double>& best, const State& state) {
+inline double mean_miss(const Frame& frame, const std::vector<double>& best, State& state) {
   double total = 0.0;
   int64_t dear = 0;
   for (int64_t k = 0; k < kColumns; ++k) {
     const int64_t j = (2 * k + 1) * frame.objects / (2 * kColumns);
     if (!(state.price[j] > 0.0)) continue;
+    state.spend(frame.bidders * frame.dim);
     double least = INFINITY;
     for (int64_t i = 0; i < frame.bidders; ++i) {
       least = std::min(least, frame.cost(i, j) + state.price[j] - best[i]);

@@ -127,6 +127,7 @@ inline bool Paths::augment(int32_t source, int64_t round_limit) {
 
   source == kPhantom ? step_of_phantoms(0.0, -1) : step(source, 0.0);
   while (true) {
+    state_.spend(frame_.objects * (frame_.dim + 1));
     int32_t nearest = -1;
     for (int32_t j = 0; j < frame_.objects; ++j) {
       if (!settled_[j] && (nearest < 0 || distance_[j] < distance_[nearest])) nearest = j;

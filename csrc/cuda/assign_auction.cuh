@@ -116,6 +116,7 @@ struct Auction {
   AuctionCloud c;
   BlockShared& shared;
   double level = 0.0, last_level = 0.0, raise_cap = 0.0;
+  double exact = 0.0;  // the gap of the last certificate that is as good as 0
   bool has_last = false;
   int64_t rounds = 0, war_bids = 0;
 

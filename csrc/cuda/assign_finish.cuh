@@ -86,7 +86,7 @@ __device__ __noinline__ inline double Auction::gap_of_rows(double* mean_cost) {
   const double primal =
       block_over(shared, c.K, 0.0, Sum(), [&](int64_t i) { return cost(i, c.partner[i]); });
   *mean_cost = primal / static_cast<double>(c.K);
-  return assign_gap(primal, rows, prices, c.K, c.dim, block_adds(c.L));
+  return assign_gap(primal, rows, prices, c.K, c.dim, block_adds(c.L), exact);
 }
 
 // The certified gap of the present assignment, from nothing but coordinates and prices.

@@ -239,9 +239,10 @@ __device__ void finish_assignment(const AssignBatch<T>& batch, const AssignPlan&
   bool swapped;
   const AuctionCloud cloud = plan.cloud(b, &swapped);
   int64_t* idx = batch.idx + b * batch.N;
-  double cost = 0.0, gap = 0.0;
+  double cost = 0.0, gap = 0.0, exact = 0.0;
   int64_t rounds = 0;
   if (cloud.K < 0) cost = NAN, gap = INFINITY;
+  if (cloud.K == 0 && cloud.L > 0) cost = INFINITY;
   if (cloud.K > 0) {
     const int exponent = cloud.head->exponent;
     const bool finite = cloud.head->finite;
@@ -262,6 +263,7 @@ __device__ void finish_assignment(const AssignBatch<T>& batch, const AssignPlan&
                         kAssignOpeningPart * identity / static_cast<double>(cloud.K), &cost);
       cost = ldexp(cost, units);
       rounds = auction.rounds;
+      exact = auction.exact;
       for (int64_t i = threadIdx.x; i < cloud.K; i += kAssignThreads) {
         const int64_t j = cloud.partner[i];
         idx[swapped ? j : i] = swapped ? i : j;
@@ -271,11 +273,20 @@ __device__ void finish_assignment(const AssignBatch<T>& batch, const AssignPlan&
       }
     }
   }
+  if (gap == 0.0 && cloud.K > 0) {
+    __syncthreads();
+    const int64_t D = batch.D;
+    const T *x = batch.x + b * batch.N * D, *y = batch.y + b * batch.M * D;
+    const auto apart = [&](int64_t i) {
+      return idx[i] >= 0 && !assign_coincide(x + i * D, y + idx[i] * D, D) ? 1.0 : 0.0;
+    };
+    if (block_over(shared, batch.N, 0.0, Max(), apart) > 0.0) gap = 1.0;
+  }
   if (threadIdx.x == 0) {
     batch.cost[b] = cost;
     batch.gap[b] = gap;
     batch.rounds[b] = rounds;
-    batch.converged[b] = isfinite(gap) && (gap <= batch.rtol || gap == 0.0);
+    batch.converged[b] = gap <= fmax(batch.rtol, exact);
   }
   __syncthreads();
 }
