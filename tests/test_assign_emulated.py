@@ -29,7 +29,8 @@ def program(tmp_path_factory):
     folder = tmp_path_factory.mktemp("emulated")
     shutil.copytree(TESTS.parent / "csrc", folder / "csrc")
     shutil.copytree(TESTS / "emulator", folder / "tests" / "emulator")
-    shutil.copy(TESTS / "emulator" / "assign_instructions.cuh", folder / "csrc" / "cuda")
+    instructions = folder / "csrc" / "cuda" / "assign" / "instructions.cuh"
+    shutil.copy(TESTS / "emulator" / "assign_instructions.cuh", instructions)
     # The stacks of its threads are not for a sanitizer to follow.
     command = ["g++", "-std=c++20", "-O1", "-g", "-fsanitize=address", "--param", "asan-stack=0"]
     (folder / "empty.cpp").write_text("int main() {}")

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// pointloss::assign on CUDA: check, allocate, enqueue the solver on the caller's stream.
+// pointloss::assign on CUDA: check, allocate, enqueue the solvers on the caller's stream.
 #include "../common/assign_call.h"
-#include "assign_launch.cuh"
+#include "assign/launch.cuh"
 #include "stream.h"
 
 namespace pointloss {
@@ -10,11 +10,10 @@ namespace {
 template <class T>
 void assign_typed(AssignCall& call) {
   const Clouds& size = call.size;
-  const auto bytes = assign_workspace_bytes<T>(size.B, size.N, size.M, size.D);
-  Tensor workspace = new_tensor(call.x, {static_cast<int64_t>(bytes)}, ScalarType::Byte);
-  const cudaError_t error = launch_assign(call.batch<T>(), workspace.mutable_data_ptr(),
-                                          current_stream(call.x.get_device_index()));
-  STD_TORCH_CHECK(error == cudaSuccess, "pointloss: launching assign: ", cudaGetErrorString(error));
+  const auto bytes = size.B * static_cast<int64_t>(assign_pair_bytes(size.N, size.M, size.D));
+  Tensor workspace = new_tensor(call.x, {bytes}, ScalarType::Byte);
+  check_launch("assign", launch_assign(call.batch<T>(), workspace.mutable_data_ptr(),
+                                       current_stream(call.x.get_device_index())));
 }
 
 AssignTensors assign_cuda(Tensor x, Tensor y, std::optional<Tensor> x_lengths,

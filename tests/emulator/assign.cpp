@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Assigns one pair of clouds as csrc/cuda/assign_kernel.cuh does, in the emulator.
+// Assigns one pair of clouds as csrc/cuda/assign/kernels.cuh does, in the emulator.
 //
 //   assign N M D squared rtol max_rounds deterministic blocks long_ids warm seed stop hold turns
 //
@@ -7,7 +7,7 @@
 // in float64 and idx [N] in int64, and writes idx [N], price [max(N, M)], and in float64 cost, gap,
 // rounds, converged, whether the integer solver solved it, and how many of the rounds came after
 // that. `blocks` solve the cloud, with ids of 32 bits if `long_ids`.
-#include "../../csrc/cuda/assign_kernel.cuh"
+#include "../../csrc/cuda/assign/kernels.cuh"
 
 using namespace pointloss;
 
@@ -55,40 +55,28 @@ struct SharedMemory {
   char* memory(int b) { return reinterpret_cast<char*>(arrays[b].get()); }
 };
 
-// As the kernel of that name, of one cloud.
+// As the kernels of the integer solvers, of the first pair.
 template <class Id, bool kSquared>
-void assign_integers(const AssignPlan& plan, const AuctionCloud& c, bool swapped, int blocks) {
-  SharedMemory<SolverShared> shared(blocks, solver_bytes<Id>(c.L));
-  emulated::launch(blocks, kSolverThreads, [&] {
+void solve_equal(const AssignPlan& plan, int blocks) {
+  SharedMemory<IntegerShared> shared(blocks, equal_block_bytes<Id>(plan.most()));
+  emulated::launch(blocks, kIntegerThreads, [&] {
     const int b = emulated::block();
-    SolverOutput out = output_of(c);
-    const SolverInput in = input_of(plan, c, 0, swapped);
-    solve_integers<Id, kSquared>(in, *shared.fixed[b], state_of<Id>(c), shared.memory(b), c.order,
-                                 out);
-    keep(out, c, Team::here());
+    solve_equal_pair<Id, kSquared>(plan, 0, *shared.fixed[b], shared.memory(b));
   });
 }
 
 template <bool kSquared>
-void assign_rectangular(const AssignPlan& plan, const AuctionCloud& c, bool swapped, int blocks) {
-  SharedMemory<RectangularShared> shared(blocks, rectangular_block_bytes(c.K, c.L));
-  emulated::launch(blocks, kSolverThreads, [&] {
-    const int b = emulated::block();
-    SolverOutput out = output_of(c);
-    const SolverInput in = input_of(plan, c, 0, swapped);
-    solve_rectangular<kSquared>(in, *shared.fixed[b], c.board, c.rectangle, shared.memory(b),
-                                c.order, out);
-    keep(out, c, Team::here());
-  });
-}
-
-template <bool kSquared>
-void solve(const AssignPlan& plan, const AuctionCloud& c, bool swapped, int blocks, bool long_ids) {
-  if (open_to(unequal_serves, c)) return assign_rectangular<kSquared>(plan, c, swapped, blocks);
-  if (!open_to(square_serves, c)) return;
+void solve(const AssignPlan& plan, int blocks, bool long_ids) {
+  if (choose_solver(plan.least(), plan.most(), plan.D) == Solver::kUnequal) {
+    SharedMemory<UnequalShared> shared(blocks, unequal_block_bytes(plan.least(), plan.most()));
+    return emulated::launch(blocks, kIntegerThreads, [&] {
+      const int b = emulated::block();
+      solve_unequal_pair<kSquared>(plan, 0, *shared.fixed[b], shared.memory(b));
+    });
+  }
   // Long ids are for clouds that do not fit shared memory, which one block solves.
-  if (long_ids) return assign_integers<int, kSquared>(plan, c, swapped, 1);
-  assign_integers<uint16_t, kSquared>(plan, c, swapped, blocks);
+  if (long_ids) return solve_equal<int, kSquared>(plan, 1);
+  solve_equal<uint16_t, kSquared>(plan, blocks);
 }
 
 }  // namespace
@@ -118,39 +106,19 @@ int main(int, char** names) {
   batch.idx = idx.data(), batch.price = price.data(), batch.cost = cost.data();
   batch.gap = gap.data(), batch.rounds = rounds.data(), batch.converged = &converged;
 
-  const size_t bytes = assign_cloud_bytes(batch.N, batch.M, batch.D);
+  const size_t bytes = assign_pair_bytes(batch.N, batch.M, batch.D);
   std::unique_ptr<char, decltype(&std::free)> workspace(
       static_cast<char*>(std::aligned_alloc(256, bytes)), std::free);
   std::memset(workspace.get(), 0xcd, bytes);
-  const AssignPlan plan{nullptr,
-                        nullptr,
-                        batch.price_in,
-                        batch.idx_in,
-                        1,
-                        batch.N,
-                        batch.M,
-                        batch.D,
-                        batch.max_rounds,
-                        batch.squared,
-                        true,
-                        batch.deterministic,
-                        batch.rtol,
-                        workspace.get(),
-                        bytes};
+  const AssignPlan plan(batch, workspace.get());
   bool swapped = false;
-  AuctionCloud cloud = plan.cloud(0, &swapped);
+  const PairHead& head = *plan.pair(0, &swapped).head;
   auto shared = std::make_unique<BlockShared>();
-  emulated::launch(1, kAssignThreads, [&] {
-    AuctionCloud c = cloud;
-    int exponent = 0;
-    const bool finite = scale_clouds(c, *shared, swapped ? batch.y : batch.x,
-                                     swapped ? batch.x : batch.y, exponent);
-    if (threadIdx.x == 0) *c.head = {finite, false, exponent, 0, 0.0};
-  });
-  (batch.squared ? solve<true> : solve<false>)(plan, cloud, swapped, blocks, long_ids);
-  const bool solved = cloud.head->solved;
-  const int64_t so_far = cloud.head->rounds;
-  emulated::launch(1, kAssignThreads, [&] { finish_assignment(batch, plan, 0, *shared); });
+  emulated::launch(1, kGeneralThreads, [&] { prepare_pair(batch, plan, 0, *shared); });
+  (batch.squared ? solve<true> : solve<false>)(plan, blocks, long_ids);
+  const bool solved = head.solved;
+  const int64_t so_far = head.rounds;
+  emulated::launch(1, kGeneralThreads, [&] { finish_pair(batch, plan, 0, *shared); });
 
   write(idx), write(price), write(cost), write(gap);
   write(std::vector<double>{static_cast<double>(rounds[0]), converged ? 1.0 : 0.0});

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// In place of csrc/cuda/assign_instructions.cuh.
+// In place of csrc/cuda/assign/instructions.cuh.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -28,7 +28,7 @@ inline int* remote(int* own, int rank) {
 
 namespace pointloss {
 
-inline float fast_root(float a) { return std::sqrt(a); }
+inline float approximate_root_ftz(float a) { return std::sqrt(a); }
 inline float approximate_root(float a) { return std::sqrt(a); }
 inline int nearest_int(float a) { return a == a ? static_cast<int>(std::lrint(a)) : 0; }
 inline int cluster_rank() { return emulated::block(); }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
-// Single instructions that the assignment solvers rely on. The emulator of tests/emulator has its
-// own of each.
+// Single instructions that the assignment solvers rely on. tests/emulator/assign_instructions.cuh
+// replaces this file when the solvers run on a CPU.
 #pragma once
 
 #include <cuda_runtime.h>
 
 namespace pointloss {
 
-// Square roots that err by up to two units; the first takes subnormal numbers for 0.
-__device__ __forceinline__ float fast_root(float a) {
+// Square roots that err by up to two units in the last place; ftz: takes subnormal numbers for 0.
+__device__ __forceinline__ float approximate_root_ftz(float a) {
   float r;
   asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(a));
   return r;

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT
+// The best object of a bidder and its second-best value, by one warp.
+//
+// A warp looks through the groups of 32 objects whose bounding box and least price say that they
+// may hold one of the two; each lane keeps the best that it sees. Equal sizes: a bidder keeps the
+// two best objects of every lane and a bound below which no other object was. Prices only rise,
+// hence both are the best of all objects as long as the second best of the cached is below the
+// bound. Unequal sizes: the scan begins at the group of the last bid, and noise breaks ties.
+#pragma once
+
+#include "../best_two.cuh"
+#include "state.cuh"
+
+namespace pointloss {
+
+// At most the value of any object of group g: two units less for what rounding may add. Of a NaN
+// and a number, fmaxf takes the number.
+template <class State>
+__device__ __forceinline__ int group_bound(const State& s, int g, const float4& p) {
+  const float* box = s.box + g;
+  const int G = s.G;
+  const float dx = fmaxf(fmaxf(box[0] - p.x, p.x - box[3 * G]), 0.0f);
+  const float dy = fmaxf(fmaxf(box[G] - p.y, p.y - box[4 * G]), 0.0f);
+  const float dz = fmaxf(fmaxf(box[2 * G] - p.z, p.z - box[5 * G]), 0.0f);
+  const float sum = fmaf(dx, dx, fmaf(dy, dy, dz * dz));
+  const float cost = (State::kSquared ? sum : approximate_root_ftz(sum)) * (1.0f - 0x1p-20f);
+  return __float2int_rd(cost) - 2 + s.box_price[g];
+}
+
+// The best two of all lanes. On a tie the lowest lane wins.
+__device__ __forceinline__ BestTwo<int> best_of_warp(int best, int second, int object) {
+  BestTwo<int> top;
+  top.best = warp_min(best);
+  const int lane = __ffs(__ballot_sync(kWholeWarp, best == top.best)) - 1;
+  top.object = __shfl_sync(kWholeWarp, object, lane);
+  top.second = warp_min(static_cast<int>(threadIdx.x % 32) == lane ? second : best);
+  return top;
+}
+
+template <class State>
+__device__ __forceinline__ int nearest_group(const State& s, const float4& p) {
+  int nearest = INT_MAX, group = 0;
+  for (int g = threadIdx.x % 32; g < s.G; g += 32) {
+    const int least = group_bound(s, g, p);
+    if (least < nearest) nearest = least, group = g;
+  }
+  return best_of_warp(nearest, INT_MAX, group).object;
+}
+
+// Calls use(j, value_at(j)) for this lane's objects j of the groups g for which within(g, bound)
+// holds, two groups at a time to hide latency: for one that is missing, use(-1, INT_MAX). Calls
+// after() once per 32 groups of which any was visited.
+template <class State, class Within, class Value, class Use, class After>
+__device__ __forceinline__ void visit_groups(const State& s, const float4& p, Within within,
+                                             Value value_at, Use use, After after) {
+  const int lane = threadIdx.x % 32;
+  for (int g0 = 0; g0 < s.G; g0 += 32) {
+    const int bound = g0 + lane < s.G ? group_bound(s, g0 + lane, p) : INT_MAX;
+    unsigned groups = __ballot_sync(kWholeWarp, within(g0 + lane, bound));
+    if (groups == 0) continue;
+#pragma unroll 1
+    while (groups != 0) {
+      const int j = (g0 + __ffs(groups) - 1) * 32 + lane;
+      groups &= groups - 1;
+      const int k = groups != 0 ? (g0 + __ffs(groups) - 1) * 32 + lane : -1;
+      groups &= groups - 1;
+      const int vj = value_at(j), vk = k >= 0 ? value_at(k) : INT_MAX;
+      use(j, vj);
+      use(k, vk);
+    }
+    after();
+  }
+}
+
+template <class Id, bool kSquared>
+__device__ __forceinline__ BestTwo<int> best_two_cached(
+    const EqualState<Id, kSquared>& s, const typename EqualState<Id, kSquared>::CachedPair& pair,
+    const float4& p) {
+  // On ties the lowest lane, then the lowest object wins, as in refill_cache(): the result does not
+  // depend on what happens to be cached.
+  const int a = pair.a, b = pair.b;
+  const int va = a != s.kNone ? s.value(a, p) : INT_MAX;
+  const int vb = b != s.kNone ? s.value(b, p) : INT_MAX;
+  const bool swap = vb < va || (vb == va && b < a);
+  return best_of_warp(swap ? vb : va, swap ? va : vb, swap ? b : a);
+}
+
+// Scans all groups that may hold a value below `limit` and refills the cache. Prices that rise
+// meanwhile may exceed the limit: then the object may not be the best, or kNone.
+template <class Id, bool kSquared>
+__device__ __forceinline__ BestTwo<int> refill_cache(const EqualState<Id, kSquared>& s, int i,
+                                                     const float4& p, int limit) {
+  const int lane = threadIdx.x % 32;
+  int skipped = INT_MAX, b1 = INT_MAX, b2 = INT_MAX, b3 = INT_MAX, i1 = s.kNone, i2 = s.kNone;
+  visit_groups(
+      s, p,
+      [&](int, int bound) {
+        if (bound >= limit) skipped = min(skipped, bound);
+        return bound < limit;
+      },
+      [&](int j) { return s.value(j, p); },
+      [&](int object, int v) {
+        const bool first = v < b1, second = v < b2;
+        b3 = min(b3, max(b2, v));
+        i2 = first ? i1 : second ? object : i2;
+        b2 = min(b2, max(b1, v));
+        i1 = first ? object : i1;
+        b1 = min(b1, v);
+      },
+      [] {});
+  s.cache[static_cast<int64_t>(i) * 32 + lane] = {static_cast<Id>(b1 < kFar ? i1 : s.kNone),
+                                                  static_cast<Id>(b2 < kFar ? i2 : s.kNone)};
+  const int bound = warp_min(min(b3, skipped));
+  if (lane == 0) s.cache_bound[i] = bound;
+  s.cluster.publish();  // whoever evicts bidder i reads them next
+  __syncwarp();
+  BestTwo<int> top = best_of_warp(b1, b2, i1);
+  // A skipped object may be second best or best then: a bid counts on no more than its bound.
+  top.second = min(top.second, max(top.best, bound));
+  return top;
+}
+
+// Best two of bidder i, exact while no price rises (see refill_cache()); `slack` widens a scan so
+// that its cache lasts.
+template <class Id, bool kSquared>
+__device__ __forceinline__ BestTwo<int> best_two(const EqualState<Id, kSquared>& s, int i,
+                                                 int slack) {
+  const float4 p = s.bidder[i];
+  const int bound = load_fresh(s.cache_bound + i);
+  const auto pair = load_fresh(s.cache + static_cast<int64_t>(i) * 32 + threadIdx.x % 32);
+  int limit = kFar;
+  if (bound != INT_MIN) {
+    const BestTwo<int> top = best_two_cached(s, pair, p);
+    if (top.second < bound) return top;
+    limit = top.second;
+  } else {
+    const int v = s.value(nearest_group(s, p) * 32 + threadIdx.x % 32, p);
+    limit = best_of_warp(v, INT_MAX, 0).second;
+  }
+  limit = min(limit, kFar) + min(slack, kPriceLimit);
+  return refill_cache(s, i, p, limit);
+}
+
+// Makes every value larger by less than `size`, by another amount for each salt.
+struct Noise {
+  unsigned salt, size;
+  __device__ __forceinline__ int of(int j) const {
+    unsigned a = (static_cast<unsigned>(j) ^ salt) * 0x9e3779b1u;
+    a = (a ^ (a >> 15)) * 0x85ebca6bu;
+    return static_cast<int>(__umulhi(a, size));
+  }
+};
+
+// Best two of bidder i, who is at p; the second exact only if less than `width` above the best.
+template <bool kSquared>
+__device__ __noinline__ BestTwo<int> best_two(const UnequalState<kSquared>& s, int i,
+                                              const float4& p, int width, Noise noise) {
+  const auto value = [&](int j) { return s.value(j, p) + noise.of(j); };
+  int start = load_fresh(s.last_group + i);
+  if (start < 0) start = nearest_group(s, p);
+  BestTwo<int> top{INT_MAX, INT_MAX, 0};
+  const int first = start * 32 + static_cast<int>(threadIdx.x) % 32;
+  top.take(value(first), first);
+  int limit = warp_min(top.best) + width;
+  visit_groups(
+      s, p, [&](int g, int bound) { return g != start && bound < limit; }, value,
+      [&](int j, int v) { top.take(v, j); },
+      [&] { limit = min(limit, warp_min(top.best) + width); });
+  return best_of_warp(top.best, top.second, top.object);
+}
+
+}  // namespace pointloss
