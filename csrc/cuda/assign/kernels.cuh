@@ -25,7 +25,7 @@ template <typename T>
 __device__ void prepare_pair(const AssignBatch<T>& batch, const AssignPlan& plan, int64_t b,
                              BlockShared& shared) {
   bool swapped;
-  PairArrays c = plan.pair(b, &swapped);
+  const PairArrays c = plan.pair(b, &swapped);
   const int64_t most = plan.most();
   for (int64_t i = threadIdx.x; i < plan.N; i += kGeneralThreads) batch.idx[b * plan.N + i] = -1;
   for (int64_t j = threadIdx.x; j < most; j += kGeneralThreads) batch.price[b * most + j] = 0.0;
@@ -51,7 +51,7 @@ __device__ inline bool is_for(Solver solver, const PairArrays& c) {
          c.head->exponent != INT_MIN;
 }
 
-// What an integer solver gets of pair b, and where it leaves what it finds.
+// What an integer solver gets of pair b.
 __device__ inline IntegerInput input_of(const AssignPlan& plan, const PairArrays& c, int64_t b,
                                         bool swapped) {
   const int units = c.head->exponent * (plan.squared ? 2 : 1);
@@ -70,9 +70,6 @@ __device__ inline IntegerInput input_of(const AssignPlan& plan, const PairArrays
           assign_round_limit(plan.max_rounds, c.L),
           plan.deterministic};
 }
-__device__ inline IntegerOutput output_of(const PairArrays& c) {
-  return {c.price, c.price_f, c.owner, c.partner, c.best, 0, 0.0, false};
-}
 template <class State>
 __device__ __forceinline__ State state_of(const PairArrays& c, const IntegerInput& in) {
   State state = empty_state<State>(c.L);
@@ -81,16 +78,6 @@ __device__ __forceinline__ State state_of(const PairArrays& c, const IntegerInpu
   state.cluster = Cluster::here();
   state.exchange = c.exchange;
   return state;
-}
-
-// Leaves the rest with the pair, by the first block of the cluster.
-__device__ inline void keep(const IntegerOutput& out, const PairArrays& c) {
-  if (threadIdx.x == 0 && cluster_rank() == 0) {
-    c.head->rounds = out.rounds;
-    c.head->eps = out.eps;
-    c.head->solved = out.solved;
-  }
-  __syncthreads();
 }
 
 // Solves pair b if it is for the solver for equal sizes. `memory`: shared memory for its arrays,
@@ -103,14 +90,12 @@ __device__ __forceinline__ void solve_equal_pair(const AssignPlan& plan, int64_t
   const PairArrays c = plan.pair(b, &swapped);
   if (!is_for(Solver::kEqual, c)) return;
   const IntegerInput in = input_of(plan, c, b, swapped);
-  IntegerOutput out = output_of(c);
   State state = state_of<State>(c, in);
   state.cache = reinterpret_cast<typename State::CachedPair*>(c.cache);
   state.cache_bound = c.cache_bound;
   state.bid = state.best_count = c.equal_bid;
   state.found_best = state.found_slack = c.found;
-  solve_equal(state, shared, sizeof(Id) == sizeof(int) ? c.equal_block : memory, out);
-  keep(out, c);
+  solve_equal(state, shared, sizeof(Id) == sizeof(int) ? c.equal_block : memory, c);
 }
 
 // Map: cluster of blocks = pair.
@@ -134,12 +119,10 @@ __device__ __forceinline__ void solve_unequal_pair(const AssignPlan& plan, int64
   const PairArrays c = plan.pair(b, &swapped);
   if (!is_for(Solver::kUnequal, c)) return;
   const IntegerInput in = input_of(plan, c, b, swapped);
-  IntegerOutput out = output_of(c);
   State state = state_of<State>(c, in);
   Arena<16> arena(c.unequal_shared);
   take_shared_arrays(state, c.K, arena);
-  solve_unequal(state, shared, memory != nullptr ? memory : c.unequal_block, out);
-  keep(out, c);
+  solve_unequal(state, shared, memory != nullptr ? memory : c.unequal_block, c);
 }
 
 // Map: cluster of blocks = pair.

@@ -131,36 +131,20 @@ inline size_t assign_pair_bytes(int64_t N, int64_t M, int64_t D) {
 }
 
 // What the kernels need of a batch beside its coordinates and results.
-struct AssignPlan {
-  const int64_t *x_lengths, *y_lengths;
-  const double* price_in;
-  const int64_t* idx_in;
-  int64_t B, N, M, D, max_rounds;
-  bool squared, float_exact, deterministic;
-  double rtol;
-  char* workspace;  // 256-byte aligned
+struct AssignPlan : AssignSettings {
+  bool float_exact;  // the clouds are given in float
+  char* workspace;   // 256-byte aligned
   size_t pair_bytes;
 
   template <typename T>
   AssignPlan(const AssignBatch<T>& batch, void* workspace)
-      : x_lengths(batch.x_lengths),
-        y_lengths(batch.y_lengths),
-        price_in(batch.price_in),
-        idx_in(batch.idx_in),
-        B(batch.B),
-        N(batch.N),
-        M(batch.M),
-        D(batch.D),
-        max_rounds(batch.max_rounds),
-        squared(batch.squared),
+      : AssignSettings(batch),
         float_exact(sizeof(T) == sizeof(float)),
-        deterministic(batch.deterministic),
-        rtol(batch.rtol),
         workspace(static_cast<char*>(workspace)),
-        pair_bytes(assign_pair_bytes(batch.N, batch.M, batch.D)) {}
+        pair_bytes(assign_pair_bytes(N, M, D)) {}
 
-  __host__ __device__ int64_t most() const { return N < M ? M : N; }
   __host__ __device__ int64_t least() const { return N < M ? N : M; }
+  __host__ __device__ int64_t most() const { return N < M ? M : N; }
   __device__ const double* price_of(int64_t b) const {
     return price_in ? price_in + b * most() : nullptr;
   }

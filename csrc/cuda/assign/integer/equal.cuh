@@ -207,7 +207,7 @@ struct EqualSolver {
 // `state` has the arrays of the whole cluster; those of the block come to lie at `memory`.
 template <class Id, bool kSquared>
 __device__ __forceinline__ void solve_equal(EqualState<Id, kSquared> state, IntegerShared& shared,
-                                            char* memory, IntegerOutput& out) {
+                                            char* memory, const PairArrays& to) {
   Arena<16> arena(memory);
   take_arrays(state, arena);
   if (state.cluster.size == 1) {
@@ -221,7 +221,7 @@ __device__ __forceinline__ void solve_equal(EqualState<Id, kSquared> state, Inte
   if (!done && solver.rounds < in.round_limit) done = solver.phases(false, in.target());
   finish(
       state, shared, done, solver.rounds, solver.eps,
-      [&](int i) { return best_two(state, i, 2 * kCostError).best; }, out);
+      [&](int i) { return best_two(state, i, 2 * kCostError).best; }, to);
 }
 
 }  // namespace pointloss

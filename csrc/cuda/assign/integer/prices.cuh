@@ -2,7 +2,7 @@
 // Prices of the integer solvers: the given ones to start from, the least one, the result.
 #pragma once
 
-#include "state.cuh"
+#include "../workspace.cuh"
 
 namespace pointloss {
 
@@ -66,16 +66,16 @@ __device__ __forceinline__ double scaled_price(const State& s, int j, int least)
 
 // Writes prices, owners and partners, of which dummies are none, by one block.
 template <class State>
-__device__ __forceinline__ void store(const State& s, int least, const IntegerOutput& out) {
-  for (int i = threadIdx.x; i < s.in->K; i += kIntegerThreads) out.partner[i] = -1;
+__device__ __forceinline__ void store(const State& s, int least, const PairArrays& to) {
+  for (int i = threadIdx.x; i < s.in->K; i += kIntegerThreads) to.partner[i] = -1;
   __syncthreads();
   for (int j = threadIdx.x; j < s.N; j += kIntegerThreads) {
     const int k = s.order[j], i = s.owner[j];
     const bool owned = i != State::kNone && i < s.in->K;
-    out.price[k] = scaled_price(s, j, least);
-    out.price_f[k] = static_cast<float>(out.price[k]);
-    out.owner[k] = owned ? i : -1;
-    if (owned) out.partner[i] = k;
+    to.price[k] = scaled_price(s, j, least);
+    to.price_f[k] = static_cast<float>(to.price[k]);
+    to.owner[k] = owned ? i : -1;
+    if (owned) to.partner[i] = k;
   }
   __syncthreads();
 }

@@ -60,17 +60,21 @@ __device__ __forceinline__ void row_minima(const State& s, int least_price, Best
   }
 }
 
-// What a solver leaves when it has come to an end.
+// Leaves with the pair what a solver found that has come to an end.
 template <class State, class Best>
 __device__ __forceinline__ void finish(const State& s, IntegerShared& h, bool done, int64_t rounds,
-                                       int eps, Best best_of, IntegerOutput& out) {
+                                       int eps, Best best_of, const PairArrays& to) {
   const int least = least_of(h, s.G, [&](int g) { return s.box_price[g]; });
-  if (s.cluster.rank == 0) store(s, least, out);
-  out.rounds = rounds;
-  out.eps = eps * (1.0 / (1 << kCostBits));
-  out.solved = done || rounds >= s.in->round_limit;
-  if (out.solved) row_minima(s, least, best_of, out.minimum);
+  if (s.cluster.rank == 0) store(s, least, to);
+  const bool solved = done || rounds >= s.in->round_limit;
+  if (solved) row_minima(s, least, best_of, to.best);
   s.cluster.sync();  // none leaves while others may still write into its memory
+  if (threadIdx.x == 0 && s.cluster.rank == 0) {
+    to.head->rounds = rounds;
+    to.head->eps = eps * (1.0 / (1 << kCostBits));
+    to.head->solved = solved;
+  }
+  __syncthreads();
 }
 
 }  // namespace pointloss

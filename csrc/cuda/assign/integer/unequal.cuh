@@ -167,7 +167,7 @@ struct UnequalSolver {
 // `state` has the arrays that the cluster shares; those of the block come to lie at `memory`.
 template <bool kSquared>
 __device__ __forceinline__ void solve_unequal(UnequalState<kSquared> state, UnequalShared& shared,
-                                              char* memory, IntegerOutput& out) {
+                                              char* memory, const PairArrays& to) {
   Arena<16> arena(memory);
   take_arrays(state, state.in->K, arena);
   UnequalSolver<kSquared> solver{state, shared, {state, shared}};
@@ -175,7 +175,7 @@ __device__ __forceinline__ void solve_unequal(UnequalState<kSquared> state, Uneq
   const bool done = solver.phases(state.in->target());
   finish(
       state, shared, done, solver.auction.rounds, solver.auction.eps,
-      [&](int i) { return solver.best_of(i); }, out);
+      [&](int i) { return solver.best_of(i); }, to);
 }
 
 }  // namespace pointloss
