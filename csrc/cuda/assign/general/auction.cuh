@@ -10,9 +10,9 @@
 // Source: D. P. Bertsekas, "The auction algorithm", Annals of Operations Research 14 (1988).
 // Map: block = pair; a warp scans for a bidder if there are many, else warps share out the objects.
 // Cost: 30 to 50 bids per bidder at L values each, in ten thousand rounds or more, most of them
-// with a single bidder; the rounds, not the values, take the time. Guaranteed: as on the CPU
-// (injection, termination, certificate); the same result bit for bit on every run, since no result
-// depends on the order of a list or of atomics.
+// with a single bidder; the rounds, not the values, take the time.
+// Guaranteed: as on the CPU (injection, termination, certificate); the same result bit for bit on
+// every run, since no result depends on the order of a list or of atomics.
 #pragma once
 
 #include "certificate.cuh"

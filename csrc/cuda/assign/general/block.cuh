@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Block-wide tools of the general assignment solver: reductions, selection of the k-th smallest.
 // Map: one block of kGeneralThreads; all of its threads call each of these, with the same arguments
-// but for the value reduced, and all get the result. Deterministic: fixed order of sums.
+// but for the value reduced, and all get the result.
+// Deterministic: fixed order of sums.
 #pragma once
 
 #include <climits>

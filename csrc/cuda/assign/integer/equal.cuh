@@ -7,12 +7,13 @@
 // Method: phases of falling eps. Bidders whose object is not within eps of their best lose it; then
 // all without an object bid until few are left (equal_auction.cuh). Those wait for the next phase;
 // in the last, shortest augmenting paths match them (augmenting_paths.cuh). Below the target gap
-// the solver ends, else eps shrinks by the ratio that is missing. Source: D. P. Bertsekas, "The
-// auction algorithm", Annals of Operations Research 14 (1988). Cost: 2 (blob) to 17 (surface) bids
-// per bidder, each of 64 cached values or of the near groups; then 8 to 400 rounds of paths. Memory
-// O(N). Guaranteed: partners and owners are one another's, so an injection whenever all are
-// assigned; every loop is bounded by the round limit, the number of objects or phases, or rising
-// labels. Gap and assignment are not trusted: general/certificate.cuh checks both.
+// the solver ends, else eps shrinks by the ratio that is missing.
+// Source: D. P. Bertsekas, "The auction algorithm", Annals of Operations Research 14 (1988).
+// Cost: 2 (blob) to 17 (surface) bids per bidder, each of 64 cached values or of the near groups;
+// then 8 to 400 rounds of paths. Memory O(N).
+// Guaranteed: partners and owners are one another's, so an injection whenever all are assigned;
+// every loop is bounded by the round limit, the number of objects or phases, or rising labels. Gap
+// and assignment are not trusted: general/certificate.cuh checks both.
 #pragma once
 
 #include "augmenting_paths.cuh"

@@ -7,11 +7,12 @@
 // values that have only become worse, so the winner's object is still within eps of its best. If
 // prices rise during a scan, its second-best value is capped by the bound of what was skipped (at
 // least the best value); any error appears as slack in the next phase. The matching depends on the
-// order in which warps come. Deterministic: the same with a barrier before and after the bids of a
-// round. Values come from the prices of the round before, equal bids go to the larger bidder, and
-// the bidders that wait after the round are the same set in any order: so is the result, whatever
-// the number of blocks. Source: D. P. Bertsekas and D. A. Castanon, "Parallel synchronous and
-// asynchronous implementations of the auction algorithm", Parallel Computing 17 (1991).
+// order in which warps come.
+// Deterministic: the same with a barrier before and after the bids of a round. Values come from the
+// prices of the round before, equal bids go to the larger bidder, and the bidders that wait after
+// the round are the same set in any order: so is the result, whatever the number of blocks.
+// Source: D. P. Bertsekas and D. A. Castanon, "Parallel synchronous and asynchronous
+// implementations of the auction algorithm", Parallel Computing 17 (1991).
 #pragma once
 
 #include "prices.cuh"

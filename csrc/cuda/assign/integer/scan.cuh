@@ -2,10 +2,11 @@
 // The best object of a bidder and its second-best value, by one warp.
 //
 // A warp looks through the groups of 32 objects whose bounding box and least price say that they
-// may hold one of the two; each lane keeps the best that it sees. Equal sizes: a bidder keeps the
-// two best objects of every lane and a bound below which no other object was. Prices only rise,
-// hence both are the best of all objects as long as the second best of the cached is below the
-// bound. Unequal sizes: the scan begins at the group of the last bid, and noise breaks ties.
+// may hold one of the two; each lane keeps the best that it sees.
+// Equal sizes: a bidder keeps the two best objects of every lane and a bound below which no other
+// object was. Prices only rise, hence both are the best of all objects as long as the second best
+// of the cached is below the bound.
+// Unequal sizes: the scan begins at the group of the last bid, and noise breaks ties.
 #pragma once
 
 #include "../best_two.cuh"

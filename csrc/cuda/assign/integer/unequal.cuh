@@ -9,14 +9,16 @@
 // (unequal_auction.cuh): an object that nobody contests costs nothing, and a contested one is
 // overpriced by a few eps at most. A phase starts without owners, from the last prices less kShift
 // eps, which are then hardly ever too high; the price of an object that stayed unowned falls to
-// what a bidder would pay. Source: prices below the equilibrium's, from which an ascending auction
-// leaves no unowned object with a price: G. Demange, D. Gale, M. Sotomayor, "Multi-item auctions",
-// Journal of Political Economy 94 (1986); asymmetric problems: D. P. Bertsekas, D. A. Castanon, "A
-// forward/reverse auction algorithm for asymmetric assignment problems", Computational Optimization
-// and Applications 1 (1992). Cost at 1024 bidders, 1 %: at a ratio of 8, 2 bids per bidder in 20
-// rounds; of 2, 4 in 90; of 1.1, 12 in 650; a blob 35 in 500. Guaranteed: an object has one owner
-// and a bidder one object; all loops are bounded by the round limit, the phases or the number of
-// objects. The rest is checked as for equal.cuh.
+// what a bidder would pay.
+// Source: prices below the equilibrium's, from which an ascending auction leaves no unowned object
+// with a price: G. Demange, D. Gale, M. Sotomayor, "Multi-item auctions", Journal of Political
+// Economy 94 (1986); asymmetric problems: D. P. Bertsekas, D. A. Castanon, "A forward/reverse
+// auction algorithm for asymmetric assignment problems", Computational Optimization and
+// Applications 1 (1992).
+// Cost at 1024 bidders, 1 %: at a ratio of 8, 2 bids per bidder in 20 rounds; of 2, 4 in 90; of
+// 1.1, 12 in 650; a blob 35 in 500.
+// Guaranteed: an object has one owner and a bidder one object; all loops are bounded by the round
+// limit, the phases or the number of objects. The rest is checked as for equal.cuh.
 #pragma once
 
 #include "gap.cuh"
