@@ -24,22 +24,15 @@
 #include <limits>
 #include <numeric>
 
+#include "../common/assign_phases.h"
 #include "assign_paths.h"
 
 namespace pointloss {
 
 namespace assign_detail {
 
-// Float scans need eps above this part of the median value: 64 float units in the last place. The
-// part of the mean guards the few values far above the median.
-constexpr double kFloatEps = 0x1p-18;
-constexpr double kFloatMeanEps = 0x1p-24;
-// Double inputs are rounded to float relative to their extent (scaled to about 1), not their value.
-constexpr double kFloatExtentEps = 0x1p-17;
 // A cached second best that is cut off closer than this many eps to the best is looked up anew.
 constexpr double kCutoffEps = 2.0;
-
-enum class Outcome { kDone, kNeedsDouble, kStopped, kDropWarm };
 
 template <typename S>
 class Auction {
@@ -84,17 +77,19 @@ class Auction {
     refresh_prices();
   }
 
-  // Phases from `eps` on. `bid_limit` bounds the first phase of a warm start (negative: none).
-  Outcome run(double& eps, double rtol, int64_t round_limit, int64_t bid_limit, double& gap);
-
+  // Phases from `eps` on, and what assign_phases() asks for.
+  AssignOutcome run(double& eps, double rtol, int64_t round_limit, int64_t bid_limit, double& gap) {
+    return assign_phases<S>(*this, eps, rtol, round_limit, bid_limit, gap);
+  }
+  bool run_phase(S, double& eps, int64_t round_limit, int64_t bid_limit);
+  bool squared() const { return frame_.squared; }
+  bool certifies_float() const { return frame_.float_exact; }
+  int64_t rounds() const { return state_.rounds; }
+  void keep_phase() { assign_detail::keep_phase(state_); }
+  void restore_or_complete() { assign_detail::restore_or_complete(frame_, state_); }
   double certify();
 
-  struct Slack {
-    double gap;           // estimate
-    double finest;        // eps below this teaches nothing more
-    double finest_float;  // float scans need eps at least this
-  };
-  Slack measure_slack();
+  AssignSlack measure_slack(S);
 
   // Takes its object from every bidder whose slack was above eps.
   void drop_slack(double eps) {
@@ -120,7 +115,6 @@ class Auction {
   void rescan(int64_t i);
   void bid(int32_t i, double eps);
   void refill();
-  bool run_phase(double& eps, int64_t round_limit, int64_t bid_limit);
   void normalise();
   double row_minimum(int64_t i);
 
@@ -260,7 +254,7 @@ void Auction<S>::refill() {
 // Assigns every bidder; false when a bound was hit first. A price war in the first phase says that
 // eps is too small to begin with, in a later one that paths are the way out.
 template <typename S>
-bool Auction<S>::run_phase(double& eps, int64_t round_limit, int64_t bid_limit) {
+bool Auction<S>::run_phase(S, double& eps, int64_t round_limit, int64_t bid_limit) {
   queue_.clear();
   for (int64_t i = 0; i < frame_.bidders; ++i) {
     if (state_.partner[i] < 0) queue_.push_back(static_cast<int32_t>(i));
@@ -294,7 +288,7 @@ bool Auction<S>::run_phase(double& eps, int64_t round_limit, int64_t bid_limit) 
 // Estimates the gap from the slack (own value - best value) of every bidder that has an object,
 // nearly free of charge.
 template <typename S>
-typename Auction<S>::Slack Auction<S>::measure_slack() {
+AssignSlack Auction<S>::measure_slack(S) {
   normalise();
   std::vector<double> best = best_values();
   double total = 0.0, primal = 0.0, mean = 0.0, largest = 0.0;
@@ -310,13 +304,7 @@ typename Auction<S>::Slack Auction<S>::measure_slack() {
   const size_t middle = (best.size() - 1) / 2;
   std::nth_element(best.begin(), best.begin() + middle, best.end());
   const double median = best[middle];
-  Slack slack;
-  slack.gap = primal > 0.0 ? total / primal : 0.0;
-  slack.finest = std::max(kAssignEpsFloor * median, kAssignEpsUnderflow * largest);
-  slack.finest_float = std::max(
-      {kFloatEps * median, kFloatMeanEps * mean, assign_float_floor(frame_.squared)});
-  if (!frame_.float_exact) slack.finest_float = std::max(slack.finest_float, kFloatExtentEps);
-  return slack;
+  return assign_slack(total, primal, mean, median, largest, frame_.squared, frame_.float_exact);
 }
 
 // Lowers all prices together until the least is zero, which changes nothing but the numbers' size.
@@ -371,37 +359,6 @@ double Auction<S>::certify() {
   for (int64_t j = 0; j < frame_.objects; ++j) prices.add(state_.price[j]);
   return assign_gap(primal.total(), rows.total(), prices.total(), frame_.bidders, frame_.dim,
                     kCarryAdds, state_.exact);
-}
-
-// Phases at eps, eps / 5, ... until the certificate meets rtol. Leaves the assignment complete
-// unless the outcome is kDropWarm. `gap` is certified for kDone and kStopped.
-template <typename S>
-Outcome Auction<S>::run(double& eps, double rtol, int64_t round_limit, int64_t bid_limit,
-                        double& gap) {
-  constexpr bool kFloat = std::is_same_v<S, float>;
-  if (kFloat && eps < assign_float_floor(frame_.squared)) return Outcome::kNeedsDouble;
-  for (;; bid_limit = -1) {
-    if (!run_phase(eps, round_limit, bid_limit)) {
-      if (state_.rounds < round_limit) return Outcome::kDropWarm;
-      restore_or_complete(frame_, state_);
-      gap = certify();
-      return Outcome::kStopped;
-    }
-    const Slack slack = measure_slack();
-    gap = slack.gap;
-    const bool hopeful = gap <= rtol || gap == 0.0;
-    const bool last = eps <= 1.5 * slack.finest;  // the next eps could only be the finest itself
-    if (hopeful || (last && !kFloat)) {
-      if (kFloat && !frame_.float_exact) return Outcome::kNeedsDouble;
-      gap = certify();
-      if (gap <= rtol) return Outcome::kDone;
-      if (last && !kFloat) return Outcome::kStopped;
-    }
-    keep_phase(state_);
-    eps = std::max(assign_next_eps(eps, gap, rtol), slack.finest);
-    drop_slack(eps);
-    if (kFloat && eps < slack.finest_float) return Outcome::kNeedsDouble;
-  }
 }
 
 }  // namespace assign_detail

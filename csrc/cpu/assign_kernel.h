@@ -80,13 +80,13 @@ inline double solve_frame(const Frame& frame, double rtol, int64_t max_rounds,
     }
     if (opening == Opening::kHolds) return gap;
     const int64_t bids = opening == Opening::kWarm ? kAssignWarmBids * frame.bidders : -1;
-    Outcome outcome = auction.run(eps, rtol, limit, bids, gap);
-    if (outcome == Outcome::kDropWarm) {
+    AssignOutcome outcome = auction.run(eps, rtol, limit, bids, gap);
+    if (outcome == AssignOutcome::kDropWarm) {
       drop_prices(frame, auction, state);
       eps = cold;
       outcome = auction.run(eps, rtol, limit, -1, gap);
     }
-    if (outcome != Outcome::kNeedsDouble) return gap;
+    if (outcome != AssignOutcome::kNeedsDouble) return gap;
   }
   Auction<double> auction(frame, state);
   auction.run(eps, rtol, limit, -1, gap);

@@ -64,7 +64,7 @@ Opening open_warm(const Frame& frame, const double* price_in, const int64_t* idx
   auction.refresh_prices();
   if (idx_in != nullptr) {
     const bool whole = load_matching(frame, idx_in, state);
-    if (auction.measure_slack().gap <= rtol && whole) {
+    if (auction.measure_slack(S(0)).gap <= rtol && whole) {
       gap = auction.certify();
       if (gap <= rtol) return Opening::kHolds;
     }

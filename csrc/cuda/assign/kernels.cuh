@@ -153,7 +153,7 @@ __device__ void finish_pair(const AssignBatch<T>& batch, const AssignPlan& plan,
     const bool finite = c.head->finite;
     if (!finite) cost = NAN, gap = INFINITY;
     Auction auction{{c, shared}};
-    auction.rounds = c.head->rounds;
+    auction.rounds_taken = c.head->rounds;
     const double identity =
         finite && exponent != INT_MIN
             ? block_over(shared, c.K, 0.0, Sum(), [&](int64_t i) { return auction.cost(i, i); })
@@ -164,9 +164,9 @@ __device__ void finish_pair(const AssignBatch<T>& batch, const AssignPlan& plan,
     } else {
       const int units = exponent * (batch.squared ? 2 : 1);
       gap = auction.solve(batch.rtol, batch.max_rounds, plan.price_of(b), units,
-                          kAssignOpeningPart * identity / static_cast<double>(c.K), &cost);
-      cost = ldexp(cost, units);
-      rounds = auction.rounds;
+                          kAssignOpeningPart * identity / static_cast<double>(c.K));
+      cost = ldexp(auction.mean_cost, units);
+      rounds = auction.rounds();
       exact = auction.exact;
       for (int64_t i = threadIdx.x; i < c.K; i += kGeneralThreads) {
         const int64_t j = c.partner[i];

@@ -15,22 +15,20 @@
 // every run, since no result depends on the order of a list or of atomics.
 #pragma once
 
+#include "../../../common/assign_phases.h"
 #include "certificate.cuh"
 
 namespace pointloss {
 
-// Float scans need eps above these parts of the median and of the mean value, and, for double
-// input, of the extent (scaled to about 1), to which its rounding to float is relative.
-constexpr double kFloatMedianEps = 0x1p-18;
-constexpr double kFloatMeanEps = 0x1p-24;
-constexpr double kFloatExtentEps = 0x1p-17;
-
-enum class Outcome { kDone, kNeedsDouble, kStopped, kDropWarm };
-
 struct Auction : Certificate {
   double last_level = 0.0, raise_cap = 0.0;
   bool has_last = false;
-  int64_t rounds = 0, war_bids = 0;
+  int64_t rounds_taken = 0, war_bids = 0;
+
+  // As assign_phases() asks for them.
+  __device__ bool squared() const { return c.squared; }
+  __device__ bool certifies_float() const { return true; }
+  __device__ int64_t rounds() const { return rounds_taken; }
 
   // Best two values of bidder i by `warps` warps, of which this is number `part`.
   template <typename S>
@@ -155,7 +153,7 @@ struct Auction : Certificate {
 
   // Assigns every bidder; false when a bound was hit first.
   template <typename S>
-  __device__ __noinline__ bool run_phase(double& eps, int64_t round_limit, int64_t bid_limit) {
+  __device__ __noinline__ bool run_phase(S, double& eps, int64_t round_limit, int64_t bid_limit) {
     int side = 0;
     __syncthreads();
     if (threadIdx.x < 2) shared.count[threadIdx.x] = 0;
@@ -169,13 +167,13 @@ struct Auction : Certificate {
       if (shared.count[side] == 0) refill(c.queue[side], shared.count + side);
       const int count = shared.count[side];
       if (count == 0) break;
-      if (rounds >= round_limit || (bid_limit >= 0 && bids > bid_limit)) return false;
+      if (rounds_taken >= round_limit || (bid_limit >= 0 && bids > bid_limit)) return false;
       if (bids - war_start > war_bids) {
         eps *= kAssignTheta * kAssignTheta;
         raise_cap = fmax(raise_cap, kAssignRaiseCap * eps);
         war_start = bids;
       }
-      ++rounds;
+      ++rounds_taken;
       bids += count;
       bid_round<S>(c.queue[side], count, eps, c.queue[1 - side], shared.count + (1 - side));
       // No barrier: the next round adds to this count only after its own first one.
@@ -198,13 +196,9 @@ struct Auction : Certificate {
     return block_over(shared, c.K, 0.0, Sum(), [&](int64_t i) { return c.best[i]; });
   }
 
-  struct Slack {
-    double gap, finest, finest_float;
-  };
-
   // Estimates the gap from the slack (own value - best value) of every bidder.
   template <typename S>
-  __device__ __noinline__ Slack measure_slack() {
+  __device__ __noinline__ AssignSlack measure_slack(S) {
     normalise();
     const double mean = best_sum<S>() / static_cast<double>(c.K);
     for (int64_t i = threadIdx.x; i < c.K; i += kGeneralThreads) {
@@ -219,13 +213,7 @@ struct Auction : Certificate {
         block_over(shared, c.K, 0.0, Max(), [&](int64_t i) { return c.best[i]; });
     const double median =
         block_select(shared, c.K, (c.K - 1) / 2, [&](int64_t i) { return key_of(c.best[i]); });
-    Slack slack;
-    slack.gap = primal > 0.0 ? total / primal : 0.0;
-    slack.finest = fmax(kAssignEpsFloor * median, kAssignEpsUnderflow * largest);
-    slack.finest_float = fmax(kFloatMedianEps * median, kFloatMeanEps * mean);
-    slack.finest_float = fmax(slack.finest_float, assign_float_floor(c.squared));
-    if (!c.float_exact) slack.finest_float = fmax(slack.finest_float, kFloatExtentEps);
-    return slack;
+    return assign_slack(total, primal, mean, median, largest, c.squared, c.float_exact);
   }
 
   // Clears prices and assignment.
@@ -270,42 +258,25 @@ struct Auction : Certificate {
     }
   }
 
-  // Phases at eps, eps / 5, ... until the certificate meets rtol. Leaves the assignment complete
-  // unless the outcome is kDropWarm. `gap` and `mean_cost` are certified for kDone and kStopped.
-  template <typename S>
-  __device__ __noinline__ Outcome run(double& eps, double rtol, int64_t round_limit,
-                                      int64_t bid_limit, double& gap, double* mean_cost) {
-    const bool is_float = sizeof(S) == sizeof(float);
-    if (is_float && eps < assign_float_floor(c.squared)) return Outcome::kNeedsDouble;
-    for (;; bid_limit = -1) {
-      if (!run_phase<S>(eps, round_limit, bid_limit)) {
-        if (rounds < round_limit) return Outcome::kDropWarm;
-        restore_or_complete();
-        gap = certify(mean_cost);
-        return Outcome::kStopped;
-      }
-      const Slack slack = measure_slack<S>();
-      gap = slack.gap;
-      const bool hopeful = gap <= rtol || gap == 0.0;
-      const bool last = eps <= 1.5 * slack.finest;  // the next eps could only be the finest itself
-      if (hopeful || (last && !is_float)) {
-        gap = certify(mean_cost);
-        if (gap <= rtol) return Outcome::kDone;
-        if (last && !is_float) return Outcome::kStopped;
-      }
-      last_level = level;
-      has_last = true;
-      for (int64_t j = threadIdx.x; j < c.L; j += kGeneralThreads) c.last_price[j] = c.price[j];
-      for (int64_t i = threadIdx.x; i < c.K; i += kGeneralThreads) c.last_partner[i] = c.partner[i];
-      eps = fmax(assign_next_eps(eps, gap, rtol), slack.finest);
-      for (int64_t i = threadIdx.x; i < c.K; i += kGeneralThreads) {
-        if (c.slack[i] <= eps) continue;
-        c.owner[c.partner[i]] = -1;
-        c.partner[i] = -1;
-      }
-      __syncthreads();
-      if (is_float && eps < slack.finest_float) return Outcome::kNeedsDouble;
+  __device__ void keep_phase() {
+    last_level = level;
+    has_last = true;
+    for (int64_t j = threadIdx.x; j < c.L; j += kGeneralThreads) c.last_price[j] = c.price[j];
+    for (int64_t i = threadIdx.x; i < c.K; i += kGeneralThreads) c.last_partner[i] = c.partner[i];
+  }
+  __device__ void drop_slack(double eps) const {
+    for (int64_t i = threadIdx.x; i < c.K; i += kGeneralThreads) {
+      if (c.slack[i] <= eps) continue;
+      c.owner[c.partner[i]] = -1;
+      c.partner[i] = -1;
     }
+    __syncthreads();
+  }
+
+  template <typename S>
+  __device__ __noinline__ AssignOutcome run(double& eps, double rtol, int64_t round_limit,
+                                            int64_t bid_limit, double& gap) {
+    return assign_phases<S>(*this, eps, rtol, round_limit, bid_limit, gap);
   }
 
   // Installs warm prices (in input units; what is not finite counts as 0) if they give a better
@@ -326,39 +297,39 @@ struct Auction : Certificate {
   }
 
   // Phases from eps on, in float as long as that suffices.
-  __device__ Outcome run_all(double& eps, double rtol, int64_t limit, int64_t bid_limit,
-                             double& gap, double* mean_cost) {
-    const Outcome outcome = run<float>(eps, rtol, limit, bid_limit, gap, mean_cost);
-    if (outcome != Outcome::kNeedsDouble) return outcome;
-    return run<double>(eps, rtol, limit, -1, gap, mean_cost);
+  __device__ AssignOutcome run_all(double& eps, double rtol, int64_t limit, int64_t bid_limit,
+                                   double& gap) {
+    const AssignOutcome outcome = run<float>(eps, rtol, limit, bid_limit, gap);
+    if (outcome != AssignOutcome::kNeedsDouble) return outcome;
+    return run<double>(eps, rtol, limit, -1, gap);
   }
 
   // Certifies what an integer solver left; goes on from there if that is not enough.
-  __device__ double finish_integers(double rtol, int64_t limit, double* mean_cost) {
+  __device__ double finish_integers(double rtol, int64_t limit) {
     double gap = INFINITY, eps = c.head->eps;
     if (unassigned() == 0.0) {
-      gap = gap_of_rows(mean_cost);
-      if (gap <= rtol || rounds >= limit) return gap;
+      gap = gap_of_rows();
+      if (gap <= rtol || rounds_taken >= limit) return gap;
       // Integer prices lie between rounded costs. Where many bidders pay the same or nothing, as
       // among duplicates, what rounding adds up to can be more than the gap of the few who travel.
       tighten();
-      gap = certify(mean_cost);
+      gap = certify();
       if (gap <= rtol) return gap;
     }
     clear_bids();
     war_bids = kAssignWarBids * c.K;
     raise_cap = kAssignRaiseCap * eps;
     __syncthreads();
-    run_all(eps, rtol, limit, -1, gap, mean_cost);
+    run_all(eps, rtol, limit, -1, gap);
     return gap;
   }
 
   // Solves a pair that is neither empty nor degenerate; returns the certified gap. `opening`: eps
   // to begin at if every nearest cost is 0, as coincident points can make it.
   __device__ double solve(double rtol, int64_t max_rounds, const double* price_in, int exponent,
-                          double opening, double* mean_cost) {
+                          double opening) {
     const int64_t limit = assign_round_limit(max_rounds, c.L);
-    if (c.head->solved && consistent()) return finish_integers(rtol, limit, mean_cost);
+    if (c.head->solved && consistent()) return finish_integers(rtol, limit);
     clear();
     war_bids = kAssignWarBids * c.K;
     const double nearest = best_sum<float>();
@@ -368,10 +339,10 @@ struct Auction : Certificate {
     const bool warm = price_in != nullptr && load_prices(price_in, exponent, nearest);
     if (warm) eps /= kAssignWarmRatio;
     const int64_t bids = warm ? kAssignWarmBids * c.K : -1;
-    if (run_all(eps, rtol, limit, bids, gap, mean_cost) == Outcome::kDropWarm) {
+    if (run_all(eps, rtol, limit, bids, gap) == AssignOutcome::kDropWarm) {
       clear();
       eps *= kAssignWarmRatio;
-      run_all(eps, rtol, limit, -1, gap, mean_cost);
+      run_all(eps, rtol, limit, -1, gap);
     }
     return gap;
   }

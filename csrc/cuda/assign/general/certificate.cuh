@@ -17,6 +17,7 @@ struct Certificate {
   // With more objects than bidders, L - K identical dummy bidders of cost 0 are represented by one
   // number: the common price of their objects, and a lower bound on all prices.
   double level = 0.0;
+  double mean_cost = 0.0;  // of the assignment that was certified last
 
   __device__ double cost(int64_t i, int64_t j) const {
     return assign_cost(c.bidder + i, c.K, c.object + j, c.L, c.dim, c.squared);
@@ -59,25 +60,25 @@ struct Certificate {
 
   // The certified gap of the present assignment, from coordinates, prices and the row minima in
   // best.
-  __device__ __noinline__ double gap_of_rows(double* mean_cost) {
+  __device__ __noinline__ double gap_of_rows() {
     const double rows = block_over(shared, c.K, 0.0, Sum(), [&](int64_t i) { return c.best[i]; });
     const double prices =
         block_over(shared, c.L, 0.0, Sum(), [&](int64_t j) { return c.price[j]; });
     const double primal =
         block_over(shared, c.K, 0.0, Sum(), [&](int64_t i) { return cost(i, c.partner[i]); });
-    *mean_cost = primal / static_cast<double>(c.K);
+    mean_cost = primal / static_cast<double>(c.K);
     return assign_gap(primal, rows, prices, c.K, c.dim, block_adds(c.L), exact);
   }
 
   // The certified gap of the present assignment, from nothing but coordinates and prices.
-  __device__ __noinline__ double certify(double* mean_cost) {
+  __device__ __noinline__ double certify() {
     normalise();
     for (int64_t i = threadIdx.x / 32; i < c.K; i += kGeneralWarps) {
       const double least = c.float_exact ? row_minimum<float>(i) : row_minimum<double>(i);
       if (threadIdx.x % 32 == 0) c.best[i] = least;
     }
     __syncthreads();
-    return gap_of_rows(mean_cost);
+    return gap_of_rows();
   }
 
   // Lowers every price as far as no row minimum in best falls: q_j = max(0, max_i (best_i - c_ij)),

@@ -189,14 +189,13 @@ __host__ __device__ void take_arrays(EqualState<Id, kSquared>& s, Arena<16>& are
   const int64_t wide = int64_t{32} * s.G;
   arena.take(s.object, wide);
   arena.take(s.bidder, s.N);
-  arena.take(s.sort_key, power_of_two_from(wide));
-  s.claim = s.label = s.sort_key;
-  arena.take(s.best, s.N);
-  s.slack = s.distance = s.best;
+  arena.overlay([&] { arena.take(s.sort_key, power_of_two_from(wide)); },
+                [&] { arena.take(s.claim, s.N); }, [&] { arena.take(s.label, wide); });
+  arena.overlay([&] { arena.take(s.best, s.N); }, [&] { arena.take(s.slack, s.N); },
+                [&] { arena.take(s.distance, s.N); });
   arena.take(s.partner, s.N);
   arena.take(s.owner, wide);
-  arena.take(s.root, wide);
-  s.selected = s.root;
+  arena.overlay([&] { arena.take(s.root, wide); }, [&] { arena.take(s.selected, wide); });
   arena.take(s.queue, s.N);
   arena.take(s.box, 6 * int64_t{s.G});
   arena.take(s.box_price, s.G);
