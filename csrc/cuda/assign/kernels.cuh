@@ -80,8 +80,8 @@ __device__ __forceinline__ State state_of(const PairArrays& c, const IntegerInpu
   return state;
 }
 
-// Solves pair b if it is for the solver for equal sizes. `memory`: shared memory for its arrays,
-// which lie in global memory if ids are wide.
+// Solves pair b if it is for the solver for equal sizes. `memory`: shared memory for its arrays;
+// with wide ids they lie in global memory, and a pair has one block.
 template <class Id, bool kSquared>
 __device__ __forceinline__ void solve_equal_pair(const AssignPlan& plan, int64_t b,
                                                  IntegerShared& shared, char* memory) {
@@ -95,7 +95,9 @@ __device__ __forceinline__ void solve_equal_pair(const AssignPlan& plan, int64_t
   state.cache_bound = c.cache_bound;
   state.bid = state.best_count = c.equal_bid;
   state.found_best = state.found_slack = c.found;
-  solve_equal(state, shared, sizeof(Id) == sizeof(int) ? c.equal_block : memory, c);
+  constexpr bool kWide = sizeof(Id) == sizeof(int);
+  if (kWide) state.cluster = {};
+  solve_equal(state, shared, kWide ? c.equal_block : memory, c);
 }
 
 // Map: cluster of blocks = pair.
