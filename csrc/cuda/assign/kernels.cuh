@@ -40,7 +40,7 @@ __device__ void prepare_pair(const AssignBatch<T>& batch, const AssignPlan& plan
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kGeneralThreads)
+__global__ void __launch_bounds__(kGeneralThreads, 2)
     assign_prepare_kernel(AssignBatch<T> batch, AssignPlan plan) {
   __shared__ BlockShared shared;
   for (int64_t b = blockIdx.x; b < batch.B; b += gridDim.x) prepare_pair(batch, plan, b, shared);

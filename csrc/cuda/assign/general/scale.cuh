@@ -10,8 +10,8 @@ namespace pointloss {
 // Scales both clouds; false when a coordinate is not finite. `exponent` is INT_MIN when all points
 // coincide.
 template <typename T>
-__device__ __noinline__ bool scale_clouds(const PairArrays& c, BlockShared& shared, const T* bidder,
-                                          const T* object, int& exponent) {
+__device__ bool scale_clouds(const PairArrays& c, BlockShared& shared, const T* bidder,
+                             const T* object, int& exponent) {
   double half_extent = 0.0, bad = 0.0;
   const auto bounds = [&](int64_t d, auto op, double start) {
     const double a = block_over(shared, c.K, start, op, [&](int64_t k) {
