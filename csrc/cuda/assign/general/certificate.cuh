@@ -18,6 +18,7 @@ struct Certificate {
   // number: the common price of their objects, and a lower bound on all prices.
   double level = 0.0;
   double mean_cost = 0.0;  // of the assignment that was certified last
+  double exact = 0.0;      // the gap of the last certificate that is as good as 0
 
   __device__ double cost(int64_t i, int64_t j) const {
     return assign_cost(c.bidder + i, c.K, c.object + j, c.L, c.dim, c.squared);
