@@ -22,8 +22,7 @@ void launch_pass(const BackwardParams<T>& p, cudaStream_t stream, bool overlap =
 }
 
 template <int kNorm, class T>
-void launch_backward(const BackwardParams<T>& p, bool deterministic, int32_t device,
-                     cudaStream_t stream) {
+void launch_backward(const BackwardParams<T>& p, bool deterministic, cudaStream_t stream) {
   if (p.B * std::max(p.direction[0].N, p.direction[1].N) == 0) return;
   if (deterministic) {
     launch_pass<kNorm, BackwardPass::kBound>(p, stream);
@@ -79,9 +78,9 @@ Gradients backward_typed(const BackwardCall& call, bool deterministic) {
     params.direction[0].lost_b = params.direction[1].lost_a = of_y;
   }
   if (call.norm == 1) {
-    launch_backward<1>(params, deterministic, device, stream);
+    launch_backward<1>(params, deterministic, stream);
   } else {
-    launch_backward<2>(params, deterministic, device, stream);
+    launch_backward<2>(params, deterministic, stream);
   }
   return {grad_x, grad_y};
 }
