@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import baselines, harness, matching
 from pointloss import assign
-from tests.clouds import approach, blob, duplicates, make, noisy, ring, surface, uniform
+from pointloss.testing.clouds import approach, blob, duplicates, make, noisy, ring, surface, uniform
 
 pytestmark = pytest.mark.benchmark(timer=harness.timer)
 

@@ -16,8 +16,8 @@ import torch
 
 from benchmarks import baselines, harness
 from pointloss import chamfer, nearest_both, reference
-from tests.clouds import blob, make, surface
-from tests.streams import capture
+from pointloss.testing.clouds import blob, make, surface
+from pointloss.testing.streams import capture
 
 pytestmark = pytest.mark.benchmark(timer=harness.timer)
 

@@ -16,8 +16,8 @@ import torch
 
 from benchmarks import harness, matching
 from pointloss import EMDLoss, assign, emd
-from tests.clouds import blob, noisy, surface
-from tests.streams import capture
+from pointloss.testing.clouds import blob, noisy, surface
+from pointloss.testing.streams import capture
 
 pytestmark = pytest.mark.benchmark(timer=harness.timer)
 

@@ -14,7 +14,16 @@ import torch
 
 from benchmarks import baselines, harness
 from pointloss import nearest_both, reference
-from tests.clouds import blob, duplicates, lattice, make, outlier, surface, two_scales, uniform
+from pointloss.testing.clouds import (
+    blob,
+    duplicates,
+    lattice,
+    make,
+    outlier,
+    surface,
+    two_scales,
+    uniform,
+)
 
 pytestmark = pytest.mark.benchmark(timer=harness.timer)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks import baselines, harness
 from pointloss import Assignment, reference
-from tests.clouds import make
+from pointloss.testing.clouds import make
 
 # A solve that will take more seconds than this is skipped.
 LIMIT_S = float(os.environ.get("POINTLOSS_LIMIT", "20"))

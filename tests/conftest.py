@@ -23,8 +23,7 @@ def _need_gpu():
         pytest.skip("no GPU here; the GPU half is run and recorded as CONTRIBUTING.md tells")
 
 
-# Of the session's scope, because property tests run many examples with one fixture, and so that
-# tests run in the order in which they are named (benchmarks/record_sanitizers.py).
+# Of the session's scope, because property tests run many examples with one fixture.
 @pytest.fixture(scope="session", params=["cpu", "cuda"])
 def device(request):
     if request.param == "cuda":

@@ -1,10 +1,21 @@
 # SPDX-License-Identifier: MIT
 import pytest
 import torch
-from clouds import KINDS, blob, duplicates, exponents, lattice, make, noisy, ring, surface, uniform
-from streams import aside, capture
 
 from pointloss import assign, reference
+from pointloss.testing.clouds import (
+    KINDS,
+    blob,
+    duplicates,
+    exponents,
+    lattice,
+    make,
+    noisy,
+    ring,
+    surface,
+    uniform,
+)
+from pointloss.testing.streams import aside, capture
 
 SIZES = [(1, 1, 1), (2, 2, 2), (2, 31, 31), (1, 130, 130), (1, 37, 100), (1, 100, 37), (1, 1, 50)]
 
@@ -147,6 +158,7 @@ def test_unequal_sizes(sizes, device):
     assert found.price.shape == (1, 2000)
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("sizes", [(80, 80), (80, 81), (81, 120), (120, 60)])
 @pytest.mark.parametrize("squared", [False, True], ids=["plain", "squared"])
 def test_two_far_clusters(sizes, squared, device):
@@ -167,6 +179,7 @@ def test_a_few_points_in_very_many(sizes, device, dtype):
     assert found.converged.all()
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("dim", [1, 2, 5, 64])
 def test_any_dimension(dim, device, dtype):
     x = torch.randn(2, 40, dim, device=device, dtype=dtype)
@@ -196,6 +209,7 @@ def test_extents_near_the_largest_double(sizes, device, deterministic):
     torch.testing.assert_close(large.cost * 2.0**-1023, plain.cost, rtol=1e-15, atol=0)
 
 
+@pytest.mark.sanitize
 def test_lengths_equal_the_cut_clouds(device, deterministic):
     x, y = make(surface, 5, 60, 80, device=device)
     n = torch.tensor([60, 20, 0, 60, 1], device=device)
@@ -242,6 +256,7 @@ def test_coordinates_that_are_not_finite(value, device, dtype):
     assert torch.equal(found.idx.sort(1).values.cpu(), torch.arange(50).expand(3, -1))
 
 
+@pytest.mark.sanitize
 def test_empty(device):
     x = torch.zeros(2, 5, 3, device=device)
     assert assign(x[:0], x[:0]).idx.shape == (0, 5)

@@ -12,10 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clouds import KINDS, blob, duplicates, make, noisy, outlier, surface, two_scales
 from test_assign import assert_valid
 
 from pointloss import Assignment
+from pointloss.testing.clouds import (
+    KINDS,
+    blob,
+    duplicates,
+    make,
+    noisy,
+    outlier,
+    surface,
+    two_scales,
+)
 
 TESTS = Path(__file__).parent
 # Stops of a warp in percent, how many of those hold it, and for how many turns of the others.

@@ -2,12 +2,12 @@
 """What holds of every assignment, on clouds and options drawn at random."""
 
 import torch
-from clouds import CROWDED, KINDS, blob, make, surface, uniform
 from hypothesis import given
 from hypothesis import strategies as st
 from test_assign import assert_valid
 
 from pointloss import assign, reference
+from pointloss.testing.clouds import CROWDED, KINDS, blob, make, surface, uniform
 
 SEED, POINTS = st.integers(0, 2**31), st.integers(1, 60)
 

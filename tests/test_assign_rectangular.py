@@ -3,7 +3,10 @@
 
 import pytest
 import torch
-from clouds import (
+from test_assign import assert_same_bits, assert_valid
+
+from pointloss import assign, reference
+from pointloss.testing.clouds import (
     KINDS,
     approach,
     blob,
@@ -17,9 +20,6 @@ from clouds import (
     surface,
     two_scales,
 )
-from test_assign import assert_same_bits, assert_valid
-
-from pointloss import assign, reference
 
 # One more, as many more as are still solved as equal sizes, one beyond that, and many more.
 SIZES = [(64, 65), (64, 80), (81, 64), (64, 81), (33, 300), (400, 2), (180, 450)]
@@ -100,6 +100,7 @@ def test_more_objects_than_shared_memory_holds(cuda):
     assert_certified(x, y, assign(x, y), 1e-2)
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("dim", [1, 2, 3])
 def test_few_dimensions(dim, device, dtype):
     x = torch.randn(2, 50, dim, device=device, dtype=dtype)
@@ -109,6 +110,7 @@ def test_few_dimensions(dim, device, dtype):
     assert found.converged.all()
 
 
+@pytest.mark.sanitize
 def test_lengths_choose_the_solver_for_each_cloud(device, deterministic):
     """Equal, nearly equal and very unequal clouds in one batch are solved as they are alone."""
     x, y = make(surface, 6, 90, 300, device=device)

@@ -3,10 +3,10 @@
 
 import pytest
 import torch
-from clouds import approach, blob, duplicates, make, noisy, surface
 from test_assign import assert_covered_by_prices, assert_valid
 
 from pointloss import assign, emd
+from pointloss.testing.clouds import approach, blob, duplicates, make, noisy, surface
 
 
 def again(x, y, earlier, rtol, **options):
@@ -22,6 +22,7 @@ def assert_kept(found, earlier):
     assert found.rounds.eq(0).all()
 
 
+@pytest.mark.sanitize
 def test_warm_start(device):
     x, y = make(surface, 2, 300, 300, device=device)
     cold = assign(x, y, rtol=1e-3)
@@ -108,6 +109,7 @@ def test_any_start_matching_is_safe(given, kind, sizes, device):
         again(x, y, cold._replace(price=price, idx=idx), 1e-3)
 
 
+@pytest.mark.sanitize
 def test_lengths_and_a_matching(device, deterministic):
     """Each cloud begins at its own part, as it does alone; what is beyond a length counts not."""
     x, y = make(surface, 4, 60, 60, device=device)

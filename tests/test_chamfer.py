@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 import pytest
 import torch
-from clouds import KINDS, make, surface, uniform
-from streams import capture
 from torch.autograd import forward_ad
 
 from pointloss import ChamferLoss, chamfer, nearest, nearest_both, reference
+from pointloss.testing.clouds import KINDS, make, surface, uniform
+from pointloss.testing.streams import capture
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
@@ -44,6 +44,7 @@ def test_directions(device):
     assert unreduced.y_to_x is None
 
 
+@pytest.mark.sanitize
 def test_lengths_equal_the_cut_clouds(device):
     x, y = make(surface, 3, 30, 40, dtype=torch.float64, device=device)
     n, m = torch.tensor([30, 1, 17], device=device), torch.tensor([2, 40, 9], device=device)
@@ -54,6 +55,7 @@ def test_lengths_equal_the_cut_clouds(device):
             torch.testing.assert_close(padded[b], cut)
 
 
+@pytest.mark.sanitize
 def test_weights(device):
     x, y = make(surface, 2, 30, 40, dtype=torch.float64, device=device)
     w = torch.rand(2, 30, device=device, dtype=torch.float64)
@@ -244,6 +246,7 @@ def test_sums_keep_what_float32_would_lose(device):
     torch.testing.assert_close(value, one.sum() * 2**20, rtol=1e-7, atol=0)
 
 
+@pytest.mark.sanitize
 def test_deterministic_gradient(device, deterministic):
     x, y = make(surface, 2, 3000, 40, device=device)
     x, y = x.requires_grad_(), y.requires_grad_()

@@ -3,12 +3,12 @@ from collections import deque
 
 import pytest
 import torch
-from clouds import KINDS, make, surface, uniform
-from streams import capture
 from torch._subclasses import FakeTensorMode
 
 from pointloss import EMDLoss, assign, emd, pairwise_emd, reference
 from pointloss.ops.assign import assign_batched
+from pointloss.testing.clouds import KINDS, make, surface, uniform
+from pointloss.testing.streams import capture
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
@@ -24,6 +24,7 @@ def test_within_rtol_of_the_optimum(kind, squared, device, dtype):
         assert value.dtype == torch.float64
 
 
+@pytest.mark.sanitize
 def test_reductions(device):
     x, y = make(surface, 3, 30, 40, device=device)
     found = assign(x, y)
@@ -50,6 +51,7 @@ def test_lengths_equal_the_cut_clouds(device):
         torch.testing.assert_close(padded[b], cut, rtol=2e-4, atol=0)
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("squared", [False, True], ids=["plain", "squared"])
 @pytest.mark.parametrize("sizes", [(6, 6), (5, 8), (8, 5)])
 def test_gradients(squared, sizes, device):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 import pytest
 import torch
-from clouds import KINDS, make, surface, uniform
 
 from pointloss import f_score, reference
+from pointloss.testing.clouds import KINDS, make, surface, uniform
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)

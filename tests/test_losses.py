@@ -6,9 +6,9 @@ from functools import partial
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
-from streams import aside
 
 from pointloss import ChamferLoss, EMDLoss, chamfer, emd, hausdorff, reference
+from pointloss.testing.streams import aside
 
 
 def nearest_means(x, y, norm=2, squared=True):

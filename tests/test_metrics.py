@@ -5,7 +5,6 @@ from functools import partial
 
 import pytest
 import torch
-from clouds import KINDS, make, surface, uniform
 
 from pointloss import (
     chamfer,
@@ -20,6 +19,7 @@ from pointloss import (
     pairwise_emd,
     reference,
 )
+from pointloss.testing.clouds import KINDS, make, surface, uniform
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)

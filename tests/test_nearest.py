@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 import pytest
 import torch
-from clouds import CROWDED, KINDS, blob, make, surface, uniform
 from hypothesis import given
 from hypothesis import strategies as st
-from streams import aside, capture
 
 from pointloss import NearestIndex, nearest, nearest_both, reference
+from pointloss.testing.clouds import CROWDED, KINDS, blob, make, surface, uniform
+from pointloss.testing.streams import aside, capture
 
 SIZES = [(1, 1, 1), (3, 1, 7), (2, 31, 33), (1, 129, 2), (2, 257, 1025), (1, 1000, 513)]
 
@@ -37,6 +37,7 @@ def test_agrees_with_reference(kind, norm, device, dtype):
         assert_agrees(x, y, norm=norm)
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("dim", [1, 2, 4, 7, 64])
 def test_any_dimension(dim, device, dtype):
     x = torch.randn(2, 70, dim, device=device, dtype=dtype)
@@ -120,6 +121,7 @@ def test_the_cpu_tree_in_every_form(dim, norm, dtype):
                 assert torch.equal(a.idx, b.idx)
 
 
+@pytest.mark.sanitize
 def test_tree_conventions(device):
     """NaN, infinity, lengths and empty clouds are the same to the tree as to brute force."""
     for n, m in ((700, 900), (700, 9000)):
@@ -154,6 +156,7 @@ def test_far_offset_has_the_reference_indices(device):
     assert torch.equal(nearest(x, y).idx.cpu(), reference.nearest(x, y).idx)
 
 
+@pytest.mark.sanitize
 def test_lengths(device, dtype):
     x, y = make(uniform, 5, 40, 50, dtype=dtype, device=device)
     n = torch.tensor([40, 0, 7, 1, 40], device=device)
@@ -225,6 +228,7 @@ def test_single_cloud_drops_the_batch_axis(device):
     assert torch.equal(single.idx, batched.idx[0])
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("norm", [1, 2])
 def test_both_directions_at_once(norm, device, dtype):
     for batch, n, m in (*SIZES, (2, 2048, 2048), (1, 9000, 500)):

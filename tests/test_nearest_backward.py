@@ -3,9 +3,9 @@
 
 import pytest
 import torch
-from clouds import make, uniform
 
 from pointloss import chamfer, nearest
+from pointloss.testing.clouds import make, uniform
 
 
 @pytest.mark.parametrize("norm", [1, 2])
@@ -20,6 +20,7 @@ def test_gradients(norm, device, gradcheck):
     gradcheck(dist, (x, y))
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("norm", [1, 2])
 def test_the_kernel_and_torch_give_one_gradient(norm, device, dtype):
     """The fast backward against the differentiable one that create_graph takes."""
@@ -51,6 +52,7 @@ def test_gradient_is_zero_where_there_is_no_neighbour(device):
     assert empty.grad.shape == (3, 0, 3)
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("norm", [1, 2])
 def test_deterministic_gradient(norm, device, dtype, deterministic):
     """The same bits every time, and exact in each coordinate however small beside the others."""

@@ -4,10 +4,10 @@ import pickle
 
 import pytest
 import torch
-from clouds import CROWDED, KINDS, make, uniform
-from streams import aside, capture
 
 from pointloss import NearestIndex, nearest
+from pointloss.testing.clouds import CROWDED, KINDS, make, uniform
+from pointloss.testing.streams import aside, capture
 
 # Below and above what is worth an index, and on CUDA what a block searches without one. No larger:
 # CUDA has no trees for norm 1 and float64, where every pair of points is looked at.
@@ -38,6 +38,7 @@ def test_any_dimension(dim, device, dtype):
     assert_same(NearestIndex(y), x, y)
 
 
+@pytest.mark.sanitize
 def test_conventions(device):
     """NaN, infinity, lengths in and out of range, and empty clouds, as in nearest."""
     for n, m in ((700, 900), (9000, 12000)):
@@ -55,6 +56,7 @@ def test_conventions(device):
     assert NearestIndex(y[:0]).query(x[:0]).idx.shape == (0, 9000)
 
 
+@pytest.mark.sanitize
 def test_single_clouds_halves_and_strides(device):
     x, y = make(uniform, 2, 400, 12000, device=device)
     single, batched = NearestIndex(y[0]).query(x[0]), NearestIndex(y).query(x)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from clouds import make, surface, uniform
 
 from pointloss import EMDLoss, assign
+from pointloss.testing.clouds import make, surface, uniform
 
 
 def test_keeps_prices_per_sample(device, deterministic):

@@ -3,9 +3,9 @@
 
 import pytest
 import torch
-from clouds import make, surface
 
 from pointloss import NearestIndex, assign, chamfer, emd, f_score, nearest
+from pointloss.testing.clouds import make, surface
 
 pytestmark = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 

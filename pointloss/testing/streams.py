@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: MIT
 """A call on a stream of its own, and as a CUDA graph."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 
+Result = TypeVar("Result")
 
-def aside(call):
+
+def aside(call: Callable[[], Result]) -> Result:
     """What `call` returns when it runs on another stream than the current one."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -14,7 +21,7 @@ def aside(call):
     return result
 
 
-def capture(call):
+def capture(call: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
     """`call` as one CUDA graph: what it returned while captured, and what replays it.
 
     Whatever `call` reads must stay where it is. A step clears its gradients itself, so that those
