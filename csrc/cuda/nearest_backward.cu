@@ -24,18 +24,19 @@ void launch_pass(const BackwardParams<T>& p, cudaStream_t stream, bool overlap =
 template <int kNorm, class T>
 void launch_backward(const BackwardParams<T>& p, bool deterministic, cudaStream_t stream) {
   if (p.B * std::max(p.direction[0].N, p.direction[1].N) == 0) return;
+  if constexpr (std::is_same_v<T, float>) {
+    if (p.direction[0].wide != nullptr) {
+      launch_pass<kNorm, BackwardPass::kAddWide>(p, stream);
+      launch_pass<kNorm, BackwardPass::kFinishWide>(p, stream, has_overlap_and_clusters());
+      return;
+    }
+  }
   if (deterministic) {
     launch_pass<kNorm, BackwardPass::kBound>(p, stream);
     launch_pass<kNorm, BackwardPass::kAddFixed>(p, stream);
     launch_pass<kNorm, BackwardPass::kFinishFixed>(p, stream);
   } else {
     launch_pass<kNorm, BackwardPass::kStore>(p, stream);
-    if constexpr (std::is_same_v<T, float>) {
-      if (p.direction[0].lost_a != nullptr) {
-        launch_pass<kNorm, BackwardPass::kAddMany>(p, stream, has_overlap_and_clusters());
-        return;
-      }
-    }
     launch_pass<kNorm, BackwardPass::kAdd>(p, stream, has_overlap_and_clusters());
   }
 }
@@ -56,26 +57,22 @@ Gradients backward_typed(const BackwardCall& call, bool deterministic) {
                            fixed_point_bits(std::max(N, M))};
   const int32_t device = call.x.get_device_index();
   const cudaStream_t stream = current_stream(device);
+  // What arrives at the rows of both clouds, zeroed; its words have 64 bits.
+  const bool wide = !deterministic && std::is_same_v<T, float> && std::max(N, M) > kManyRows;
+  const int64_t words = wide ? 1 : deterministic ? 1 + kWords<T> : 0;
   std::optional<Tensor> sums;
-  if (deterministic && B * (N + M) > 0) {
-    sums = new_tensor(call.x, {B * (N + M) * D * (1 + kWords<T>)}, ScalarType::Long);
+  if (words * B * (N + M) > 0) {
+    sums = new_tensor(call.x, {B * (N + M) * D * words}, ScalarType::Long);
     auto* next = reinterpret_cast<unsigned long long*>(sums->mutable_data_ptr<int64_t>());
     const cudaError_t error = cudaMemsetAsync(next, 0, sums->numel() * sizeof(*next), stream);
     STD_TORCH_CHECK(error == cudaSuccess, "pointloss: clearing the sums of nearest_backward: ",
                     cudaGetErrorString(error));
     for (auto& d : params.direction) {
+      if (wide) d.wide = reinterpret_cast<double*>(next);
       d.bound = next;
       d.sum = next + B * d.M * D;
-      next = d.sum + B * d.M * D * kWords<T>;
+      next += words * B * d.M * D;
     }
-  }
-  std::optional<Tensor> lost;
-  if (!deterministic && std::is_same_v<T, float> && std::max(N, M) > kManyRows) {
-    lost = new_tensor(call.x, {B * (N + M) * D}, call.x.scalar_type());
-    T* of_x = lost->mutable_data_ptr<T>();
-    T* of_y = of_x + B * N * D;
-    params.direction[0].lost_a = params.direction[1].lost_b = of_x;
-    params.direction[0].lost_b = params.direction[1].lost_a = of_y;
   }
   if (call.norm == 1) {
     launch_backward<1>(params, deterministic, stream);

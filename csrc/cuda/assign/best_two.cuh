@@ -11,11 +11,9 @@ struct BestTwo {
 
   // On a tie the object that came first stays.
   __device__ __forceinline__ void take(S value, int j) {
-    const bool better = value < best;
-    const S larger = better ? best : value;
-    second = larger < second ? larger : second;
-    object = better ? j : object;
-    best = better ? value : best;
+    object = value < best ? j : object;
+    second = min(second, max(best, value));
+    best = min(best, value);
   }
 };
 
