@@ -39,8 +39,12 @@ constexpr double kAssignAim = 0.7;
 constexpr double kAssignEpsFloor = 0x1p-44;
 // And this part of the largest value, should the median be 0: it bounds the number of phases.
 constexpr double kAssignEpsUnderflow = 0x1p-64;
-// Float scans need eps above this: squares below 2^-126 underflow, of up to 64 components.
-POINTLOSS_HD double assign_float_floor(bool squared) { return squared ? 0x1p-114 : 0x1p-57; }
+// Float scans need eps above this part of the median value: 64 float units in the last place. The
+// part of the mean guards the few values far above the median.
+constexpr double kAssignFloatEps = 0x1p-18;
+constexpr double kAssignFloatMeanEps = 0x1p-24;
+// Double input is rounded to float relative to its extent (scaled to about 1), not to its value.
+constexpr double kAssignFloatExtentEps = 0x1p-17;
 // A gap above this is never taken for the rounding of an optimum.
 constexpr double kAssignExactEnough = 1e-6;
 constexpr double kUnitRoundoff = 0x1p-53;
@@ -110,6 +114,15 @@ POINTLOSS_HD double assign_gap(double primal, double row_sum, double price_sum, 
   exact = (2.0 * (kAssignEpsFloor + rel) * (row_sum + price_sum) + 2.0 * tiny) / primal;
   exact = exact < kAssignExactEnough ? exact : kAssignExactEnough;
   return gap < 1.0 ? gap * (1.0 + 4.0 * kUnitRoundoff) : gap == gap ? 1.0 : INFINITY;
+}
+
+// Float scans never serve below this eps: squares below 2^-126 underflow, of up to 64 components.
+POINTLOSS_HD double assign_float_floor(bool squared) { return squared ? 0x1p-114 : 0x1p-57; }
+
+// The finest eps for float scans of values with this median and mean; `exact`: of float input.
+POINTLOSS_HD double assign_float_eps(double median, double mean, bool squared, bool exact) {
+  const double floor = exact ? assign_float_floor(squared) : kAssignFloatExtentEps;
+  return fmax(fmax(kAssignFloatEps * median, kAssignFloatMeanEps * mean), floor);
 }
 
 // The eps after a phase that ended at `eps` with gap `gap`: theta finer, but not finer than needed.

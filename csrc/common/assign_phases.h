@@ -11,13 +11,6 @@
 
 namespace pointloss {
 
-// Float scans need eps above these parts of the median and of the mean value (64 and 1 float units
-// in the last place), and, for double input, of the extent (scaled to about 1), to which its
-// rounding to float is relative.
-constexpr double kAssignFloatMedianEps = 0x1p-18;
-constexpr double kAssignFloatMeanEps = 0x1p-24;
-constexpr double kAssignFloatExtentEps = 0x1p-17;
-
 // What a phase has left, from the bidders' slack (own value - best value) and best values.
 struct AssignSlack {
   double gap;           // estimate
@@ -30,9 +23,7 @@ POINTLOSS_HD AssignSlack assign_slack(double slack_sum, double primal, double me
   AssignSlack slack;
   slack.gap = primal > 0.0 ? slack_sum / primal : 0.0;
   slack.finest = fmax(kAssignEpsFloor * median, kAssignEpsUnderflow * largest);
-  slack.finest_float = fmax(fmax(kAssignFloatMedianEps * median, kAssignFloatMeanEps * mean),
-                            assign_float_floor(squared));
-  if (!float_exact) slack.finest_float = fmax(slack.finest_float, kAssignFloatExtentEps);
+  slack.finest_float = assign_float_eps(median, mean, squared, float_exact);
   return slack;
 }
 

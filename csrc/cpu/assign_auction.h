@@ -22,7 +22,6 @@
 #pragma once
 
 #include <limits>
-#include <numeric>
 
 #include "../common/assign_phases.h"
 #include "assign_paths.h"
@@ -61,9 +60,14 @@ class Auction {
     return best;
   }
 
-  double best_sum() {
-    const std::vector<double> best = best_values();
-    return std::accumulate(best.begin(), best.end(), 0.0);
+  // Their sum, estimated from at most so many bidders.
+  double best_sum(int64_t most) {
+    const int64_t count = std::min(most, frame_.bidders);
+    double sum = 0.0;
+    for (int64_t k = 0; k < count; ++k) {
+      sum += static_cast<double>(look((2 * k + 1) * frame_.bidders / (2 * count), S(0)).best);
+    }
+    return sum * (static_cast<double>(frame_.bidders) / static_cast<double>(count));
   }
 
   // Takes over prices that have risen.
@@ -307,17 +311,9 @@ AssignSlack Auction<S>::measure_slack(S) {
   return assign_slack(total, primal, mean, median, largest, frame_.squared, frame_.float_exact);
 }
 
-// Lowers all prices together until the least is zero, which changes nothing but the numbers' size.
 template <typename S>
 void Auction<S>::normalise() {
-  double least = INFINITY;
-  for (int64_t j = 0; j < frame_.objects; ++j) {
-    least = std::min(least, std::max(state_.price[j], state_.level));
-  }
-  for (int64_t j = 0; j < frame_.objects; ++j) {
-    state_.price[j] = std::max(state_.price[j], state_.level) - least;
-  }
-  state_.level = 0.0;
+  const double least = lower_prices(frame_, state_);
   for (S& bound : bound_) bound -= static_cast<S>(least);
   refresh_prices();
 }

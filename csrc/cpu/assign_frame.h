@@ -135,6 +135,20 @@ inline void load_prices(const Frame& frame, const double* price_in, State& state
   for (int64_t j = 0; j < frame.objects; ++j) state.price[j] -= least;
 }
 
+// Lowers all prices together until the least is zero, which changes nothing but the numbers' size;
+// returns by how much.
+inline double lower_prices(const Frame& frame, State& state) {
+  double least = INFINITY;
+  for (int64_t j = 0; j < frame.objects; ++j) {
+    least = std::min(least, std::max(state.price[j], state.level));
+  }
+  for (int64_t j = 0; j < frame.objects; ++j) {
+    state.price[j] = std::max(state.price[j], state.level) - least;
+  }
+  state.level = 0.0;
+  return least;
+}
+
 // A matching as it is returned, of which an object goes to the first that asks for it and whatever
 // is no object to nobody; returns whether every bidder has one.
 inline bool load_matching(const Frame& frame, const int64_t* idx_in, State& state) {

@@ -38,6 +38,9 @@ struct AssignResult {
 
 namespace assign_detail {
 
+// Bidders from which the nearest costs are estimated where float cannot tell them from 0.
+constexpr int64_t kNearestSample = 64;
+
 // Prices much above the costs lose the costs' digits. Paths raise them no more than they must when
 // they begin without any; returns the better gap of the two solutions and leaves that one.
 inline double retry_by_paths(const Frame& frame, int64_t limit, Auction<double>& auction,
@@ -65,9 +68,9 @@ inline double solve_frame(const Frame& frame, double rtol, int64_t max_rounds,
   double eps = 0.0, gap = INFINITY;
   {
     Auction<float> auction(frame, state);
-    double nearest = auction.best_sum();
+    double nearest = auction.best_sum(frame.bidders);
     if (nearest < assign_float_floor(frame.squared) * static_cast<double>(frame.bidders)) {
-      nearest = Auction<double>(frame, state).best_sum();
+      nearest = Auction<double>(frame, state).best_sum(kNearestSample);
     }
     // Coincident points can make every nearest cost 0 while the assignment is not free.
     const double cold = nearest > 0.0 ? nearest / static_cast<double>(frame.bidders)
@@ -146,8 +149,7 @@ bool partners_coincide(const AssignProblem<T>& problem, const int64_t* idx) {
 }
 
 template <typename T>
-void solve_assignment(const AssignProblem<T>& problem, Interrupt& interrupt,
-                      AssignResult& result) {
+void solve_assignment(const AssignProblem<T>& problem, Interrupt& interrupt, AssignResult& result) {
   std::fill_n(result.idx, problem.N, int64_t{-1});
   std::fill_n(result.price, std::max(problem.N, problem.M), 0.0);
   result.cost = std::numeric_limits<double>::quiet_NaN();

@@ -25,8 +25,8 @@ class Interrupt {
   // Throws Interrupted if the op is to end. To be called often, by every thread.
   void check();
 
-  // A thread's part of the work, done where it ends. The calling thread then looks for signals until
-  // all of the work is done.
+  // A thread's part of the work, done where it ends. The calling thread then looks for signals
+  // until all of the work is done.
   struct Share {
     Interrupt& interrupt;
     const int64_t work;

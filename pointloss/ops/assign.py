@@ -30,7 +30,7 @@ Assignment.gap.__doc__ = (
 )
 Assignment.price.__doc__ = "float64 [B, max(N, M)], dual prices of the larger cloud's points."
 Assignment.rounds.__doc__ = "int64 [B], sequential bidding rounds."
-Assignment.converged.__doc__ = "bool [B], gap <= rtol."
+Assignment.converged.__doc__ = "bool [B], gap <= rtol, or as small as float64 certifies."
 
 
 def assign(
@@ -59,7 +59,9 @@ def assign(
         x_lengths: int [B], the valid points of each x; the rest is padding and stays unmatched.
         y_lengths: int [B], likewise for y.
         squared: match by squared instead of plain euclidean distance. The optima differ.
-        rtol: certified relative gap to stop at; 0 asks for all that float64 costs allow.
+        rtol: certified relative gap to stop at; 0 asks for all that float64 costs allow. The
+            certificate of an optimum keeps a gap of some 1e-13 times (costs + prices) / costs,
+            which counts as converged at any rtol.
         price: [B, max(N, M)], an earlier result's prices as a warm start. Any values are safe: bad
             ones cost time, never certainty.
         idx: int [B, N], that result's matching, beside its prices. Where it still is within rtol
@@ -74,9 +76,12 @@ def assign(
 
     Returns:
         Assignment, without batch axis for single clouds. Nothing in it is differentiable; `emd`
-        is. An empty cloud gives cost 0, gap 0, idx -1. A coordinate that is not finite gives cost
-        NaN, gap inf, converged False, and some injection; a length out of range the same with
-        idx -1. It works wherever `nearest` works, but more than 2^31 numbers have not been tried.
+        is. If exactly one of two clouds is empty, cost is inf, if both are, 0; gap is 0, converged
+        True, idx -1. A coordinate that is not finite gives cost NaN, gap inf, converged False, and
+        some injection; a length out of range the same with idx -1. Costs below 1e-150 of the
+        clouds' extent underflow when squared: they count as 0 and certify nothing (gap 1 if no
+        others remain). It works wherever `nearest` works, but more than 2^31 numbers have not been
+        tried. Ctrl-C ends the CPU solver within a second or two.
 
     Raises:
         ValueError: shapes, devices, rtol or max_rounds do not fit; idx without price.
@@ -84,10 +89,12 @@ def assign(
         RuntimeError: CUDA tensors in a build without CUDA.
 
     Determinism: each cloud's result is independent of the rest of the batch. The CPU returns the
-    same bits for the same input. On CUDA, bidders race for clouds of equal size and dimension up
-    to 3, so another call may return another matching within its certificate; under
+    same bits for the same input. On CUDA, bidders race if the points have up to three dimensions
+    and the larger cloud, of fewer than 2^18 points, has at most a quarter more than the smaller;
+    so another call may return another matching within its certificate. Under
     torch.use_deterministic_algorithms(True) they bid in rounds, and the bits are the same, in a
-    batch of any size. CPU and CUDA may return different matchings.
+    batch of any size. All other clouds give the same bits without it. CPU and CUDA may return
+    different matchings.
 
     Example:
         >>> x = torch.tensor([[0.0, 0], [1, 0]])
