@@ -192,3 +192,81 @@ def _lengths(op: str, name: str, lengths: Tensor | None, x: Tensor) -> Tensor | 
     if lengths.device != x.device:
         raise ValueError(f"{op}: {name} must be on {x.device}, got {lengths.device}")
     return lengths.to(torch.int64).reshape(batch)
+
+
+class Arrays:
+    """The tensors of one call: one device, one compute dtype, one size for each letter of an axis.
+
+    Axes are written "B N 3": a number is a fixed size, a letter is bound by the first argument that
+    has it, and B is the batch axis. If the first argument lacks it, the call is of a single sample,
+    and so are all other arguments. The tensors that `take` and `mask` return have it always.
+    """
+
+    def __init__(self, op: str, **floats: Tensor | None) -> None:
+        self.op = op
+        self.dtype = torch.float32  # halves are computed in it
+        self.device: torch.device | None = None
+        self.single: bool | None = None
+        self._sizes: dict[str, int] = {}
+        for name, value in floats.items():
+            if value is None:
+                continue
+            self._place(name, value)
+            if value.dtype not in FLOATS:
+                raise TypeError(
+                    f"{op}: {name} must be float16, bfloat16, float32 or float64, "
+                    f"got {_name(value.dtype)}"
+                )
+            self.dtype = torch.promote_types(self.dtype, value.dtype)
+
+    def take(self, name: str, value: Tensor, axes: str, *, shared: bool = False) -> Tensor:
+        """`value` with a batch axis and in the compute dtype; `shared`: one may serve the batch."""
+        return self._shape(name, value, axes, shared).to(self.dtype)
+
+    def maybe(self, name: str, value: Tensor | None, axes: str) -> Tensor | None:
+        """`take` of an argument that may be None."""
+        return None if value is None else self.take(name, value, axes)
+
+    def mask(self, name: str, value: Tensor | None, axes: str) -> Tensor:
+        """A bool tensor with a batch axis; None is all True."""
+        if value is None:
+            shape = [int(a) if a.isdigit() else self._sizes[a] for a in axes.split()]
+            return torch.ones(shape, dtype=torch.bool, device=self.device)
+        self._place(name, value)
+        if value.dtype != torch.bool:
+            raise TypeError(f"{self.op}: {name} must be bool, got {_name(value.dtype)}")
+        return self._shape(name, value, axes, False)
+
+    def _place(self, name: str, value: Tensor) -> None:
+        tensor(self.op, name, value)
+        if self.device is None:
+            self.device = value.device
+        if value.device != self.device:
+            raise ValueError(f"{self.op}: {name} must be on {self.device}, got {value.device}")
+
+    def _shape(self, name: str, value: Tensor, axes: str, shared: bool) -> Tensor:
+        letters = axes.split()
+        sizes = [int(a) if a.isdigit() else self._sizes.get(a, a) for a in letters]
+        kinds = [sizes, sizes[1:]] if self.single is None or shared else [sizes]
+        if self.single:
+            kinds = [sizes[1:]]
+        given = list(value.shape)
+        for kind in kinds:
+            if len(kind) == len(given) and all(
+                isinstance(k, str) or k == g for k, g in zip(kind, given, strict=True)
+            ):
+                break
+        else:
+            wanted = " or ".join("[" + ", ".join(map(str, kind)) + "]" for kind in kinds)
+            raise ValueError(f"{self.op}: {name} must have shape {wanted}, got {given}")
+        if len(given) < len(letters):
+            if self.single is None:
+                self._sizes["B"] = 1
+            self.single = True if self.single is None else self.single
+            value = value.unsqueeze(0).expand(self._sizes["B"], *given)
+        elif self.single is None:
+            self.single = False
+        for letter, size in zip(letters, value.shape, strict=True):
+            if not letter.isdigit():
+                self._sizes[letter] = size
+        return value

@@ -51,7 +51,7 @@ def test_public_functions_tell_their_contract(name):
 
 MODULES = sorted(
     ".".join(p.relative_to(ROOT).with_suffix("").parts)
-    for folder in ("ops", "losses", "metrics")
+    for folder in ("ops", "geometry", "losses", "metrics")
     for p in (ROOT / "pointloss" / folder).glob("[a-z]*.py")
 )
 
