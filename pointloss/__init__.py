@@ -5,6 +5,10 @@ Every number here says whether it is squared, a mean or a sum, and of one direct
 """
 
 from pointloss._extension import __version__, build_info
+from pointloss.geometry.icp import Registration, icp
+from pointloss.geometry.mutual_nearest import mutual_nearest
+from pointloss.geometry.procrustes import Similarity, procrustes
+from pointloss.geometry.transform_points import transform_points
 from pointloss.losses.chamfer import ChamferLoss, PointDistances, chamfer
 from pointloss.losses.emd import EMDLoss, emd
 from pointloss.metrics.density_aware_chamfer import density_aware_chamfer
@@ -16,6 +20,7 @@ from pointloss.metrics.generation import (
     pairwise_emd,
 )
 from pointloss.metrics.hausdorff import hausdorff
+from pointloss.metrics.mpjpe import mpjpe, pa_mpjpe
 from pointloss.metrics.normal_consistency import normal_consistency
 from pointloss.ops.assign import Assignment, assign
 from pointloss.ops.nearest import Nearest, nearest, nearest_both
@@ -30,6 +35,8 @@ __all__ = [
     "Nearest",
     "NearestIndex",
     "PointDistances",
+    "Registration",
+    "Similarity",
     "__version__",
     "assign",
     "build_info",
@@ -39,9 +46,15 @@ __all__ = [
     "f_score",
     "generation_metrics",
     "hausdorff",
+    "icp",
+    "mpjpe",
+    "mutual_nearest",
     "nearest",
     "nearest_both",
     "normal_consistency",
+    "pa_mpjpe",
     "pairwise_chamfer",
     "pairwise_emd",
+    "procrustes",
+    "transform_points",
 ]
