@@ -5,12 +5,17 @@ Every number here says whether it is squared, a mean or a sum, and of one direct
 """
 
 from pointloss._extension import __version__, build_info
+from pointloss.geometry.depth_to_normals import depth_to_normals
+from pointloss.geometry.depth_to_points import depth_to_points
 from pointloss.geometry.icp import Registration, icp
+from pointloss.geometry.lambert_shading import lambert_shading
 from pointloss.geometry.mutual_nearest import mutual_nearest
 from pointloss.geometry.procrustes import Similarity, procrustes
+from pointloss.geometry.rendering import Rendering, rerender
 from pointloss.geometry.transform_points import transform_points
 from pointloss.losses.chamfer import ChamferLoss, PointDistances, chamfer
 from pointloss.losses.emd import EMDLoss, emd
+from pointloss.losses.smoothness import smoothness
 from pointloss.metrics.density_aware_chamfer import density_aware_chamfer
 from pointloss.metrics.f_score import FScore, f_score
 from pointloss.metrics.generation import (
@@ -20,8 +25,10 @@ from pointloss.metrics.generation import (
     pairwise_emd,
 )
 from pointloss.metrics.hausdorff import hausdorff
+from pointloss.metrics.mean_angle_deviation import mean_angle_deviation
 from pointloss.metrics.mpjpe import mpjpe, pa_mpjpe
 from pointloss.metrics.normal_consistency import normal_consistency
+from pointloss.metrics.scale_invariant_depth_error import scale_invariant_depth_error
 from pointloss.ops.assign import Assignment, assign
 from pointloss.ops.nearest import Nearest, nearest, nearest_both
 from pointloss.ops.nearest_index import NearestIndex
@@ -36,17 +43,22 @@ __all__ = [
     "NearestIndex",
     "PointDistances",
     "Registration",
+    "Rendering",
     "Similarity",
     "__version__",
     "assign",
     "build_info",
     "chamfer",
     "density_aware_chamfer",
+    "depth_to_normals",
+    "depth_to_points",
     "emd",
     "f_score",
     "generation_metrics",
     "hausdorff",
     "icp",
+    "lambert_shading",
+    "mean_angle_deviation",
     "mpjpe",
     "mutual_nearest",
     "nearest",
@@ -56,5 +68,8 @@ __all__ = [
     "pairwise_chamfer",
     "pairwise_emd",
     "procrustes",
+    "rerender",
+    "scale_invariant_depth_error",
+    "smoothness",
     "transform_points",
 ]
