@@ -13,8 +13,11 @@ from pointloss.geometry.mutual_nearest import mutual_nearest
 from pointloss.geometry.procrustes import Similarity, procrustes
 from pointloss.geometry.rendering import Rendering, rerender
 from pointloss.geometry.transform_points import transform_points
+from pointloss.geometry.voxelize import voxelize
 from pointloss.losses.chamfer import ChamferLoss, PointDistances, chamfer
 from pointloss.losses.emd import EMDLoss, emd
+from pointloss.losses.kl_standard_normal import kl_standard_normal, reparameterize
+from pointloss.losses.pointmap_loss import pointmap_loss
 from pointloss.losses.smoothness import smoothness
 from pointloss.metrics.density_aware_chamfer import density_aware_chamfer
 from pointloss.metrics.f_score import FScore, f_score
@@ -28,7 +31,10 @@ from pointloss.metrics.hausdorff import hausdorff
 from pointloss.metrics.mean_angle_deviation import mean_angle_deviation
 from pointloss.metrics.mpjpe import mpjpe, pa_mpjpe
 from pointloss.metrics.normal_consistency import normal_consistency
+from pointloss.metrics.optimal_scale import optimal_scale
+from pointloss.metrics.pointmap_error import pointmap_error
 from pointloss.metrics.scale_invariant_depth_error import scale_invariant_depth_error
+from pointloss.metrics.voxel_iou import voxel_iou
 from pointloss.ops.assign import Assignment, assign
 from pointloss.ops.nearest import Nearest, nearest, nearest_both
 from pointloss.ops.nearest_index import NearestIndex
@@ -57,6 +63,7 @@ __all__ = [
     "generation_metrics",
     "hausdorff",
     "icp",
+    "kl_standard_normal",
     "lambert_shading",
     "mean_angle_deviation",
     "mpjpe",
@@ -64,12 +71,18 @@ __all__ = [
     "nearest",
     "nearest_both",
     "normal_consistency",
+    "optimal_scale",
     "pa_mpjpe",
     "pairwise_chamfer",
     "pairwise_emd",
+    "pointmap_error",
+    "pointmap_loss",
     "procrustes",
+    "reparameterize",
     "rerender",
     "scale_invariant_depth_error",
     "smoothness",
     "transform_points",
+    "voxel_iou",
+    "voxelize",
 ]
