@@ -59,7 +59,7 @@ class NoLook(TorchDispatchMode):
 
 def arguments(name, device):
     def place(value):
-        return value.to(device) if isinstance(value, torch.Tensor) else value
+        return value.to(device, copy=True) if isinstance(value, torch.Tensor) else value
 
     args, options = CALLS[name]()
     return [place(v) for v in args], {key: place(v) for key, v in options.items()}

@@ -32,7 +32,7 @@ def test_threshold_search(device):
     thresholds = torch.linspace(0.05, 0.95, 10)
     scores = voxel_iou(p, t, thresholds)
     assert scores.shape == (3, 10)
-    assert thresholds[scores.mean(0).argmax()].item() == pytest.approx(0.25)
+    assert thresholds[int(scores.mean(0).argmax())].item() == pytest.approx(0.25)
     assert torch.equal(scores[:, 3], voxel_iou(p, t, thresholds[3]))
     assert voxel_iou(p[0], t[0], thresholds).shape == (10,)
 
