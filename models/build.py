@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, Subset
+from torch.utils.data import DataLoader, Subset
 
 from models import checkpoint, distributed
 from models.config import Config, ConfigError
@@ -24,14 +24,16 @@ def pick_device(name: str) -> str:
     return name
 
 
-def open_split(config: Config, split: str, *, images: bool = True) -> ReconstructionDataset:
-    """The data set of a split, with clouds of as many points as the network gives.
+def open_split(
+    config: Config, split: str, *, images: bool = True, points: int = 0
+) -> ReconstructionDataset:
+    """The data set of a split, with clouds of `points` points, or as many as the network gives.
 
     Without `images` none is decoded before it is asked for.
     """
     root, size = config.data.root or FURNITURE, config.data.image_size
-    memory = IN_MEMORY if images else 0
-    return ReconstructionDataset(root, split, size, config.network.points, in_memory=memory)
+    memory, points = IN_MEMORY if images else 0, points or config.network.points
+    return ReconstructionDataset(root, split, size, points, in_memory=memory)
 
 
 def cloud_sizes(data: ReconstructionDataset) -> list[int]:
@@ -43,43 +45,27 @@ def cloud_sizes(data: ReconstructionDataset) -> list[int]:
     return sorted(int(name.removeprefix("pointcloud_")) for name in set.intersection(*names))
 
 
-def make_loaders(
-    config: Config, data: ReconstructionDataset, device: str
-) -> tuple[DataLoader[Sample], DataLoader[Sample]]:
-    """Batches of this process: shuffled training samples, and the validation images."""
-    size, left = divmod(config.optim.batch_size, distributed.world())
-    if left:
-        raise ConfigError(
-            f"optim.batch_size: {config.optim.batch_size} does not divide among "
-            f"{distributed.world()} processes"
-        )
-    if distributed.world() > 1 and len(data) < config.optim.batch_size:
-        raise ConfigError(f"optim.batch_size: more than the {len(data)} training samples")
-    # Seeds of neighbouring runs must not meet in later epochs: the sampler adds the epoch.
-    sampler: DistributedSampler[Sample] = DistributedSampler(
-        data,
-        distributed.world(),
-        distributed.rank(),
-        seed=config.optim.seed * 1_000_003,
-        drop_last=True,
-    )
-    workers = config.data.workers
-    loader = DataLoader(
-        data,
-        size,
-        sampler=sampler,
-        drop_last=len(data) > config.optim.batch_size,  # batch norm wants more than a left-over
-        num_workers=workers,
-        pin_memory=device.startswith("cuda"),
-        persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None,
-        generator=torch.Generator(),  # so that it never draws from the epoch's random numbers
-    )
+def open_training(config: Config) -> ReconstructionDataset:
+    """The training split, with the clouds that a step draws its points from."""
+    points, dense = config.network.points, config.data.dense
+    if dense and dense < points:
+        raise ConfigError(f"data.dense: expected network.points, {points}, or more, got {dense}")
+    if dense > points and config.loss.emd_cache and config.loss.w_emd:
+        raise ConfigError("data.dense: loss.emd_cache keeps prices of points; set it to false")
+    data = open_split(config, config.data.train_split, points=dense or points)
+    if not len(data):
+        raise ConfigError(f"data.train_split: {data.split!r} of {data.root} holds no images")
+    return data
+
+
+def make_val_loader(config: Config) -> DataLoader[Sample]:
+    """This process's share of the validation images."""
     val = open_split(config, config.data.val_split)
     if not len(val) and distributed.rank() == 0:
         print(f"data.val_split: {config.data.val_split!r} holds no images, so no epoch is the best")
     own = Subset(val, range(distributed.rank(), len(val), distributed.world()))
-    return loader, DataLoader(
+    workers = config.data.workers if val.images is None else 0
+    return DataLoader(
         own, config.evaluate.batch_size, num_workers=workers, persistent_workers=workers > 0
     )
 

@@ -14,8 +14,9 @@ from models import files
 NAME, BEST = "checkpoint.pt", "best.pt"
 FORMAT = 2
 # What models.train writes: enough to be scored into best.pt, all of it into checkpoint.pt.
+# "network" has the weights to use, averaged over the steps; "trained" those of the last step.
 SCORED = {"config", "network", "mean_shape", "history"}
-PARTS = SCORED | {"optimiser", "objective", "seconds"}
+PARTS = SCORED | {"trained", "averaged", "optimiser", "objective", "seconds"}
 
 
 class CheckpointError(ValueError):

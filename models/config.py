@@ -65,7 +65,11 @@ class Data:
     train_split: str = "train"
     val_split: str = "val"  # chooses the best epoch; never the split that is reported
     image_size: int = setting(64, above=0)  # pixels, square; images of another size are resized
-    workers: int = setting(0, at_least=0)  # processes that load images, for each GPU
+    # Processes that load images, for each GPU, if the split is too large to be kept in memory.
+    workers: int = setting(0, at_least=0)
+    # Every step draws its points from pointcloud_<dense>.npy; 0: always pointcloud_<points>.npy.
+    # Not together with loss.emd_cache, whose prices belong to points.
+    dense: int = setting(0, at_least=0)
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,12 @@ class Augment:
     # z (models.data's own), in "z" if they face along x (ShapeNet, by 3D-LMNet's azimuths), or
     # "none". If the set declares its front axis, mirroring along that axis is rejected.
     mirror: str = setting("x", "x", "z", "none")
-    brightness: float = 0.2  # factor in [1 - b, 1 + b] per image
-    contrast: float = 0.2
+    brightness: float = setting(0.2, at_least=0)  # of the object: a factor in [1 - b, 1 + b]
+    contrast: float = setting(0.2, at_least=0)
+    scale: float = setting(0.1, at_least=0)  # of the image: a factor in [1 - s, 1 + s]
+    shift: float = setting(0.1, at_least=0)  # of the image, either way: a part of half its side
+    colours: bool = True  # swap the three colours
+    background: float = setting(0.5, at_least=0)  # part of the images that stand on a random grey
 
 
 @dataclass(frozen=True)
@@ -106,14 +114,23 @@ class Optim:
     step_factor: float = 0.5
     batch_size: int = setting(16, above=0)  # of all processes together
     epochs: int = setting(10, above=0)
+    # Steps of an epoch, after which validation and checkpoint come; 0: one pass over the images.
+    epoch_steps: int = setting(0, at_least=0)
+    warmup: int = setting(0, at_least=0)  # steps in which the rate rises to lr
+    # AdamW's, of matrices and filters; not of biases and norms.
+    weight_decay: float = setting(0.0, at_least=0)
+    # Of the average of the weights, which is validated and scored: (1 + t) / (10 + t) in step t, at
+    # most this. 0: the weights of the last step.
+    average: float = setting(0.999, at_least=0)
     # Of training, then it stops where it is; 0: no limit.
     max_minutes: float = setting(0.0, at_least=0)
     # Largest norm of the gradient; 0: no clipping.
     grad_clip: float = setting(1.0, at_least=0)
     # "bf16" is autocast of the network, never of the losses.
     precision: str = setting("float32", "float32", "bf16")
-    # A resumed run goes on bit for bit, also on a GPU, where the EMD's matching is faster without.
-    deterministic: bool = True
+    # A resumed run goes on bit for bit also on a GPU, where steps are slower so. A CPU always does.
+    deterministic: bool = False
+    graph: bool = True  # on one GPU: the step is captured as a CUDA graph and replayed
     seed: int = 0
 
 

@@ -92,18 +92,3 @@ def parallel(network: nn.Module, device: str) -> nn.Module:
         return DistributedDataParallel(network, broadcast_buffers=False)
     nn.SyncBatchNorm.convert_sync_batchnorm(network)
     return DistributedDataParallel(network, device_ids=[device], broadcast_buffers=False)
-
-
-def share_rows(table: Tensor | None, mine: Tensor) -> None:
-    """Give every process the rows of `table` [S, ...] that one of them has changed.
-
-    `mine`: bool [S], the rows that this process has changed; no row has two owners.
-    """
-    if table is None or world() == 1:
-        return
-    changed = mine.to(torch.uint8)
-    dist.all_reduce(changed, dist.ReduceOp.MAX)
-    if rank() == 0:
-        mine = mine | (changed == 0)  # what nobody changed counts once
-    table *= mine[:, None]
-    dist.all_reduce(table)

@@ -38,14 +38,17 @@ def open_tensorboard(out: Path, epoch: int) -> "SummaryWriter":
     return SummaryWriter(out / "tensorboard", purge_step=epoch + 1)
 
 
-def tell(row: Row, board: "SummaryWriter | None", bar: "tqdm[Any]") -> None:
+TIMES = ("step_ms", "loss_share", "loader_share", "minutes")  # of a row, what no seed can repeat
+
+
+def tell(row: Row, batch: int, board: "SummaryWriter | None", bar: "tqdm[Any]") -> None:
     """One line for people, and the same numbers for TensorBoard if there is a `board`."""
-    shares = ("loss_share", "loader_share")
-    losses = "  ".join(f"{k} {v:.4f}" for k, v in list(row.items())[2:] if k not in shares)
+    losses = "  ".join(f"{k} {v:.4f}" for k, v in list(row.items())[2:] if k not in TIMES)
     line = f"epoch {row['epoch']:3d}  {losses}"
     if row["epoch"] > 1:  # the first one still warms up
+        rate = 1000 * batch / row["step_ms"]
         parts = f"losses {row['loss_share']:.0%}, waiting for images {row['loader_share']:.0%}"
-        line += f"  (of a step: {parts})"
+        line += f"  ({rate:.0f} images/s; {row['step_ms']:.1f} ms a step: {parts})"
     bar.write(line)
     if board:
         for key, value in row.items():

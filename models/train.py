@@ -9,8 +9,8 @@
 A run folder holds config.toml, metrics.csv, checkpoint.pt (to go on), best.pt (the best epoch on
 the validation split), loss_curves.png and what models.evaluate writes. Ctrl-C, or a kill, keeps the
 last whole epoch. A resumed run goes on bit for bit on the same device as if it had never stopped:
-every random number of an epoch comes from (seed, epoch). Only where optim.max_minutes cuts a run
-short has the clock a say.
+every random number of an epoch comes from (seed, epoch). On a GPU that asks for
+optim.deterministic = true. Only where optim.max_minutes cuts a run short has the clock a say.
 """
 
 import argparse
@@ -20,35 +20,35 @@ import time
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler
+from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from models import checkpoint, distributed, files, log, plots
 from models import config as configs
-from models.augment import DRAWS, augment
+from models.average import Average
 from models.baselines import mean_shape
+from models.batches import Batches
 from models.build import (
     build_network,
     check_orientation,
     check_sources,
     initialise,
-    make_loaders,
-    open_split,
+    make_val_loader,
+    open_training,
     pick_device,
 )
-from models.clock import StepClock
 from models.config import Config, ConfigError
 from models.cost import count_macs
 from models.data.dataset import ReconstructionDataset, Sample
 from models.determinism import deterministic
 from models.evaluate import evaluate, open_asked
-from models.losses import Objective, Target
-from models.networks.base import Network
+from models.losses import Objective
 from models.report import as_markdown, write
+from models.step import Step, Trained, make_optimiser, restore_optimiser
 from pointloss import chamfer, emd
 
 RUNS = Path("runs")
@@ -60,27 +60,28 @@ INTERRUPTED = 130  # what a shell reports for a program stopped by Ctrl-C
 class Run(NamedTuple):
     """What a checkpoint holds of a run, besides its config."""
 
-    network: Network
-    optimiser: torch.optim.Optimizer
-    objective: Objective
+    trained: Trained
     mean: Tensor  # [N, 3] mean shape of the training set
     history: list[log.Row]  # one row of metrics.csv per epoch that is over
     seconds: float  # trained so far
 
 
-def learning_rate(config: Config, epoch: float, seconds: float) -> float:
-    """The rate at `epoch` (counted from 0, with its fraction).
+def learning_rate(config: Config, epoch: float, per_epoch: int, seconds: float) -> float:
+    """The rate at `epoch` (counted from 0, with its fraction), of `per_epoch` steps each.
 
-    "step" multiplies by optim.step_factor every optim.step_epochs. "cosine" is half a cosine from
-    optim.lr down to a hundredth of it. It follows the epochs or max_minutes, whichever is further
-    on: on a machine that needs the time limit the rate still comes down before the end.
+    In the first optim.warmup steps it rises evenly. "step" multiplies by optim.step_factor every
+    optim.step_epochs. "cosine" is half a cosine from optim.lr down to a hundredth of it. It follows
+    the epochs or max_minutes, whichever is further on: on a machine that needs the time limit the
+    rate still comes down before the end.
     """
     options = config.optim
+    step = round(epoch * per_epoch)
+    full = options.lr * min(1.0, (step + 1) / (options.warmup + 1))
     if options.schedule == "step":
-        return options.lr * options.step_factor ** (int(epoch) // options.step_epochs)
+        return full * options.step_factor ** (int(epoch) // options.step_epochs)
     limit = 60 * options.max_minutes
     over = max(epoch / options.epochs, seconds / limit if limit else 0.0)
-    return options.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(over, 1.0))))
+    return full * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(over, 1.0))))
 
 
 def begin(
@@ -89,24 +90,33 @@ def begin(
     """A fresh run, or the one in a loaded checkpoint."""
     torch.manual_seed(config.optim.seed)
     network = build_network(config).to(device)
+    if device.startswith("cuda"):
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective = Objective(config.loss, len(data), config.network.points).to(device)
     objective.check(network, has_azimuth=bool(data[0].camera.azimuth.isfinite()))
     check_sources(network, config.network)
     check_orientation(config, data.front)
     if resumed:
-        checkpoint.restore(network, resumed, "network")
+        checkpoint.restore(network, resumed, "trained")
         checkpoint.restore(objective, resumed, "objective")
         mean, history, seconds = (resumed[key] for key in ("mean_shape", "history", "seconds"))
     else:
         began = time.monotonic()
-        mean, history = mean_shape(data.points, device, seed=config.optim.seed), []
+        clouds = data.points[:, : config.network.points]
+        mean, history = mean_shape(clouds, device, seed=config.optim.seed), []
         initialise(network, config.network, mean.to(device))
         seconds = time.monotonic() - began
-    trained = [p for p in network.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(trained, config.optim.lr, fused=device.startswith("cuda"))
+    optimiser, average = (
+        make_optimiser(network, config, device),
+        Average(network, config.optim.average),
+    )
+    average.to(device)
     if resumed:
-        optimiser.load_state_dict(resumed["optimiser"])
-    return Run(network, optimiser, objective, mean, list(history), seconds)
+        restore_optimiser(optimiser, resumed["optimiser"])
+        checkpoint.restore(average.network, resumed, "network")
+        average.steps.fill_(resumed["averaged"])
+    trained = Trained(network, optimiser, objective, average)
+    return Run(trained, mean, list(history), seconds)
 
 
 def save(run: Run, config: Config, out: Path) -> None:
@@ -114,7 +124,8 @@ def save(run: Run, config: Config, out: Path) -> None:
 
     Raises FloatingPointError if a weight is not finite: what was saved before stays.
     """
-    weights = run.network.state_dict()
+    network, optimiser, objective, average = run.trained
+    weights = network.state_dict()
     wrong = [k for k, v in weights.items() if v.is_floating_point() and not v.isfinite().all()]
     if wrong:
         raise FloatingPointError(
@@ -123,7 +134,7 @@ def save(run: Run, config: Config, out: Path) -> None:
         )
     scored = {
         "config": configs.to_dict(config),
-        "network": weights,
+        "network": average.network.state_dict(),
         "mean_shape": run.mean,
         "history": run.history,
     }
@@ -133,8 +144,10 @@ def save(run: Run, config: Config, out: Path) -> None:
     ):  # latest of equals
         checkpoint.save(out / checkpoint.BEST, scored | {"chosen_on": config.data.val_split})
     parts = {
-        "optimiser": run.optimiser.state_dict(),
-        "objective": run.objective.state_dict(),
+        "trained": weights,
+        "averaged": average.steps.item(),
+        "optimiser": optimiser.state_dict(),
+        "objective": objective.state_dict(),
         "seconds": run.seconds,
     }
     checkpoint.save(out / checkpoint.NAME, scored | parts)
@@ -145,52 +158,20 @@ def save(run: Run, config: Config, out: Path) -> None:
 
 @torch.no_grad()
 def validate(run: Run, loader: DataLoader[Sample], device: str) -> dict[str, float]:
-    """Mean unsquared Chamfer and EMD over the validation images, z = mu; alike for all losses."""
-    run.network.eval()
+    """Mean unsquared Chamfer and EMD over the validation images, alike for all losses.
+
+    By the averaged weights, at z = mu.
+    """
+    network = run.trained.average.network
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     for batch in loader:
         points = batch.points.to(device)
-        predicted = run.network(batch.image.to(device), points).points
+        predicted = network(batch.image.to(device), points).points
         cd = chamfer(predicted, points, squared=False, batch_reduction="sum")
         matched = emd(predicted, points, rtol=VAL_RTOL, batch_reduction="sum")
         sums += torch.stack([cd, matched, cd.new_tensor(len(points))]).double()
     cd, matched, count = distributed.total(sums).tolist()
     return {"val_cd": cd / count, "val_emd": matched / count} if count else {}
-
-
-def train_step(
-    run: Run, model: nn.Module, config: Config, batch: Sample, clock: StepClock, device: str
-) -> tuple[dict[str, Tensor], Tensor]:
-    """One batch, without waiting for the GPU: the terms of the loss, the norm of its gradient.
-
-    Both belong to the weights before the step.
-    """
-    clock.mark("begin")
-    image, points, ids = (
-        t.to(device, non_blocking=True) for t in (batch.image, batch.points, batch.sample)
-    )
-    azimuth = batch.camera.azimuth.to(device, non_blocking=True)
-    # Drawn for the whole batch, so that any number of processes sees the same numbers.
-    rows = len(image) * distributed.world()
-    draws = distributed.own_rows(torch.rand(rows, DRAWS, device=device))
-    noise = distributed.own_rows(torch.randn(rows, run.network.latent, device=device))
-    image, points, azimuth = augment(image, points, azimuth, config.augment, draws)
-    bf16 = config.optim.precision == "bf16"
-    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-        out = model(image, points, noise if run.network.latent else None)
-    clock.mark("loss")
-    terms = run.objective(out, Target(points, ids, azimuth))
-    clock.mark("backward")
-    clock.watch(out.points)
-    run.optimiser.zero_grad(set_to_none=True)
-    terms["loss"].backward()
-    weights = list(run.network.parameters())
-    norm = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
-    if config.optim.grad_clip:
-        nn.utils.clip_grads_with_norm_(weights, config.optim.grad_clip, norm)
-    run.optimiser.step()
-    clock.mark("end")
-    return {name: term.detach() for name, term in terms.items()}, norm.detach()
 
 
 def check_steps(
@@ -214,59 +195,49 @@ def check_steps(
 
 
 def train_epoch(
-    run: Run,
-    model: nn.Module,
-    config: Config,
-    loader: DataLoader[Sample],
-    epoch: int,
-    device: str,
-    bar: "tqdm[Any]",
+    run: Run, step: Step, config: Config, batches: Batches, epoch: int, bar: "tqdm[Any]"
 ) -> log.Row:
-    """One pass over the training images: rate, mean losses, where the time went."""
+    """One epoch: rate, mean losses, where the time went."""
     options, began = config.optim, time.monotonic() - run.seconds
-    data = cast("ReconstructionDataset", loader.dataset)
     torch.manual_seed(options.seed * 1_000_003 + epoch)  # every draw of this epoch comes from here
-    cast("DistributedSampler[Sample]", loader.sampler).set_epoch(epoch)
-    seen = torch.zeros(len(data), dtype=torch.bool)
-    model.train()
-    clock, done, lr = StepClock(device), 0, options.lr
-    sums = torch.zeros((), device=device)
+    batches.begin(epoch)
+    step.model.train()
+    step.clock.restart()
+    done, lr = 0, options.lr
+    sums = torch.zeros(len(step.names), device=step.device)
     pending: list[tuple[int, Tensor, Tensor]] = []
-    for step, batch in enumerate(loader):
+    for number, (samples, inputs) in enumerate(batches):
         seconds = time.monotonic() - began
-        if step and 0 < options.max_minutes < seconds / 60:
+        if number and 0 < options.max_minutes < seconds / 60:
             bar.write(f"optim.max_minutes is used up: stopped in epoch {epoch + 1}")
             break
-        lr = learning_rate(config, epoch + step / len(loader), seconds)
-        for group in run.optimiser.param_groups:
-            group["lr"] = lr
-        terms, norm = train_step(run, model, config, batch, clock, device)
-        seen[batch.sample] = True
-        sums, done = sums + torch.stack(list(terms.values())), step + 1
-        pending.append((step, torch.stack([terms["loss"], norm]), batch.sample))
-        if step % config.log.every == 0 or done == len(loader):  # the only wait for the GPU
-            clock.drain()
-            check_steps(pending, data, epoch, lr)
-            shown = zip(terms, (sums / done).tolist(), strict=True)
+        lr = learning_rate(config, epoch + number / len(batches), len(batches), seconds)
+        numbers = step(inputs, lr)
+        sums, done = sums + numbers, number + 1
+        pending.append((number, numbers[:: len(numbers) - 1], samples))
+        if number % config.log.every == 0 or done == len(batches):  # the only wait for the GPU
+            step.clock.drain()
+            check_steps(pending, batches.data, epoch, lr)
+            shown = zip(step.names[:-1], (sums / done).tolist(), strict=False)
             bar.set_postfix_str("  ".join(f"{key} {value:.4f}" for key, value in shown))
         bar.update()
-    clock.drain()
-    check_steps(pending, data, epoch, lr)
-    distributed.share_rows(run.objective.emd_loss.price_cache, seen.to(device))
+    step.clock.drain()
+    check_steps(pending, batches.data, epoch, lr)
+    run.trained.objective.emd_loss.gather_price_cache()
     means = distributed.total(sums / (done * distributed.world()))
-    return {"lr": lr, **dict(zip(terms, means.tolist(), strict=True)), **clock.shares()}
+    losses = dict(zip(step.names[:-1], means.tolist(), strict=False))
+    return {"lr": lr, **losses, **step.clock.summary()}
 
 
 def train(config: Config, out: Path, device: str, resumed: dict[str, Any] | None = None) -> Run:
     """Train into `out`, from the start or from a loaded checkpoint."""
     if config.optim.max_minutes and distributed.world() > 1:
         raise ConfigError("optim.max_minutes: clocks of processes differ; only for one process")
-    data = open_split(config, config.data.train_split)
-    if not len(data):
-        raise ConfigError(f"data.train_split: {data.split!r} of {data.root} holds no images")
+    data = open_training(config)
+    batches, val_loader = Batches(config, data, device), make_val_loader(config)
     run = begin(config, data, device, resumed)
-    loader, val_loader = make_loaders(config, data, device)
-    model = distributed.parallel(run.network, device)
+    model = distributed.parallel(run.trained.network, device)
+    step = Step(run.trained, model, config, batches.fetch, device)
     chief = distributed.rank() == 0
     if chief:
         save(run, config, out)  # so that even the first epoch can be interrupted
@@ -274,7 +245,7 @@ def train(config: Config, out: Path, device: str, resumed: dict[str, Any] | None
         log.open_tensorboard(out, len(run.history)) if chief and config.log.tensorboard else None
     )
     epochs, limit, first = config.optim.epochs, 60 * config.optim.max_minutes, len(run.history)
-    steps = len(loader)
+    steps = len(batches)
     with tqdm(total=steps * epochs, initial=steps * first, unit="step", disable=not chief) as bar:
         for epoch in range(first, epochs):
             if limit and epoch and run.seconds > limit:
@@ -282,13 +253,13 @@ def train(config: Config, out: Path, device: str, resumed: dict[str, Any] | None
             began = time.monotonic()
             bar.set_description(f"epoch {epoch + 1}/{epochs}")
             row: log.Row = {"epoch": epoch + 1}
-            row |= train_epoch(run, model, config, loader, epoch, device, bar)
+            row |= train_epoch(run, step, config, batches, epoch, bar)
             row |= validate(run, val_loader, device)
             run = run._replace(seconds=run.seconds + time.monotonic() - began)
             run.history.append(row | {"minutes": round(run.seconds / 60, 3)})
             if chief:
                 save(run, config, out)
-                log.tell(row, board, bar)
+                log.tell(row, config.optim.batch_size, board, bar)
     return run
 
 
@@ -341,7 +312,7 @@ def main(argv: list[str] | None = None) -> int:
         with ExitStack() as held:
             if distributed.rank() == 0:
                 held.enter_context(files.locked(out))
-            with deterministic(config.optim.deterministic):
+            with deterministic(config.optim.deterministic or device == "cpu"):
                 run = train(config, out, device, resumed)
             chief = distributed.rank() == 0
             distributed.end()

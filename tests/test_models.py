@@ -59,7 +59,7 @@ def test_the_committed_results_are_what_the_code_writes(name):
     folder = RESULTS / name
     config = configs.load(folder / "config.toml")
     record = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    assert record["config"] == configs.to_dict(config)
+    assert configs.update(Config(), record["config"]) == config
     assert list(record["rows"][0])[3:] == PROTOCOLS[config.evaluate.protocol].columns()
     assert {row["method"] for row in record["rows"]} == {config.network.name, *NAMES, FLOOR}
     assert record["header"][0] == PROTOCOLS[config.evaluate.protocol].describe()
@@ -111,7 +111,9 @@ def test_checkpoint_round_trip(tmp_path):
 
 def test_a_checkpoint_without_its_parts_is_named(tmp_path):
     checkpoint.save(tmp_path / checkpoint.NAME, {"config": {}})
-    with pytest.raises(checkpoint.CheckpointError, match="parts are missing: history, mean_shape"):
+    with pytest.raises(
+        checkpoint.CheckpointError, match="parts are missing: averaged, history, mean_shape"
+    ):
         checkpoint.load(tmp_path / checkpoint.NAME, parts=checkpoint.PARTS)
 
 
@@ -274,9 +276,10 @@ def test_mirroring_moves_image_cloud_and_camera_together(axis):
     """The camera of azimuth a stands at (cos a, sin a) in x and z; it is mirrored like a point."""
     torch.manual_seed(0)
     image, points, azimuth = torch.rand(16, 3, 8, 8), torch.rand(16, 5, 3), 360 * torch.rand(16)
-    options = configs.Augment(mirror=axis, brightness=0.0, contrast=0.0)
+    opaque = torch.cat([image, torch.ones(16, 1, 8, 8)], 1)
+    change = augment.Augmentation(configs.Augment(axis, 0.0, 0.0, 0.0, 0.0, colours=False))
     draws = torch.rand(16, augment.DRAWS)
-    new_image, new_points, new_azimuth = augment.augment(image, points, azimuth, options, draws)
+    new_image, new_points, new_azimuth = change(opaque, points, azimuth, draws)
     for i in range(16):
         flipped = draws[i, 0] < 0.5
         sides = torch.ones(3)
@@ -286,3 +289,64 @@ def test_mirroring_moves_image_cloud_and_camera_together(axis):
         old, new = torch.deg2rad(azimuth[i]), torch.deg2rad(new_azimuth[i])
         torch.testing.assert_close(new.cos(), sides[0] * old.cos(), rtol=0, atol=1e-5)
         torch.testing.assert_close(new.sin(), sides[2] * old.sin(), rtol=0, atol=1e-5)
+
+
+def vary(image, **options):
+    """Augmentation of one image [4, H, W] by `options` alone, in 200 draws."""
+    off = {"mirror": "none", "brightness": 0.0, "contrast": 0.0, "scale": 0.0, "shift": 0.0}
+    off |= {"colours": False, "background": 0.0}
+    change = augment.Augmentation(configs.Augment(**(off | options)))
+    draws = torch.rand(200, augment.DRAWS)
+    return change(image.expand(200, -1, -1, -1), torch.zeros(200, 1, 3), torch.zeros(200), draws)[0]
+
+
+def picture():
+    """A box of one colour in the middle of 16 x 16 pixels, half transparent at its left side."""
+    alpha = torch.zeros(1, 16, 16)
+    alpha[:, 4:12, 5:12], alpha[:, 4:12, 4] = 1, 0.5
+    colour = torch.tensor([0.2, 0.4, 0.6])[:, None, None]
+    return torch.cat([alpha * colour + 1 - alpha, alpha])
+
+
+def test_without_options_the_image_is_as_it_was():
+    torch.testing.assert_close(vary(picture())[7], picture()[:3])
+
+
+def test_half_of_the_images_stand_on_a_grey_that_shines_through():
+    found = vary(picture(), background=0.5)
+    grey = found[:, :, 0, 0]
+    assert torch.equal(grey, grey[:, :1].expand(-1, 3))
+    assert 0.3 < (grey[:, 0] < 1).float().mean() < 0.7
+    assert found[:, 0, 8, 8].allclose(torch.tensor(0.2))
+    edge = 0.5 * torch.tensor([0.2, 0.4, 0.6]) + 0.5 * grey
+    torch.testing.assert_close(found[:, :, 8, 4], edge)
+
+
+def test_brightness_and_colours_are_the_objects_not_the_backgrounds():
+    bright = vary(picture(), brightness=0.5)
+    assert (bright[:, :, 0, 0] == 1).all()
+    inside = bright[:, :, 8, 8]
+    moved = inside - torch.tensor([0.2, 0.4, 0.6])  # by the same light, up to half the mean of 0.4
+    assert moved.abs().max() < 0.201
+    assert moved.std() > 0.05
+    swapped = vary(picture(), colours=True)[:, :, 8, 8]
+    assert swapped.sort(1).values.allclose(torch.tensor([0.2, 0.4, 0.6]), atol=1e-6)
+    assert len({tuple(row) for row in (10 * swapped).round().tolist()}) == 6
+
+
+def test_scale_and_shift_move_the_object_on_its_white():
+    larger = (1 - vary(picture(), scale=0.2)).sum((1, 2, 3)) / (1 - picture()[:3]).sum()
+    assert larger.max() == pytest.approx(1.44, abs=0.1)
+    assert larger.min() == pytest.approx(0.64, abs=0.1)
+    dark = 1 - vary(picture(), shift=0.25)[:, 0]  # up to an eighth of the side, two pixels
+    across = (dark.sum(1) * torch.arange(16.0)).sum(1) / dark.sum((1, 2))
+    assert across.max() - across.min() == pytest.approx(4, abs=0.2)
+    torch.testing.assert_close(dark.sum((1, 2)), dark.sum((1, 2))[:1].expand(200))
+
+
+def test_a_run_of_a_dense_cloud_is_drawn():
+    cloud = torch.arange(10.0)[None, :, None].expand(200, 10, 3)
+    found = augment.choose_points(cloud, 4, torch.rand(200, augment.DRAWS))[:, :, 0]
+    assert set(found[:, 0].tolist()) == set(range(10))
+    assert torch.equal((found - found[:, :1]) % 10, torch.arange(4.0).expand(200, 4))
+    assert augment.choose_points(cloud, 10, torch.rand(200, augment.DRAWS)) is cloud

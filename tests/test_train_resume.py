@@ -13,7 +13,7 @@ import pytest
 import torch
 from objects import make_set, settings
 
-from models import checkpoint, losses, train
+from models import checkpoint, log, step, train
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = train.DEFAULT.parent
@@ -34,7 +34,7 @@ def rows_of(run):
 
 def same_state(one, two):
     """Every tensor of two loaded checkpoints is equal bit for bit."""
-    for part in ("network", "objective"):
+    for part in ("network", "trained", "objective"):
         for key, value in one[part].items():
             assert torch.equal(value, two[part][key]), key
     for number, state in one["optimiser"]["state"].items():
@@ -77,23 +77,24 @@ def test_interrupt_and_resume_give_the_straight_run(
 ):
     monkeypatch.setattr(train, "pick_device", lambda name: str(device))
     more = {"data_workers": 2, "network_points": 256, "evaluate_baselines": "false"}
+    more["optim_deterministic"] = "true"
     words = words_of(system, root, tmp_path, optim_precision=precision, **more)
     straight, parts = tmp_path / "straight", tmp_path / "parts"
     assert train.main(["--out", str(straight), *words]) == 0
-    calls, term = 0, losses.Objective.forward
+    calls, call = 0, step.Step.__call__
 
     def interrupting(*args):
         nonlocal calls
         calls += 1
         if calls == 6:  # 16 images are 4 steps an epoch: in the middle of the second
             raise KeyboardInterrupt
-        return term(*args)
+        return call(*args)
 
-    monkeypatch.setattr(losses.Objective, "forward", interrupting)
+    monkeypatch.setattr(step.Step, "__call__", interrupting)
     assert train.main(["--out", str(parts), *words]) == train.INTERRUPTED
     assert f"--resume {parts}" in capsys.readouterr().err
     assert len(checkpoint.load(parts / checkpoint.NAME)["history"]) == 1
-    monkeypatch.setattr(losses.Objective, "forward", term)
+    monkeypatch.setattr(step.Step, "__call__", call)
     if system in SECOND:  # the checkpoint has the first stage's weights
         shutil.rmtree(tmp_path / "autoencoder")
     assert train.main(["--resume", str(parts)]) == 0
@@ -156,7 +157,7 @@ def test_two_processes_train_like_one(root, tmp_path, device, system):
     rounding = 1e-2 if cuda else 1e-3  # convolutions of a GPU are TF32
     for row, other in zip(*(state["history"] for state in states), strict=True):
         assert other.keys() == row.keys()
-        for key in row.keys() - {"loss_share", "loader_share", "minutes"}:
+        for key in row.keys() - set(log.TIMES):
             assert other[key] == pytest.approx(row[key], rel=rounding), (row["epoch"], key)
     losses_of_first = [state["history"][0]["loss"] for state in states]
     assert losses_of_first[1] == pytest.approx(losses_of_first[0], rel=rounding / 100)

@@ -54,6 +54,7 @@ class Sample(NamedTuple):
     camera: View
     depth: torch.Tensor  # [H, W] float32 along the optical axis, 0: nothing; [0, 0]: not asked for
     normal: torch.Tensor  # [3, H, W] float32, camera frame, 0: nothing; [3, 0, 0]: not asked for
+    alpha: torch.Tensor  # [1, H, W] float32 in 0..1, the object's share of each pixel
 
 
 class ReconstructionDataset(Dataset[Sample]):
@@ -66,7 +67,7 @@ class ReconstructionDataset(Dataset[Sample]):
             None: as they are.
         points: of each cloud; the file pointcloud_<points>.npy is read.
         geometry: read depth and normals too.
-        in_memory: bytes. A split whose images need no more is decoded at once and kept (uint8, 48
+        in_memory: bytes. A split whose images need no more is decoded at once and kept (uint8, 64
             KB a view at 128 x 128); of a larger one every image is decoded when it is asked for.
 
     `categories` and `synsets` run over all splits: train and test share the indices. `front` is the
@@ -107,7 +108,8 @@ class ReconstructionDataset(Dataset[Sample]):
         self._sha256 = _sha256(manifest)
         self.points = self.clouds(points)
         self.width = self._first_width()  # pixels of the files, before image_size
-        self.images = self._read_images(in_memory)  # [S, 3, H, W] uint8, or None: read on demand
+        # [S, 4, H, W] uint8 as from read_image, or None: read on demand
+        self.images = self._read_images(in_memory)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -117,9 +119,10 @@ class ReconstructionDataset(Dataset[Sample]):
         index = range(len(self.samples))[index]
         owner, view = self.samples[index]
         image = self._image(index) if self.images is None else self.images[index]
+        image = image.to(torch.float32) / 255
         depth, normal = self._geometry(index) if self.geometry else _NO_GEOMETRY
         return Sample(
-            image=image.to(torch.float32) / 255,
+            image=image[:3],
             points=self.points[owner],
             category=torch.tensor(self.object_categories[owner]),
             sample=torch.tensor(index),
@@ -128,12 +131,19 @@ class ReconstructionDataset(Dataset[Sample]):
             camera=self._view(index),
             depth=depth,
             normal=normal,
+            alpha=image[3:],
         )
 
     def name(self, index: int) -> str:
         """The image of a sample as people find it: synset/model/view."""
         owner, view = self.samples[index]
         return f"{self.objects[owner]}/{view:02d}"
+
+    @property
+    def azimuth(self) -> torch.Tensor:
+        """[S] float32, degrees, of each sample's camera; NaN where the set does not tell it."""
+        nan = float("nan")
+        return torch.tensor([nan if c is None else c.azimuth for c in self._cameras])
 
     def clouds(self, points: int) -> torch.Tensor:
         """Another sampling of every object, pointcloud_<points>.npy: [O, points, 3] float32."""
@@ -147,7 +157,7 @@ class ReconstructionDataset(Dataset[Sample]):
     def _image(self, index: int) -> torch.Tensor:
         path = self._path(index, "rendering")
         image = read_image(path, self.image_size)
-        if image.shape != (3, *2 * [self.image_size or self.width]):
+        if image.shape != (4, *2 * [self.image_size or self.width]):
             raise ValueError(f"{path}: another size than the first image, {self.width} pixels")
         return torch.from_numpy(image)
 
@@ -158,9 +168,9 @@ class ReconstructionDataset(Dataset[Sample]):
 
     def _read_images(self, in_memory: int) -> torch.Tensor | None:
         side = self.image_size or self.width
-        if not self.samples or len(self.samples) * 3 * side**2 > in_memory:
-            return None if self.samples else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
-        images = torch.empty(len(self.samples), 3, side, side, dtype=torch.uint8)
+        if not self.samples or len(self.samples) * 4 * side**2 > in_memory:
+            return None if self.samples else torch.empty(0, 4, 0, 0, dtype=torch.uint8)
+        images = torch.empty(len(self.samples), 4, side, side, dtype=torch.uint8)
         with ThreadPoolExecutor() as pool:  # decoding leaves the interpreter's lock alone
             for index, image in enumerate(pool.map(self._image, range(len(images)))):
                 images[index] = image
@@ -315,12 +325,16 @@ def open_image(path: Path) -> Image.Image:
 
 
 def read_image(path: Path, size: int | None = None) -> np.ndarray:
-    """A PNG on white, cut as camera.window says, resized: [3, size, size] uint8 (None: its own)."""
+    """A PNG, cut as camera.window says, resized: [4, size, size] uint8 (None: its own size).
+
+    The first three are its colours on white, the last is its alpha, all resized alike. So the
+    picture on a background b is white + (1 - alpha) (b - 1), with white and alpha in 0..1.
+    """
     image = open_image(path)
     offset, side = window(image.width, size)
     image = image.crop((offset, offset, offset + side, offset + side))
     white = Image.new("RGBA", image.size, "white")
-    image = Image.alpha_composite(white, image).convert("RGB")
-    if size is not None and image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    layers = [Image.alpha_composite(white, image).convert("RGB"), image.getchannel("A")]
+    if size is not None and side != size:
+        layers = [layer.resize((size, size), Image.Resampling.BILINEAR) for layer in layers]
+    return np.ascontiguousarray(np.dstack([np.asarray(x) for x in layers]).transpose(2, 0, 1))
