@@ -33,7 +33,7 @@ def open_split(
     """
     root, size = config.data.root or FURNITURE, config.data.image_size
     memory, points = IN_MEMORY if images else 0, points or config.network.points
-    return ReconstructionDataset(root, split, size, points, in_memory=memory)
+    return ReconstructionDataset(root, split, size, points, fold=config.data.fold, in_memory=memory)
 
 
 def cloud_sizes(data: ReconstructionDataset) -> list[int]:

@@ -64,6 +64,9 @@ class Data:
     root: str = ""  # empty: the set that comes with the repository
     train_split: str = "train"
     val_split: str = "val"  # chooses the best epoch; never the split that is reported
+    # 0 to 4: another split of the same objects by families, 70 : 10 : 20, each with test objects of
+    # its own. -1: the split of the set's files.
+    fold: int = setting(-1, at_least=-1)
     image_size: int = setting(64, above=0)  # pixels, square; images of another size are resized
     # Processes that load images, for each GPU, if the split is too large to be kept in memory.
     workers: int = setting(0, at_least=0)

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from models.data import maps
 from models.data.camera import Camera, intrinsics, read_metadata, window
 from models.data.categories import NAMES
+from models.data.folds import Table, split_by_family
 from models.data.manifest import is_plain, read_manifest
 
 FURNITURE = Path(__file__).parent / "furniture"  # the set that lies in the repository
@@ -67,6 +68,8 @@ class ReconstructionDataset(Dataset[Sample]):
             None: as they are.
         points: of each cloud; the file pointcloud_<points>.npy is read.
         geometry: read depth and normals too.
+        fold: 0 to 4, the set's objects in another split by families, see models.data.folds; -1: the
+            split of the set's files.
         in_memory: bytes. A split whose images need no more is decoded at once and kept (uint8, 64
             KB a view at 128 x 128); of a larger one every image is decoded when it is asked for.
 
@@ -82,6 +85,7 @@ class ReconstructionDataset(Dataset[Sample]):
         points: int = 2048,
         *,
         geometry: bool = False,
+        fold: int = -1,
         in_memory: int = IN_MEMORY,
     ) -> None:
         if split not in SPLITS:
@@ -93,6 +97,9 @@ class ReconstructionDataset(Dataset[Sample]):
         tables = {name: self._read_split(name) for name in SPLITS if self._has_split(name)}
         if split not in tables:
             raise FileNotFoundError(f"missing {self._split_file(split)}")
+        manifest = read_manifest(self.root)
+        if fold != -1:
+            tables = self._split_anew(tables, manifest, fold)
         self.synsets = sorted({s for table in tables.values() for s, keys in table.items() if keys})
         self.categories = [NAMES.get(synset, synset) for synset in self.synsets]
         self.objects = sorted(key for keys in tables[split].values() for key in keys)
@@ -103,7 +110,6 @@ class ReconstructionDataset(Dataset[Sample]):
             cameras = self._read_cameras(key)
             self.samples += [(index, view) for view in range(len(cameras))]
             self._cameras += cameras
-        manifest = read_manifest(self.root)
         self.front = _front(manifest)
         self._sha256 = _sha256(manifest)
         self.points = self.clouds(points)
@@ -232,6 +238,24 @@ class ReconstructionDataset(Dataset[Sample]):
                 if len(names) != 2 or not all(map(is_plain, names)) or names[0] != synset:
                     raise ValueError(f"{path}: {key!r} is not of the form {synset}/model")
         return table
+
+    def _split_anew(
+        self, tables: dict[str, Table], manifest: dict[str, Any], fold: int
+    ) -> dict[str, Table]:
+        known = {key for table in tables.values() for keys in table.values() for key in keys}
+        records = manifest.get("objects")
+        told = {
+            f"{r['synset']}/{r['model']}": r
+            for r in (records if isinstance(records, list) else [])
+            if isinstance(r, dict) and {"synset", "model", "family"} <= r.keys()
+        }
+        if missing := sorted(known - told.keys()):
+            raise ValueError(
+                f"data.fold: {self.root / 'manifest.json'} does not tell the family of "
+                f"{missing[0]} and {len(missing) - 1} more objects; set it to -1, or make the set "
+                "again with models.data.prepare"
+            )
+        return split_by_family([told[key] for key in sorted(known)], fold)
 
     def _read_cameras(self, key: str) -> list[Camera | None]:
         """One entry a view of the object; None where its camera is not told."""
