@@ -349,12 +349,16 @@ def open_image(path: Path) -> Image.Image:
 
 
 def read_image(path: Path, size: int | None = None) -> np.ndarray:
-    """A PNG, cut as camera.window says, resized: [4, size, size] uint8 (None: its own size).
+    """A PNG as `on_white` gives it."""
+    return on_white(open_image(path), size)
+
+
+def on_white(image: Image.Image, size: int | None = None) -> np.ndarray:
+    """A square RGBA image, cut as camera.window says, resized: [4, size, size] uint8 (None: its own).
 
     The first three are its colours on white, the last is its alpha, all resized alike. So the
     picture on a background b is white + (1 - alpha) (b - 1), with white and alpha in 0..1.
     """
-    image = open_image(path)
     offset, side = window(image.width, size)
     image = image.crop((offset, offset, offset + side, offset + side))
     white = Image.new("RGBA", image.size, "white")
