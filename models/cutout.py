@@ -17,7 +17,7 @@ ACROSS_RANGE = (-0.13, 0.13)  # middle of the box to the right of the image's
 BELOW_RANGE = (-0.08, 0.17)
 
 PLAIN = 24  # of 255: a colour no further from the background's, in each channel, belongs to it
-BORDER = 0.9  # share of the border's pixels that a plain background has at least
+BORDER = 0.75  # share of the border's pixels that a plain background has at least
 SPECK = 0.01  # parts smaller than this share of the largest part are dirt
 CURE = (
     "give --mask FILE (white where the object is), or an RGBA image; any program that removes "

@@ -110,8 +110,7 @@ def run(args: argparse.Namespace) -> list[str]:
         found = predict(weights, image, samples)
         write_ply(args.out / f"{path.stem}.ply", found.points, found.spread)
         write_npz(args.out / f"{path.stem}.npz", found, pixels)
-        label = "height" if found.spread is None else f"spread over {samples} draws"
-        turntable(args.out / f"{path.stem}.gif", image, found.points, found.spread, label)
+        turntable(args.out / f"{path.stem}.gif", image, found.points)
         cloud = viewer.Cloud(found.points, spread=found.spread)
         shown.append(viewer.Shown(path.name, "", image, None, {weights.name: cloud}))
         told = "" if found.spread is None else f"; a point's spread {found.spread.mean():.3f}"
@@ -122,8 +121,8 @@ def run(args: argparse.Namespace) -> list[str]:
 
 
 CAPTION = (
-    "The image as the network saw it, and the cloud that it gave. Spread: how far a point moves from "
-    "draw to draw of the latent; 1 is the object's longest side."
+    "The image as the network saw it, and the cloud that it gave. Spread: how far a point moves "
+    "from draw to draw of the latent."
 )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A cloud that turns once around, as a GIF: the image beside it, coloured by a value."""
+"""A cloud that turns once around, as a GIF, beside the image that it was made from."""
 
 from pathlib import Path
 
@@ -24,18 +24,18 @@ REACH = 0.75  # of the axes; half the diagonal of a cloud is at most 0.87
 COLOURS = 64  # of the palette, all frames together
 
 
-def turntable(path: Path, image: Tensor, cloud: Tensor, value: Tensor | None, label: str) -> None:
-    """Write `path`: image [3, H, W] in 0..1 and cloud [N, 3], y up, coloured by `value` [N].
+def turntable(path: Path, image: Tensor, cloud: Tensor) -> None:
+    """Write `path`: image [3, H, W] in 0..1 and cloud [N, 3], y up, coloured by the height.
 
-    Without a value the colour is the height. The same input gives the same bytes.
+    The same input gives the same bytes.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(4.8, 2.4), dpi=SIDE / 2.4)
     figure.subplots_adjust(0.01, 0.01, 0.99, 0.9, wspace=0.02)
     left.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy())
     left.set_title("input", fontsize=9)
-    right.set_title(label, fontsize=9)
+    right.set_title("reconstruction", fontsize=9)
     points = cloud.double().numpy()
-    colour = (cloud[:, 1] if value is None else value).double().numpy()
+    colour = points[:, 1]
     dots = right.scatter(points[:, 0], points[:, 1], c=colour, s=3, cmap="viridis", linewidths=0)
     right.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), aspect="equal")
     for ax in (left, right):
@@ -50,7 +50,8 @@ def turntable(path: Path, image: Tensor, cloud: Tensor, value: Tensor | None, la
         figure.canvas.draw()
         frames.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()))  # type: ignore[attr-defined]
     plt.close(figure)
-    palette = frames[0].quantize(COLOURS, dither=Image.Dither.NONE)
+    # The extremes of the colours matter, which a median cut would average away.
+    palette = frames[0].quantize(COLOURS, Image.Quantize.MAXCOVERAGE)
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     with files.replacing(path) as file:
         frames[0].save(

@@ -39,9 +39,9 @@ DRAWS = 8
 QUANTILE = 0.98  # of all values of a measure, where its colours end
 FRONT = (55.0, 25.0)  # azimuth and elevation, degrees, if the camera is not known
 CAPTION = (
-    "CD of one cloud: mean distance to the truth plus mean distance from it, not squared, x100, in the "
-    "set's unit (the object's longest side is 1), without alignment. The tables' numbers below follow "
-    "the convention that they name."
+    "CD of one cloud: mean distance to the truth plus mean distance from it, not squared, x100, in "
+    "the set's unit (the object's longest side is 1), without alignment. The charts' CD and EMD "
+    "follow the convention that models.evaluate was asked for:"
 )
 
 
@@ -95,10 +95,8 @@ def limits(shown: Sequence[Shown]) -> dict[str, float]:
     for measure in ("distance", "spread"):
         values = [getattr(cloud, measure) for entry in shown for cloud in entry.clouds.values()]
         if values := [value for value in values if value is not None]:
-            limit = torch.cat(values).double().numpy()
-            found[measure] = max(
-                float(torch.from_numpy(limit).sort().values[int(QUANTILE * (len(limit) - 1))]), 1e-6
-            )
+            ranked = torch.cat(values).sort().values
+            found[measure] = max(ranked[int(QUANTILE * (len(ranked) - 1))].item(), 1e-6)
     return found
 
 
@@ -188,7 +186,7 @@ def clouds_of(weights: Weights, samples: list[Sample], device: str, label: str) 
 
 
 def spaced(numbers: list[float], wanted: int) -> list[int]:
-    """`wanted` positions, evenly over the ranks of `numbers`, the least and the largest among them."""
+    """`wanted` positions, evenly over the ranks of `numbers`, least and largest among them."""
     ranked = sorted(range(len(numbers)), key=lambda i: (numbers[i], i))
     if wanted >= len(ranked):
         return sorted(ranked)
@@ -203,26 +201,23 @@ def collect(runs: Sequence[Path], labels: list[str], wanted: int, device: str) -
     Raises:
         ValueError: the runs were evaluated on different objects.
     """
-    found: dict[str, list[Cloud]] = {}
-    first: tuple[ReconstructionDataset, list[Sample]] | None = None
-    for label, run in zip(labels, runs, strict=True):
-        weights = open_weights(f"{run}/", device)
-        data = open_split(weights.config, weights.config.evaluate.split, images=False)
-        samples = [data[i] for i in views_shown(data)]
-        if not samples:
+    opened = [open_weights(f"{run}/", device) for run in runs]
+    splits = [open_split(w.config, w.config.evaluate.split, images=False) for w in opened]
+    found = []  # [runs][objects]
+    for run, weights, data, label in zip(runs, opened, splits, labels, strict=True):
+        if not data.samples:
             raise ValueError(f"{run}: evaluate.split of {data.root} holds no images")
-        first = first or (data, samples)
-        if data.objects != first[0].objects:
+        if data.objects != splits[0].objects:
             raise ValueError(f"{run}: evaluated on other objects than {runs[0]}")
-        found[label] = clouds_of(weights, samples, device, label)
-    assert first is not None
-    data, samples = first
+        found.append(clouds_of(weights, [data[i] for i in views_shown(data)], device, label))
+    data = splits[0]
+    samples = [data[i] for i in views_shown(data)]
     shown = []
-    for i in spaced([cloud.cd or 0.0 for cloud in found[labels[0]]], wanted):
+    for i in spaced([cloud.cd or 0.0 for cloud in found[0]], wanted):
         view, category = samples[i].camera, data.categories[int(samples[i].category)]
         angles = (view.azimuth.item(), view.elevation.item())
         camera = angles if all(angle == angle for angle in angles) else FRONT
-        clouds = {label: found[label][i] for label in labels}
+        clouds = {label: of[i] for label, of in zip(labels, found, strict=True)}
         name = data.name(int(samples[i].sample))
         shown.append(Shown(name, category, samples[i].image, samples[i].points, clouds, camera))
     return shown
@@ -241,7 +236,9 @@ def read_curves(path: Path) -> dict[str, list[float]]:
 
 def collect_charts(runs: Sequence[Path], labels: list[str]) -> dict[str, Any]:
     """What metrics.csv and results.json of the runs hold; a run without one is left out there."""
-    curves, errors, compute, notes = {}, {}, {}, []
+    curves, compute = {}, {}
+    errors: dict[str, dict[str, dict[str, float]]] = {}  # method -> category -> CD, EMD
+    notes: list[str] = []
     for label, run in zip(labels, runs, strict=True):
         if columns := read_curves(run / "metrics.csv"):
             curves[label] = columns

@@ -181,18 +181,19 @@ def card(
     results: dict[str, Any],
 ) -> str:
     """The model card: what it is, what it learned from, what it may be used for, how good it is."""
-    options = weights.config.network
+    options, side = weights.config.network, weights.config.data.image_size
     parameters = sum(p.numel() for p in weights.network.parameters())
     licences = Counter(record["licence"] for record in objects)
     categories = Counter(record["category"] for record in objects)
-    listed = [", ".join(f"{n} {key}" for key, n in c.most_common()) for c in (categories, licences)]
+    sources = Counter(record["source"].get("package", "elsewhere") for record in objects)
+    counts = (categories, licences, sources)
+    listed = [", ".join(f"{n} {key}" for key, n in count.most_common()) for count in counts]
     convention = "\n".join(f"{line}  " for line in results["header"])
     return f"""\
 # {name}
 
 One image of an object -> a cloud of {options.points} points: `{options.name}`, preset
-`{options.preset}`, {parameters / 1e6:.1f} M parameters, images of {weights.config.data.image_size} x \
-{weights.config.data.image_size} pixels.
+`{options.preset}`, {parameters / 1e6:.1f} M parameters, images of {side} x {side} pixels.
 
 ```
 python -m models.predict IMAGE --weights {name}
@@ -202,13 +203,15 @@ Object frame: y up, centre of the box 0, its longest side 1.
 
 ## File
 
-`{FILE}`: {size / 1e6:.1f} MB, matrices in 16 bits, sha256 in `{SUMS}`. On images of the test split the
-rounding moves a point by {moves[0]:.1e} of the longest side in the mean, {moves[1]:.1e} at most.
+`{FILE}`: {size / 1e6:.1f} MB, matrices in 16 bits, sha256 in `{SUMS}`. In images of the evaluated
+split the rounding moves a point by {moves[0]:.1e} of the longest side in the mean, and by at most
+{moves[1]:.1e}.
 
 ## Data
 
-{len(objects)} training objects: {listed[0]}. Renderings on white, one light, no texture: a photo is
-further from them than they are from each other.
+Renderings of {len(objects)} objects: {listed[0]}.
+
+From {listed[2]}. A photo is further from these renderings than they are from each other.
 
 ## Licence
 
