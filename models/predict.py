@@ -21,18 +21,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models import files, viewer
+from models import files
 from models.build import pick_device
 from models.cutout import cut_out
 from models.data.dataset import on_white
 from models.determinism import deterministic
 from models.networks.base import Reconstruction
+from models.page import Cloud, Shown, page
 from models.turntable import turntable
 from models.weights import DEFAULT, Weights, names, open_weights
 
 OUT = Path("predictions")
 PAGE = "predictions.html"
-SAMPLES = 8
+SAMPLES, SEED = 8, 0  # draws of the latent
 
 
 class Prediction(NamedTuple):
@@ -45,23 +46,28 @@ class Prediction(NamedTuple):
 
 @torch.no_grad()
 @deterministic()
-def predict(weights: Weights, image: Tensor, samples: int, seed: int = 0) -> Prediction:
+def predict(
+    weights: Weights, image: Tensor, samples: int, truth: Tensor | None = None
+) -> Prediction:
     """Reconstruct image [3, S, S], values 0..1, with S the image size of the weights.
 
     `samples` draws of the latent, 0 for none; a network without a latent has none to draw. Every
     image gets the same draws. A point is told apart by its index, which these networks' last layers
-    give a meaning.
+    give a meaning. `truth` [N, 3] is for a network that reads the true cloud, and for no other.
     """
     network = weights.network
     device = next(network.parameters()).device
     image = image.to(device)[None]
-    out: Reconstruction = network(image)
+    cloud = truth.to(device)[None] if truth is not None and network.reads_points else None
+    out: Reconstruction = network(image, cloud)
     points = out.points[0].float().cpu()
     if not (samples and network.latent):
         return Prediction(points, None, None)
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(samples, network.latent, generator=generator).to(device)
-    drawn = network(image.expand(samples, -1, -1, -1), None, noise).points.float().cpu()
+    noise = torch.randn(samples, network.latent, generator=torch.Generator().manual_seed(SEED))
+    if cloud is not None:
+        cloud = cloud.expand(samples, -1, -1)
+    drawn = network(image.expand(samples, -1, -1, -1), cloud, noise.to(device)).points
+    drawn = drawn.float().cpu()
     spread = (drawn - drawn.mean(dim=0)).square().sum(dim=-1).mean(dim=0).sqrt()
     return Prediction(points, spread, drawn)
 
@@ -111,12 +117,12 @@ def run(args: argparse.Namespace) -> list[str]:
         write_ply(args.out / f"{path.stem}.ply", found.points, found.spread)
         write_npz(args.out / f"{path.stem}.npz", found, pixels)
         turntable(args.out / f"{path.stem}.gif", image, found.points)
-        cloud = viewer.Cloud(found.points, spread=found.spread)
-        shown.append(viewer.Shown(path.name, "", image, None, {weights.name: cloud}))
+        cloud = Cloud(found.points, spread=found.spread)
+        shown.append(Shown(path.name, "", image, None, {weights.name: cloud}))
         told = "" if found.spread is None else f"; a point's spread {found.spread.mean():.3f}"
         lines.append(f"{path}: {cutout.how}{told}")
     title = f"Predictions of {weights.name}"
-    files.write_text(args.out / PAGE, viewer.page(title, [CAPTION], [weights.name], shown))
+    files.write_text(args.out / PAGE, page(title, [CAPTION], [weights.name], shown))
     return [*lines, f"written: {args.out}/{PAGE} and NAME.ply, NAME.npz, NAME.gif of each image"]
 
 
@@ -127,10 +133,9 @@ CAPTION = (
 
 
 def at_least_0(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError
-    return number
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more, got {text!r}")
+    return int(text)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -70,8 +70,13 @@ def open_weights(name: str = DEFAULT, device: str = "cpu") -> Weights:
             f"--weights: {name!r} is neither a run nor one of models/weights ({known}); "
             "python -m models.train makes a run"
         )
-    state = checkpoint.load(checkpoint.choose(path), device, checkpoint.SCORED)
-    return _ready(path.resolve().name, configs.update(Config(), state["config"]), state, device)
+    return open_run(path, device)
+
+
+def open_run(run: Path, device: str = "cpu") -> Weights:
+    """Load the best epoch of a run, called after its folder; raises ValueError if there is none."""
+    state = checkpoint.load(checkpoint.choose(run), device, checkpoint.SCORED)
+    return _ready(run.resolve().name, configs.update(Config(), state["config"]), state, device)
 
 
 def _ready(name: str, config: Config, state: dict[str, Any], device: str) -> Weights:

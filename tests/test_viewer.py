@@ -11,7 +11,7 @@ import torch
 from objects import make_set
 from test_weights import make_run
 
-from models import viewer
+from models import page, viewer
 from pointloss import chamfer
 
 pytestmark = pytest.mark.usefixtures("one_cpu_thread")
@@ -45,7 +45,7 @@ def world(tmp_path_factory):
     root = make_set(folder / "set")
     run = make_run(root, folder / "run")
     (run / "metrics.csv").write_text(
-        "epoch,lr,cd,val_cd,minutes\n1,.1,0.25,0.5,1\n2,.1,0.2,0.4,2\n"
+        "epoch,lr,cd,val_cd,minutes\n1,.1,0.25,nan,1\n2,.1,0.2,0.4,2\n"
     )
     return root, run
 
@@ -56,7 +56,7 @@ def test_a_page_gives_back_what_was_put_in():
     cloud = viewer.judge(points, truth, torch.rand(50))
     image = torch.rand(3, 8, 8)
     name = "</script><b>chair"
-    html = viewer.page("T", [], ["a"], [viewer.Shown(name, "c", image, truth, {"a": cloud})])
+    html = page.page("T", [], ["a"], [page.Shown(name, "c", image, truth, {"a": cloud})])
     check_alone(html)
     (shown,) = data_of(html)["objects"]
     assert shown["name"] == name
@@ -89,7 +89,7 @@ def test_the_page_of_a_run(world, tmp_path):
     assert data["objects"][0]["camera"] == [90, 27]
     results = json.loads((run / "results.json").read_text())
     charts = data["charts"]
-    assert charts["curves"]["run"] == {"epoch": [1, 2], "cd": [0.25, 0.2], "val_cd": [0.5, 0.4]}
+    assert charts["curves"]["run"] == {"epoch": [1, 2], "cd": [0.25, 0.2], "val_cd": [None, 0.4]}
     assert charts["compute"]["run"] == pytest.approx(results["cost"]["macs"] / 1e9, abs=1e-4)
     own = {
         row["category"]: row["CD"] for row in results["rows"] if row["method"] == results["method"]
@@ -99,6 +99,20 @@ def test_the_page_of_a_run(world, tmp_path):
     assert results["header"][0] in data["notes"]
     for word in ("best", "median", "worst", "requestAnimationFrame", "onpointermove"):
         assert word in html
+
+
+def test_systems_of_different_sizes_share_a_truth(world, tmp_path):
+    root, run = world
+    second = make_run(root, tmp_path / "second", points=256)
+    out = tmp_path / "page.html"
+    words = ["--out", str(out), "--device", "cpu", "--objects", "1"]
+    assert viewer.main([str(run), str(second), *words]) == 0
+    (shown,) = data_of(out.read_text())["objects"]
+    assert len(cloud_of(shown["truth"])) == 64
+    for name, points in (("run", 64), ("second", 256)):
+        packed = shown["clouds"][name]
+        assert len(cloud_of(packed)) == len(array(packed["distance"], "u1")) == points
+        assert len(array(packed["missed"], "u1")) == 64  # a value for each point of the truth
 
 
 def test_the_same_runs_give_the_same_page(world, tmp_path):

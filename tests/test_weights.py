@@ -17,17 +17,17 @@ from models.config import Config
 pytestmark = pytest.mark.usefixtures("one_cpu_thread")
 
 
-def make_run(root, folder):
+def make_run(root, folder, points=64):
     """A run folder with an untrained network on the set at `root`, scored."""
     values = {
         "data": {"root": str(root), "image_size": 32},
-        "network": {"points": 64},
+        "network": {"points": points},
         "evaluate": {"baselines": False, "protocol": "pix3d"},
     }
     config = configs.update(Config(), values)
     torch.manual_seed(0)
     network = build_network(config)
-    mean = torch.rand(64, 3) - 0.5
+    mean = torch.rand(points, 3) - 0.5
     network.start_from(mean)
     state = {"network": network.state_dict(), "mean_shape": mean, "history": []}
     folder.mkdir()
