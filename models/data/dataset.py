@@ -354,7 +354,7 @@ def read_image(path: Path, size: int | None = None) -> np.ndarray:
 
 
 def on_white(image: Image.Image, size: int | None = None) -> np.ndarray:
-    """A square RGBA image, cut as camera.window says, resized: [4, size, size] uint8 (None: its own).
+    """A square RGBA image, cut as camera.window says: [4, size, size] uint8 (None: its own size).
 
     The first three are its colours on white, the last is its alpha, all resized alike. So the
     picture on a background b is white + (1 - alpha) (b - 1), with white and alpha in 0..1.
