@@ -45,12 +45,16 @@ def make_optimiser(network: Network, config: Config, device: str) -> torch.optim
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, object]) -> None:
-    """Load a state dict; which kernels are used is the device's matter, not the checkpoint's."""
+    """Load a state dict; kernels and memory format are the device's, not the checkpoint's."""
     own = optimiser.param_groups
     kinds = [{key: group[key] for key in ("lr", "fused", "capturable")} for group in own]
     saved: list[dict[str, object]] = state["param_groups"]  # type: ignore[assignment]
     groups = [group | kind for group, kind in zip(saved, kinds, strict=True)]
     optimiser.load_state_dict(state | {"param_groups": groups})
+    for weight, values in optimiser.state.items():
+        for name, value in values.items():
+            if value.shape == weight.shape:  # the fused kernel wants the weight's strides
+                values[name] = torch.empty_like(weight).copy_(value)
 
 
 def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:

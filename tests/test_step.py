@@ -13,7 +13,8 @@ from models.batches import Batches
 from models.build import open_training
 from models.config import Config, ConfigError
 from models.data import dataset
-from models.step import Step
+from models.determinism import deterministic
+from models.step import Step, make_optimiser, restore_optimiser
 
 STEPS = 6
 
@@ -105,6 +106,18 @@ def steps(config, device, count=STEPS):
     return torch.stack(values[:count]), run
 
 
+def test_the_state_of_an_optimiser_fits_weights_in_another_memory_format():
+    one, two = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    first, second = (make_optimiser(layer, Config(), "cpu") for layer in (one, two))
+    one(torch.rand(1, 3, 8, 8)).sum().backward()
+    first.step()
+    restore_optimiser(second, first.state_dict())
+    for weight, other in zip(one.parameters(), two.parameters(), strict=True):
+        value = second.state[other]["exp_avg"]
+        assert torch.equal(value, first.state[weight]["exp_avg"])
+        assert value.stride() == other.stride()
+
+
 SYSTEMS = {
     "efficient": {"loss_w_kl": 1e-3},
     "reconstnet": {"network_name": "reconstnet", "loss_w_view": 1.0, "loss_view_centre": 270},
@@ -113,23 +126,26 @@ SYSTEMS = {
 }
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_captured_steps_are_the_steps(root, cuda, system, precision):
+@pytest.mark.parametrize(
+    ("system", "precision", "strict"),
+    [*((name, "float32", True) for name in SYSTEMS), *(("efficient", "bf16", s) for s in (0, 1))],
+)
+def test_captured_steps_are_the_steps(root, cuda, system, precision, strict):
     """With the same random numbers; the first captured step has undone its warm-up."""
     found = []
     for graph in ("false", "true"):
         more = SYSTEMS[system] | {"optim_graph": graph, "optim_precision": precision}
+        more["loss_emd_rtol"] = 1e-3  # else another matching, as good, is another loss
         config = configure(root, network_points=256, optim_weight_decay=0.05, **more)
-        found.append(steps(config, "cuda"))
+        with deterministic(strict):
+            found.append(steps(config, "cuda"))
     (eager, run), (captured, other) = found
-    torch.testing.assert_close(captured[0], eager[0], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(captured[0], eager[0], rtol=1e-3 if strict else 2e-2, atol=1e-5)
     torch.testing.assert_close(captured[:, 0], eager[:, 0], rtol=2e-2, atol=1e-3)
     assert run.trained.average.steps == other.trained.average.steps
-    for one, two in ((run, other),):
-        parts = [r.trained.average.network.state_dict().values() for r in (one, two)]
-        flat = [torch.cat([v.float().flatten() for v in part]) for part in parts]
-        assert (flat[0] - flat[1]).norm() < 1e-2 * flat[0].norm()
+    states = [r.trained.average.network.state_dict().values() for r in (run, other)]
+    one, two = (torch.cat([v.float().flatten() for v in state]) for state in states)
+    assert (one - two).norm() < 1e-2 * one.norm()
 
 
 def test_a_captured_step_draws_anew_and_follows_the_seed(root, cuda):
