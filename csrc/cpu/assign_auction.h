@@ -53,22 +53,15 @@ class Auction {
     refresh_prices();
   }
 
-  // Best value of every bidder under the present prices.
-  std::vector<double> best_values() {
-    std::vector<double> best(frame_.bidders);
-    for (int64_t i = 0; i < frame_.bidders; ++i) best[i] = static_cast<double>(look(i, S(0)).best);
+  // Best values, under the present prices, of all bidders or of `count` that are evenly spread.
+  std::vector<double> best_values(int64_t count) {
+    std::vector<double> best(count);
+    for (int64_t k = 0; k < count; ++k) {
+      best[k] = static_cast<double>(look((2 * k + 1) * frame_.bidders / (2 * count), S(0)).best);
+    }
     return best;
   }
-
-  // Their sum, estimated from at most so many bidders.
-  double best_sum(int64_t most) {
-    const int64_t count = std::min(most, frame_.bidders);
-    double sum = 0.0;
-    for (int64_t k = 0; k < count; ++k) {
-      sum += static_cast<double>(look((2 * k + 1) * frame_.bidders / (2 * count), S(0)).best);
-    }
-    return sum * (static_cast<double>(frame_.bidders) / static_cast<double>(count));
-  }
+  std::vector<double> best_values() { return best_values(frame_.bidders); }
 
   // Takes over prices that have risen.
   void refresh_prices() {
@@ -114,7 +107,7 @@ class Auction {
             frame_.squared,
             static_cast<S>(state_.level)};
   }
-  std::vector<S> to_scan(const std::vector<double>& from, int64_t stride, bool by_point) const;
+  ScanVector<S> to_scan(const std::vector<double>& from, int64_t stride, bool by_point) const;
   BestTwo<S> look(int64_t i, S width);
   void rescan(int64_t i);
   void bid(int32_t i, double eps);
@@ -125,12 +118,12 @@ class Auction {
   const Frame& frame_;
   State& state_;
   bool avx2_;
-  std::vector<S> point_;   // [bidders, dim]
-  std::vector<S> coords_;  // [dim, stride]
-  std::vector<S> values_, price_;
+  ScanVector<S> point_;   // [bidders, dim]
+  ScanVector<S> coords_;  // [dim, stride]
+  ScanVector<S> values_, price_;
   std::vector<int32_t> found_;
-  std::vector<int32_t> candidate_;  // [bidders, kCandidates]
-  std::vector<S> candidate_cost_;
+  ScanVector<int32_t> candidate_;  // [bidders, kCandidates]
+  ScanVector<S> candidate_cost_;
   std::vector<int32_t> size_;  // 0: no candidates yet
   std::vector<S> bound_;       // no object outside the candidates has a value below this
   std::vector<double> slack_;
@@ -138,10 +131,10 @@ class Auction {
 };
 
 template <typename S>
-std::vector<S> Auction<S>::to_scan(const std::vector<double>& from, int64_t stride,
-                                   bool by_point) const {
+ScanVector<S> Auction<S>::to_scan(const std::vector<double>& from, int64_t stride,
+                                  bool by_point) const {
   const bool shift = std::is_same_v<S, float> && !frame_.float_exact;
-  std::vector<S> to(from.size());
+  ScanVector<S> to(from.size());
   for (int64_t d = 0; d < frame_.dim; ++d) {
     const double centre = shift ? frame_.centre[d] : 0.0;
     for (int64_t k = 0; k < stride; ++k) {

@@ -68,13 +68,17 @@ inline double solve_frame(const Frame& frame, double rtol, int64_t max_rounds,
   double eps = 0.0, gap = INFINITY;
   {
     Auction<float> auction(frame, state);
-    double nearest = auction.best_sum(frame.bidders);
-    if (nearest < assign_float_floor(frame.squared) * static_cast<double>(frame.bidders)) {
-      nearest = Auction<double>(frame, state).best_sum(kNearestSample);
+    std::vector<double> best = auction.best_values();
+    double nearest = std::accumulate(best.begin(), best.end(), 0.0);
+    const auto bidders = static_cast<double>(frame.bidders);
+    if (nearest < assign_float_floor(frame.squared) * bidders) {
+      best = Auction<double>(frame, state).best_values(std::min(frame.bidders, kNearestSample));
+      const double sum = std::accumulate(best.begin(), best.end(), 0.0);
+      nearest = sum * (bidders / static_cast<double>(best.size()));
     }
     // Coincident points can make every nearest cost 0 while the assignment is not free.
-    const double cold = nearest > 0.0 ? nearest / static_cast<double>(frame.bidders)
-                                      : kAssignOpeningPart * identity_cost(frame);
+    const double cold =
+        nearest > 0.0 ? nearest / bidders : kAssignOpeningPart * identity_cost(frame);
     state.raise_cap = kAssignRaiseCap * cold;
     eps = cold;
     Opening opening = Opening::kCold;

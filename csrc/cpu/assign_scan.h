@@ -13,6 +13,8 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <new>
+#include <vector>
 
 #include "../common/macros.h"
 
@@ -29,6 +31,22 @@ constexpr int64_t kScanBlock = 64;
 // some 54 values lie below it, and the capacity holds that twice over.
 constexpr int kScanGroups = 16;
 constexpr int kCandidates = 96;
+
+// Arrays that scans read or write begin at a cache line: else half of the loads may straddle two.
+template <typename T>
+struct LineAllocator {
+  using value_type = T;
+  static constexpr std::align_val_t kLine{64};
+  LineAllocator() = default;
+  template <typename U>
+  LineAllocator(const LineAllocator<U>&) {}
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), kLine)); }
+  void deallocate(T* p, size_t) { ::operator delete(p, kLine); }
+  bool operator==(const LineAllocator&) const { return true; }
+  bool operator!=(const LineAllocator&) const { return false; }
+};
+template <typename T>
+using ScanVector = std::vector<T, LineAllocator<T>>;
 
 template <typename S>
 struct ScanView {
