@@ -8,9 +8,9 @@ import time
 
 import pytest
 import torch
-from clouds import duplicates, exponents, make, surface
 
 from pointloss import assign
+from pointloss.testing.clouds import duplicates, exponents, make, surface
 
 AFTER = 0.4  # seconds
 

@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from clouds import KINDS, make
 from scipy.optimize import linear_sum_assignment
 from test_assign import assert_valid
 
 from pointloss import assign
+from pointloss.testing.clouds import KINDS, make
 
 # The largest measured was 5e-13.
 EXACT = 1e-9

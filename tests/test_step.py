@@ -128,7 +128,10 @@ SYSTEMS = {
 
 @pytest.mark.parametrize(
     ("system", "precision", "strict"),
-    [*((name, "float32", True) for name in SYSTEMS), *(("efficient", "bf16", s) for s in (0, 1))],
+    [
+        *((name, "float32", True) for name in SYSTEMS),
+        *(("efficient", "bf16", s) for s in (False, True)),
+    ],
 )
 def test_captured_steps_are_the_steps(root, cuda, system, precision, strict):
     """With the same random numbers; the first captured step has undone its warm-up."""
@@ -150,7 +153,9 @@ def test_captured_steps_are_the_steps(root, cuda, system, precision, strict):
 
 def test_a_captured_step_draws_anew_and_follows_the_seed(root, cuda):
     """One batch, a rate of almost 0: only the random numbers tell the steps apart."""
-    config = configure(root, optim_lr=1e-12, loss_emd_cache="false", loss_w_kl=1e-3)
+    # Else another matching, as good, is another loss.
+    matched = {"loss_emd_cache": "false", "loss_emd_rtol": 1e-4}
+    config = configure(root, optim_lr=1e-12, loss_w_kl=1e-3, **matched)
     data = open_training(config)
     batches = Batches(config, data, "cuda")
     run = train.begin(config, data, "cuda")
