@@ -151,6 +151,10 @@ class ReconstructionDataset(Dataset[Sample]):
         nan = float("nan")
         return torch.tensor([nan if c is None else c.azimuth for c in self._cameras])
 
+    def category(self, index: int) -> str:
+        """The category of a sample's object."""
+        return self.categories[self.object_categories[self.samples[index][0]]]
+
     def clouds(self, points: int) -> torch.Tensor:
         """Another sampling of every object, pointcloud_<points>.npy: [O, points, 3] float32."""
         clouds = [self._read_points(key, points) for key in self.objects]
@@ -318,16 +322,21 @@ def read_cloud(path: Path, sha256: str | None = None) -> np.ndarray:
         points = np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # a broken header makes numpy's parser raise nearly anything
         raise ValueError(f"{path}: not a readable array ({error})") from None
+    return check_cloud(points, path)
+
+
+def check_cloud(points: Any, path: Path) -> np.ndarray:
+    """`points`, read from `path`, as a cloud [N, 3] float32, N > 0; ValueError if they are none."""
     if not isinstance(points, np.ndarray) or points.dtype.kind not in "fiu":
         kind = getattr(points, "dtype", "an archive")
         raise ValueError(f"{path}: expected real numbers, got {kind}")
     if points.ndim != 2 or points.shape[0] == 0 or points.shape[1] != 3:
         raise ValueError(f"{path}: expected [N, 3], N > 0, got shape {list(points.shape)}")
     with np.errstate(over="ignore"):  # beyond float32 is inf, and told below
-        points = points.astype(np.float32)
-    if not np.isfinite(points).all():
+        cloud: np.ndarray = points.astype(np.float32)
+    if not np.isfinite(cloud).all():
         raise ValueError(f"{path}: expected numbers that are all finite")
-    return points
+    return cloud
 
 
 def open_image(path: Path) -> Image.Image:
