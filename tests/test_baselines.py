@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The predictors that learn little or nothing."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from objects import box_cloud
@@ -35,3 +37,34 @@ def test_the_oracle_finds_the_nearest_shape():
     train_clouds = torch.stack([box_cloud((1.0, h, 0.3), 256) for h in (0.1, 0.5, 0.9)])
     truth = torch.stack([box_cloud((1.0, h, 0.3), 300) for h in (0.85, 0.15)])
     assert baselines.nearest_shapes(truth, train_clouds, "cpu").tolist() == [2, 0]
+
+
+def images_loader(images):
+    """Batches of two images [3, H, W] with the objects 0, 1 ..., as far as retrieval looks."""
+    batches = torch.stack(images).split(2)
+    return [
+        SimpleNamespace(image=batch, object=2 * number + torch.arange(len(batch)))
+        for number, batch in enumerate(batches)
+    ]
+
+
+def test_retrieval_may_use_mirrored_views():
+    left = torch.zeros(3, 3, 8, 8)
+    for number in range(3):  # a bar on the left, in another row for each
+        left[number, :, 2 * number, :3] = 1
+    queries = baselines.thumbnails(torch.stack([left[2].flip(2), left[0]]))
+    train = images_loader(list(left))
+    found, turned = baselines.nearest_images(queries, train, "cpu", mirrored=True)
+    assert found.tolist() == [2, 0]
+    assert turned.tolist() == [True, False]
+    _, turned = baselines.nearest_images(queries, train, "cpu", mirrored=False)
+    assert turned.tolist() == [False, False]
+
+
+def test_shapes_are_mirrored_with_their_views():
+    clouds = torch.tensor([[[1.0, 2, 3]], [[4.0, 5, 6]]])
+    both = baselines.with_mirrored(clouds, "x")
+    assert both[2:].tolist() == [[[-1, 2, 3]], [[-4, 5, 6]]]
+    assert baselines.with_mirrored(clouds, "z")[3].tolist() == [[4, 5, -6]]
+    assert torch.equal(both[:2], clouds)
+    assert torch.equal(baselines.with_mirrored(clouds, "none"), clouds)

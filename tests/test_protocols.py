@@ -38,6 +38,14 @@ def test_lmnet_ignores_scale_and_position():
     )
 
 
+def test_plain_forgives_neither_scale_nor_position():
+    x = torch.rand(1, 1024, 3)
+    plain = protocols.PROTOCOLS["plain"]
+    moved = plain.score(x + torch.tensor([0.0, 2.0, 0]), x)
+    assert moved["EMD"].item() == pytest.approx(200, rel=0.01)
+    assert plain.score(2 * x, x)["CD"] > 20
+
+
 def test_emd_has_no_limit_of_4096_points():
     x = torch.rand(1, 4500, 3)
     big = protocols.Protocol("big", "by hand", points=5000, own_box=False)
@@ -75,6 +83,7 @@ def test_conventions_of_the_papers_by_hand():
     assert found["pix3d"] == found["what3d"] == pytest.approx(both / 3)
     assert found["occnet"] == pytest.approx(10 * both / 2)
     assert found["pixel2mesh"] == found["atlasnet"] == pytest.approx(1000 * 2 * 0.25**2 / 2)
+    assert found["plain"] == pytest.approx(100 * both)
     # ICP takes half of the difference away: 0.125 is left of every point.
     assert found["lmnet"] == pytest.approx(100 * both / 3)
 
