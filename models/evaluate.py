@@ -4,60 +4,55 @@
     python -m models.evaluate runs/NAME [--split test] [--protocol lmnet] [--set evaluate.seed=1]
     python -m models.evaluate --pred-dir CLOUDS [--set data.root=SET]
 
-CLOUDS holds <synset>/<model>/<view>.npy (00.npy ...), or <synset>/<model>.npy for all views of an
-object: float [N, 3] in the frame of the set. Prints tables and writes results.md, results.csv,
-results.json and reconstructions.png. With the run's own settings they go into the run folder, else
-into a folder in it that is named after what differs (RUN/protocol=occnet), or into --out: no answer
-takes the place of another question's. Beside the scored clouds
-stand the baselines of models/baselines.py and the sampling floor: the truth against another
-sampling of itself, below which no number means anything.
+CLOUDS is a folder in the layout of models/clouds.py, in the frame of the set. Prints tables and
+writes results.md, results.csv, results.json and reconstructions.png. With the run's own settings
+they go into the run folder, else into a folder in it that is named after what differs
+(RUN/protocol=occnet), or into --out: no answer takes the place of another question's. Every table
+is made twice, by the protocol that is asked for and by `plain`, which changes nothing of what was
+predicted. Beside the scored clouds stand the baselines of models/baselines.py, each difference with
+its standard error, and the sampling floor: the truth against another sampling of itself, below
+which no number means anything. models.compare puts several results beside one another.
 """
 
 import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from models import checkpoint, plots
+from models import checkpoint, plots, uncertainty
 from models import config as configs
 from models.baselines import (
+    FLOOR,
     NAMES,
     cluster_shapes,
     mean_shape,
     nearest_images,
     nearest_shapes,
     thumbnails,
+    with_mirrored,
 )
-from models.build import build_network, cloud_sizes, open_split, pick_device
+from models.build import build_network, check_orientation, open_split, pick_device
+from models.clouds import Predictor, folder_predictor, saving
 from models.config import Config, ConfigError
 from models.cost import describe_machine, measure
-from models.data.dataset import ReconstructionDataset, Sample, read_cloud
+from models.data.dataset import ReconstructionDataset, Sample, View
 from models.determinism import deterministic
+from models.judge import Judge
 from models.networks.base import Network, Reconstruction
-from models.protocols import PROTOCOLS, Protocol
-from models.report import Pictures, Results, Row, as_markdown, tabulate, write
+from models.protocols import PLAIN, PROTOCOLS, Protocol
+from models.report import Results, as_markdown, write
+from models.tables import tabulate
 
-FLOOR = "floor"  # the method's name in the tables
-Predictor = Callable[[Sample], Tensor]  # a batch of images -> clouds [B, N, 3], on any device
-
-
-class Truth(NamedTuple):
-    """The true clouds of a split, one row an object."""
-
-    clouds: Tensor  # [O, P, 3], what CD and EMD compare with
-    dense: Tensor  # [O, K, 3], for the F-score
-    other: Tensor | None  # [O, Q, 3], another sampling of the same surfaces, for the floor
-    other_is_dense: bool
+Sampler = Callable[[Sample], Tensor]  # a batch -> draws [K, B, N, 3], on any device
 
 
 def open_asked(config: Config, *, images: bool = True) -> tuple[Protocol, ReconstructionDataset]:
@@ -72,106 +67,37 @@ def open_asked(config: Config, *, images: bool = True) -> tuple[Protocol, Recons
     return PROTOCOLS[options.protocol], data
 
 
-def open_truth(protocol: Protocol, data: ReconstructionDataset) -> Truth:
-    """Choose among the samplings in the set: the smallest that has enough points, else the largest.
-
-    The floor uses a second sampling with enough points, preferably not the one used for F; without
-    one there is no floor.
-    """
-    sizes = cloud_sizes(data)
-    main = min((s for s in sizes if s >= protocol.points), default=max(sizes))
-    dense = min((s for s in sizes if s >= protocol.f_points), default=max(sizes))
-    beside = [s for s in sizes if s != main and s >= min(protocol.points, main)]
-    other = max([s for s in beside if s != dense] or beside, default=None)
-    clouds = {size: data.clouds(size) for size in (main, dense, other) if size is not None}
-    return Truth(clouds[main], clouds[dense], clouds[other] if other else None, other == dense)
-
-
-class Judge:
-    """A protocol with its truth: clouds in, one row of numbers a cloud out."""
-
-    def __init__(
-        self, config: Config, protocol: Protocol, data: ReconstructionDataset, device: str
-    ):
-        self.options, self.protocol, self.device = config.evaluate, protocol, device
-        self.truth = open_truth(protocol, data)
-
-    def score(self, prediction: Tensor, objects: Tensor, ids: Tensor) -> Tensor:
-        """A batch `prediction` [B, N, 3] of the true clouds `objects` [B] -> [B, columns].
-
-        `prediction` may be on any device, `objects` and the scores are on the CPU. `ids` [B] tell
-        clouds apart if each has a choice of points of its own.
-        """
-        values = self.protocol.score(
-            prediction.to(self.device),
-            self.truth.clouds[objects].to(self.device),
-            self.options.seed,
-            ids if self.options.sampling == "random" else None,
-            self.truth.dense[objects].to(self.device),
-        )
-        return torch.stack(list(values.values()), dim=1).cpu()
-
-    def score_floor(self, other: Tensor, objects: Tensor) -> Tensor:
-        """The truth against `other`, its other sampling, for each image's object [S]."""
-        floor = self.score_chosen(FLOOR, other, objects, objects)
-        if self.truth.other_is_dense:  # then the F-score would see a cloud against itself
-            again = self.score_chosen(FLOOR, self.truth.clouds, objects, objects)
-            first = len(self.protocol.columns()) - len(self.protocol.radii)
-            floor[:, first:] = again[:, first:]
-        return floor
-
-    def score_chosen(self, method: str, clouds: Tensor, chosen: Tensor, objects: Tensor) -> Tensor:
-        """clouds[chosen] against the true clouds `objects`, both [S]; each pair is scored once.
-
-        `method` is the name in the progress bar.
-        """
-        pairs, back = torch.stack([chosen, objects], dim=1).unique(dim=0, return_inverse=True)
-        batches = pairs.split(self.options.batch_size)
-        with tqdm(batches, method, unit="batch", leave=False) as bar:
-            return torch.cat([self.score(clouds[b[:, 0]], b[:, 1], b[:, 1]) for b in bar])[back]
-
-
 def network_predictor(network: Network, config: Config, device: str) -> Predictor:
     """z is the mean of the latent, so the same images give the same clouds, unless evaluate.draw.
 
     (The compared systems draw it while they evaluate, and their numbers change from run to run.)
     """
     network.eval()
-    torch.manual_seed(config.evaluate.seed)
+    draw = network_sampler(network, config, device, 1)
 
     @torch.no_grad()
-    def predict(batch: Sample) -> Tensor:
-        noise = None
+    def predict(batch: Sample) -> Sequence[Tensor]:
         if config.evaluate.draw and network.latent:
-            noise = torch.randn(len(batch.image), network.latent, device=device)
+            return draw(batch)[0].unbind()
         points = batch.points.to(device) if network.reads_points else None
-        out: Reconstruction = network(batch.image.to(device), points, noise)
-        return out.points
+        out: Reconstruction = network(batch.image.to(device), points)
+        return out.points.unbind()
 
     return predict
 
 
-def folder_predictor(folder: Path, data: ReconstructionDataset) -> Predictor:
-    """Clouds from files; all of one number of points."""
-    sizes: set[int] = set()  # of what was read so far
+def network_sampler(network: Network, config: Config, device: str, draws: int) -> Sampler:
+    """`draws` clouds of each image, from as many draws of the latent."""
 
-    def read(index: int, view: int) -> np.ndarray:
-        key = data.objects[index]
-        names = [folder / key / f"{view:02d}.npy", folder / f"{key}.npy"]
-        path = next((p for p in names if p.is_file()), None)
-        if path is None:
-            raise ConfigError(f"--pred-dir: neither {names[0]} nor {names[1]} is there")
-        cloud = read_cloud(path)
-        sizes.add(len(cloud))
-        if len(sizes) > 1:
-            raise ConfigError(f"{path}: clouds of --pred-dir differ in their number of points")
-        return cloud
+    @torch.no_grad()
+    def sample(batch: Sample) -> Tensor:
+        seed = config.evaluate.seed
+        noise = uncertainty.draw_noise(batch.sample, network.latent, draws, seed).to(device)
+        image = batch.image.to(device)
+        points = batch.points.to(device) if network.reads_points else None
+        return torch.stack([network(image, points, row).points for row in noise])
 
-    def predict(batch: Sample) -> Tensor:
-        pairs = zip(batch.object.tolist(), batch.view.tolist(), strict=True)
-        return torch.from_numpy(np.stack([read(index, view) for index, view in pairs]))
-
-    return predict
+    return sample
 
 
 def spread_views(samples: list[tuple[int, int]], wanted: int) -> list[int]:
@@ -188,56 +114,97 @@ def spread_views(samples: list[tuple[int, int]], wanted: int) -> list[int]:
     ]
 
 
+class Scored(NamedTuple):
+    """What became of the S images that are scored, in their order."""
+
+    scores: list[Tensor]  # of each protocol: [S, columns]
+    objects: Tensor  # [S] int64
+    thumbs: Tensor  # [S, P], for the retrieval
+    azimuth: Tensor  # [S] degrees
+    draws: uncertainty.Draws | None
+    pictures: plots.Pictures
+
+
 def score_images(
-    predictor: Predictor, data: ReconstructionDataset, judge: Judge, workers: int
-) -> tuple[Tensor, Tensor, Tensor, Pictures]:
-    """Every image of the split once -> scores [S, columns], objects [S], thumbnails, pictures."""
-    options = judge.options
-    keep = spread_views(data.samples, options.views)
+    predictor: Predictor,
+    sampler: Sampler | None,
+    data: ReconstructionDataset,
+    keep: list[int],
+    judges: list[Judge],
+    workers: int,
+) -> Scored:
+    """Each image of `keep` once; the pictures carry the CD of the first judge."""
     objects = torch.tensor([data.samples[i][0] for i in keep])
-    categories = [data.categories[data.object_categories[o]] for o in objects.tolist()]
-    shown = {keep[row]: row for row in plots.choose_rows(categories, objects.tolist())}
-    scores, thumbs, drawn = [], [], {}
-    loader = DataLoader(Subset(data, keep), options.batch_size, num_workers=workers)
+    shown = {keep[row]: row for row in plots.choose_rows([data.category(i) for i in keep])}
+    drawn: dict[int, plots.Picture] = {}
+    thumbs, azimuth, spreads = [], [], []
+    scores: list[list[Tensor]] = [[] for _ in judges]
+    samples: list[list[Tensor]] = [[] for _ in judges]
+    loader = DataLoader(Subset(data, keep), judges[0].options.batch_size, num_workers=workers)
     with tqdm(loader, "scores", unit="batch", leave=False) as bar:
         for batch in bar:
             predicted = predictor(batch)
-            scores.append(judge.score(predicted, batch.object, batch.sample))
             thumbs.append(thumbnails(batch.image))
+            azimuth.append(batch.camera.azimuth)
+            for judge, found in zip(judges, scores, strict=True):
+                found.append(judge.score(predicted, batch.object, batch.sample))
+            if sampler:
+                many = sampler(batch)
+                spreads.append(uncertainty.spread(many).cpu())
+                for judge, found in zip(judges, samples, strict=True):
+                    rows = [judge.score(one.unbind(), batch.object, batch.sample) for one in many]
+                    found.append(torch.stack(rows))
             for row, sample in enumerate(batch.sample.tolist()):
                 if sample in shown:
-                    drawn[sample] = (batch.image[row], batch.points[row], predicted[row].cpu())
-    images, truths, predictions = ([drawn[s][part] for s in shown] for part in range(3))
-    pictures = Pictures(images, truths, predictions, [categories[row] for row in shown.values()])
-    return torch.cat(scores), objects, torch.cat(thumbs), pictures
+                    label = f"{data.category(sample)}\nCD {scores[0][-1][row, 0].item():.3g}"
+                    camera = View(*(field[row] for field in batch.camera))
+                    three = batch.image[row], batch.points[row], predicted[row].cpu()
+                    drawn[sample] = plots.Picture(*three, camera, label)
+    draws = None
+    if sampler:
+        draws = uncertainty.Draws(torch.cat(spreads), [torch.cat(s, dim=1) for s in samples])
+    note = f"CD by the convention {judges[0].protocol.name}, x{judges[0].protocol.factor:g}"
+    return Scored(
+        [torch.cat(found) for found in scores],
+        objects,
+        torch.cat(thumbs),
+        torch.cat(azimuth),
+        draws,
+        plots.Pictures([drawn[sample] for sample in shown], note),
+    )
 
 
 def score_baselines(
-    config: Config, judge: Judge, objects: Tensor, thumbs: Tensor, mean: Tensor | None, device: str
-) -> dict[str, Tensor]:
-    """Scores [S, columns] of what learns little or nothing; `objects` [S] of each image."""
+    config: Config, judges: list[Judge], scored: Scored, mean: Tensor | None, device: str
+) -> list[dict[str, Tensor]]:
+    """Scores [S, columns] by method of what learns little or nothing, one table a judge."""
     train = open_split(config, config.data.train_split)
     if not train.samples:
         raise ConfigError(
             f"data.train_split: {train.split!r} of {train.root} holds no images for the "
             f"baselines; --set evaluate.baselines=false scores without them"
         )
+    check_orientation(config, train.front)
+    mirror, objects = config.augment.mirror, scored.objects
     mean = mean_shape(train.points, device) if mean is None else mean.cpu()
     loader = DataLoader(train, 256, num_workers=config.data.workers)
-    retrieved = nearest_images(thumbs, loader, device)
+    retrieved, turned = nearest_images(scored.thumbs, loader, device, mirror != "none")
     member, shapes = cluster_shapes(train.points, device)
-    oracle = nearest_shapes(judge.truth.clouds, train.points, device)
-    nothing = torch.zeros_like(objects)
+    points = with_mirrored(train.points, mirror)
+    oracle = nearest_shapes(judges[0].truth.clouds, points, device)
     chosen = (
-        (mean[None], nothing),
-        (shapes, member[retrieved]),
-        (train.points, retrieved),
-        (train.points, oracle[objects]),
+        (mean[None], torch.zeros_like(objects)),
+        (with_mirrored(shapes, mirror), member[retrieved] + len(shapes) * turned),
+        (points, retrieved + len(train.points) * turned),
+        (points, oracle[objects]),
     )
-    return {
-        name: judge.score_chosen(name, clouds, rows, objects)
-        for name, (clouds, rows) in zip(NAMES, chosen, strict=True)
-    }
+    return [
+        {
+            name: judge.score_chosen(name, shape, rows, objects)
+            for name, (shape, rows) in zip(NAMES, chosen, strict=True)
+        }
+        for judge in judges
+    ]
 
 
 @deterministic()
@@ -247,18 +214,24 @@ def evaluate(
     state: dict[str, Any] | None = None,
     pred_dir: Path | None = None,
     commit: str | None = None,
+    samples: int = 0,
+    save_clouds: Path | None = None,
 ) -> Results:
     """Score the network of a checkpoint's `state`, or the clouds of `pred_dir`.
 
-    `commit`, of this project, is named in the header if it is given.
+    `commit`, of this project, is named in the header if it is given. `samples` draws of a network's
+    latent tell how sure it is (at least 2; 0: none). Every cloud is written into `save_clouds`.
     The same weights or clouds give the same table on the same device, however they were trained:
     the matching of the EMD is deterministic here, not only within its certificate.
     """
     options = config.evaluate
     protocol, data = open_asked(config)
-    mean, cost, notes = None, {}, []
+    keep = spread_views(data.samples, options.views)
+    mean, cost, notes, sampler = None, {}, [], None
+    if samples == 1 or samples < 0:
+        raise ConfigError(f"--samples: expected 2 or more, got {samples}")
     if pred_dir is not None:
-        name, predictor = pred_dir.resolve().name, folder_predictor(pred_dir, data)
+        name, predictor = pred_dir.resolve().name, folder_predictor(pred_dir, data, keep)
         if name in (*NAMES, FLOOR):  # beside which it stands in the tables
             name = f"{name} (--pred-dir)"
     elif state is None:
@@ -267,54 +240,63 @@ def evaluate(
         network = build_network(config).to(device)
         checkpoint.restore(network, state, "network")
         name, predictor = config.network.name, network_predictor(network, config, device)
+        if samples and network.latent:
+            sampler = network_sampler(network, config, device, samples)
         mean, cost = state["mean_shape"], measure(network, config)
-        chosen, epochs = state.get("chosen_on"), len(state["history"])
-        why = f"the best on split {chosen!r}" if chosen else "its last"
-        notes = [f"Weights after epoch {epochs} of the run, {why}."]
-        if chosen == options.split:
-            notes.append("WARNING: the best epoch was chosen on this very split.")
-        if network.reads_points:
-            notes.append(
-                "It reads the true cloud, not the image: a bound for what decodes with it."
-            )
-    judge = Judge(config, protocol, data, device)
-    scores, objects, thumbs, pictures = score_images(predictor, data, judge, config.data.workers)
-    methods = {name: scores}
+        notes = describe_weights(network, state, options.split)
+    if samples and not sampler:
+        raise ConfigError(f"--samples: {name} has no latent to draw")
+    if save_clouds is not None:
+        predictor = saving(predictor, data, save_clouds)
+    judges = [Judge(options, p, data, device) for p in dict.fromkeys((protocol, PLAIN))]
+    scored = score_images(predictor, sampler, data, keep, judges, config.data.workers)
+    methods = [{name: own} for own in scored.scores]
+    unsure = []
+    if scored.draws:
+        seen = uncertainty.sides(scored.azimuth, data.front)
+        unsure = uncertainty.tabulate(scored.draws, scored.scores, judges, seen)
+        for found, drawn in zip(methods, scored.draws.scores, strict=True):
+            found[f"{name}, best of {samples}"] = uncertainty.best_draw(drawn)
     if options.baselines:
-        methods |= score_baselines(config, judge, objects, thumbs, mean, device)
-    if judge.truth.other is not None:
-        methods[FLOOR] = judge.score_floor(judge.truth.other, objects)
-    categories = [data.categories[data.object_categories[o]] for o in objects.tolist()]
-    rows = tabulate(methods, protocol.columns(), categories)
-    header = [protocol.describe(), *describe(config, judge, rows, len(data.objects)), *notes]
+        beside = score_baselines(config, judges, scored, mean, device)
+        methods = [own | found for own, found in zip(methods, beside, strict=True)]
+    for judge, found in zip(judges, methods, strict=True):
+        if (floor := judge.score_floor(scored.objects)) is not None:
+            found[FLOOR] = floor
+    header = [describe_split(config, data, len(scored.objects)), *notes]
     header.append(describe_machine(device, commit))
-    return Results(name, header, rows, cost, configs.to_dict(config), pictures)
+    tables = tabulate(judges, methods, scored.objects, data)
+    return Results(name, header, *tables, unsure, cost, configs.to_dict(config), scored.pictures)
 
 
-def describe(config: Config, judge: Judge, rows: list[Row], objects: int) -> list[str]:
-    """The lines over a table that depend on the data and not on the convention."""
-    options, truth = config.evaluate, judge.truth
-    images = next(row["n"] for row in rows if row["category"] == "all images")
+def describe_weights(network: Network, state: dict[str, Any], split: str) -> list[str]:
+    """Which weights are scored, and what their score does not mean."""
+    chosen, epochs = state.get("chosen_on"), len(state["history"])
+    why = f"the best on split {chosen!r}" if chosen else "its last"
+    notes = [f"Weights after epoch {epochs} of the run, {why}."]
+    if chosen == split:
+        notes.append("WARNING: the best epoch was chosen on this very split.")
+    if network.reads_points:
+        notes.append("It reads the true cloud, not the image: a bound for what decodes with it.")
+    return notes
+
+
+def describe_split(config: Config, data: ReconstructionDataset, images: int) -> str:
+    """What was scored, and how points are chosen."""
+    options = config.evaluate
     choice = (
         "the same points of every cloud" if options.sampling == "fixed" else "each cloud its own"
     )
-    lines = [
-        f"Split {options.split!r}: {objects} objects, {images} images. True clouds of "
-        f"{truth.clouds.shape[1]} points, for F of {truth.dense.shape[1]}; where a cloud has more "
-        f"than the convention takes: a random choice, {choice}, seed {options.seed}. "
-        f"Training split {config.data.train_split!r}, all categories together."
-    ]
-    if judge.protocol.emd:
-        gap = max(row["gap"] for row in rows)
-        lines.append(
-            f"EMD certified: (cost - lower bound) / cost is at most {gap:.2%} in every cloud."
+    return (
+        f"Split {options.split!r}: {len(data.objects)} objects, {images} images. Where a cloud has "
+        f"more points than a convention takes: a random choice, {choice}, seed {options.seed}. "
+        f"Training split {config.data.train_split!r}, all categories together; the baselines "
+        + (
+            "may use its images and shapes as they are."
+            if config.augment.mirror == "none"
+            else f"may mirror its images and shapes (in {config.augment.mirror}), as training does."
         )
-    if truth.dense.shape[1] < judge.protocol.f_points:
-        lines.append(
-            f"The set has no cloud of {judge.protocol.f_points} points: F at small radii is far "
-            f"below 1 even for a perfect answer, see the floor."
-        )
-    return lines
+    )
 
 
 def results_folder(args: argparse.Namespace, own: Config, asked: Config) -> Path:
@@ -349,6 +331,12 @@ def main(argv: list[str] | None = None) -> int:
         "--out", type=Path, help="folder for the results (default: RUN or PRED_DIR, see above)"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument(
+        "--samples", type=int, default=0, metavar="K", help="draw K clouds an image: how sure is it"
+    )
+    parser.add_argument(
+        "--save-clouds", action="store_true", help="write every scored cloud into clouds/, as PLY"
+    )
     parser.add_argument("--commit", help="of this project, to be named in the results")
     args = parser.parse_args(argv)
     if (args.run is None) == (args.pred_dir is None):
@@ -367,13 +355,16 @@ def main(argv: list[str] | None = None) -> int:
         given = {key: value for key, value in given.items() if value is not None}
         config = configs.update(config, {"evaluate": given})
         out = results_folder(args, own, config)
-        results = evaluate(config, device, state, args.pred_dir, args.commit)
+        save = out / "clouds" if args.save_clouds else None
+        results = evaluate(config, device, state, args.pred_dir, args.commit, args.samples, save)
         write(results, out)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(as_markdown(results))
     print(f"written: {out}/results.md, .csv, .json, reconstructions.png")
+    if save:
+        print(f"written: {save}/<synset>/<model>/<view>.ply")
     return 0
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pictures of a run: the loss curves, and a grid of input | true cloud | reconstruction.
+"""Pictures of a run: the loss curves, and a grid of input | true clouds | reconstructions.
 
 python -m models.plots runs/NAME        draws loss_curves.png again from metrics.csv
 """
@@ -7,6 +7,7 @@ python -m models.plots runs/NAME        draws loss_curves.png again from metrics
 import csv
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 
@@ -14,14 +15,34 @@ matplotlib.use("Agg")  # no display needed
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from models.data.dataset import View
 from models.losses import TERMS
 
 # (title, axis across, its sign, axis that points at the viewer, its sign). y is up, front is +z.
 Side = tuple[str, int, int, int, int]
 SIDES: tuple[Side, ...] = (("front", 0, 1, 2, 1), ("side", 2, -1, 0, 1))
+REACH = 0.55  # of what is drawn from the centre on: clouds have a longest side of 1, centre 0
+
+
+class Picture(NamedTuple):
+    """One reconstruction to look at."""
+
+    image: Tensor  # [3, H, W] in 0..1
+    truth: Tensor  # [N, 3]
+    prediction: Tensor  # [N, 3]
+    camera: View  # of the image; NaN if nobody tells
+    label: str
+
+
+class Pictures(NamedTuple):
+    """The rows of the grid; `note` says what the numbers in their labels are."""
+
+    rows: list[Picture]
+    note: str
 
 
 def loss_curves(metrics: Path, picture: Path) -> None:
@@ -48,67 +69,70 @@ def loss_curves(metrics: Path, picture: Path) -> None:
     plt.close(figure)
 
 
-def choose_rows(categories: list[str], objects: list[int], rows: int = 6) -> list[int]:
-    """Image numbers for the grid: objects taken from each category in turn, one image of each."""
-    queues: dict[str, list[int]] = {}
-    known = set()
-    for number, (category, obj) in enumerate(zip(categories, objects, strict=True)):
-        if obj not in known:
-            known.add(obj)
-            queues.setdefault(category, []).append(number)
-    chosen: list[int] = []
-    while len(chosen) < rows and any(queues.values()):
-        for category in sorted(queues):
-            if queues[category] and len(chosen) < rows:
-                chosen.append(queues[category].pop(0))
-    return chosen
+def choose_rows(categories: list[str]) -> list[int]:
+    """Image numbers for the grid: the first image of every category."""
+    first: dict[str, int] = {}
+    for number, category in enumerate(categories):
+        first.setdefault(category, number)
+    return [first[category] for category in sorted(first)]
 
 
-def _draw_cloud(ax: Axes, cloud: Tensor, side: Side, reach: float) -> None:
-    _, across, across_sign, depth, depth_sign = side
-    near = depth_sign * cloud[:, depth]
+def project(cloud: Tensor, camera: View) -> tuple[Tensor, Tensor]:
+    """Where points [N, 3] appear in the image, [N, 2] pixels, and how near they are, [N].
+
+    Nearness counts towards the camera from the depth of the object frame's origin, in its unit.
+    """
+    rotation, translation = camera.extrinsics[:, :3], camera.extrinsics[:, 3]
+    seen = cloud @ rotation.T + translation
+    pixels = seen @ camera.intrinsics.T
+    return pixels[:, :2] / pixels[:, 2:], translation[2] - seen[:, 2]
+
+
+def _scatter(ax: Axes, across: Tensor, up: Tensor, near: Tensor) -> PathCollection:
     order = near.argsort()  # far points first, so that near ones cover them
-    ax.scatter(
-        across_sign * cloud[order, across],
-        cloud[order, 1],
-        c=near[order],
-        s=2.5,
-        cmap="viridis",
-        vmin=-reach,
-        vmax=reach,
-        linewidths=0,
-    )
-    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
+    ax.set(xticks=[], yticks=[], aspect="equal")
+    drawn = (across[order], up[order])
+    return ax.scatter(*drawn, c=near[order], s=2.5, vmin=-REACH, vmax=REACH, linewidths=0)
 
 
-def reconstructions(
-    picture: Path,
-    images: list[Tensor],
-    truths: list[Tensor],
-    predictions: list[Tensor],
-    labels: list[str],
-) -> None:
-    """Draw one row per object: image [3, H, W], true and predicted cloud [N, 3] from two sides."""
-    reach = 0.55  # clouds have a longest side of 1, centre 0
-    rows = len(labels)
+def _draw_cloud(ax: Axes, cloud: Tensor, side: Side) -> PathCollection:
+    _, across, across_sign, depth, depth_sign = side
+    ax.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH))
+    return _scatter(ax, across_sign * cloud[:, across], cloud[:, 1], depth_sign * cloud[:, depth])
+
+
+def _draw_view(ax: Axes, cloud: Tensor, picture: Picture) -> None:
+    """The cloud as the input's camera sees it."""
+    if not picture.camera.extrinsics.isfinite().all():
+        ax.text(0.5, 0.5, "camera not known", ha="center", transform=ax.transAxes, fontsize=8)
+        ax.set(xticks=[], yticks=[])
+        return
+    pixels, near = project(cloud, picture.camera)
+    ax.set(xlim=(0, picture.image.shape[2]), ylim=(picture.image.shape[1], 0))
+    _scatter(ax, pixels[:, 0], pixels[:, 1], near)
+
+
+def reconstructions(path: Path, pictures: Pictures) -> None:
+    """Draw a line for each picture: the image, both clouds from its camera and two sides."""
+    rows, views = len(pictures.rows), ["its camera", *(side[0] for side in SIDES)]
     figure, axes = plt.subplots(
-        rows, 5, figsize=(10, 2.05 * rows + 0.4), layout="constrained", squeeze=False
+        rows, 7, figsize=(14, 2.05 * rows + 0.9), layout="constrained", squeeze=False
     )
-    titles = ["input", *(f"true, {side[0]}" for side in SIDES)]
-    titles += [f"reconstruction, {side[0]}" for side in SIDES]
-    for ax, title in zip(axes[0], titles, strict=True):
-        ax.set_title(title, fontsize=11)
-    for line, image, truth, prediction, label in zip(
-        axes, images, truths, predictions, labels, strict=True
-    ):
-        line[0].imshow(image.permute(1, 2, 0).clamp(0, 1).numpy())
+    titles = ["input", *(f"{what}, {v}" for what in ("true", "reconstruction") for v in views)]
+    for ax, text in zip(axes[0], titles, strict=True):
+        ax.set_title(text, fontsize=11)
+    for line, picture in zip(axes, pictures.rows, strict=True):
+        line[0].imshow(picture.image.permute(1, 2, 0).clamp(0, 1).numpy())
         line[0].set(xticks=[], yticks=[])
-        line[0].set_ylabel(label, fontsize=11)
-        for ax, cloud, side in zip(
-            line[1:], (truth, truth, prediction, prediction), SIDES * 2, strict=True
-        ):
-            _draw_cloud(ax, cloud, side, reach)
-    figure.savefig(picture, dpi=110)
+        line[0].set_ylabel(picture.label, fontsize=11)
+        for cloud, three in ((picture.truth, line[1:4]), (picture.prediction, line[4:])):
+            _draw_view(three[0], cloud, picture)
+            for ax, side in zip(three[1:], SIDES, strict=True):
+                shown = _draw_cloud(ax, cloud, side)
+    bar = figure.colorbar(shown, ax=axes, location="bottom", shrink=0.3, aspect=40, pad=0.01)
+    bar.set_ticks([-REACH, REACH], labels=["far from the viewer", "near"])
+    bar.set_label(f"colour: depth.   {pictures.note}", fontsize=11)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 

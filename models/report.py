@@ -2,83 +2,40 @@
 """Results as tables for people (Markdown), for spreadsheets (CSV) and for programs (JSON)."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from models import files, log, plots
-
-PUBLISHED = """\
-Published, under other conditions (table 2 of the paper; CD, EMD x100; FLOPs as printed):
-
-| method         |   CD |   EMD | FLOPs |
-| -------------- | ---: | ----: | ----: |
-| PSGN           | 9.11 | 12.29 |     - |
-| 3D-LMNet       | 8.91 |  9.70 |    4G |
-| 3D-ReconstNet  | 6.26 |  6.20 |    4G |
-| the paper's    | 5.87 |  5.81 |  2.9G |
-
-Not one comparison, and not comparable with the tables above. The first two rows agree with what
-3D-LMNet reports as means over three categories of Pix3D, though the paper says 13 of ShapeNet.
-3D-ReconstNet's code trains one network per category for 1024 points, 3D-LMNet's one for all.
-"4G" is 3.87 GFLOP (1.94 GMAC) at 128 x 128 for 3D-LMNet, but 4.10 GMAC (8.19 GFLOP) at 224 x 224
-for ResNet-50. FLOPs are no measure of memory.
-"""
-
-
-Row = dict[str, Any]  # {method, category, n, one key a column}
-
-
-class Pictures(NamedTuple):
-    """Some reconstructions to look at, one entry each."""
-
-    images: list[Tensor]  # [3, H, W]
-    truths: list[Tensor]  # [N, 3]
-    predictions: list[Tensor]  # [N, 3]
-    labels: list[str]
+from models.baselines import FLOOR, ORACLE, RETRIEVAL
+from models.paired import show
+from models.tables import IMAGES, KEYS, MACRO, Row, sign
 
 
 @dataclass(frozen=True)
 class Results:
-    """Everything a table or a picture needs; rows and cost are plain data for JSON."""
+    """Everything a table or a picture needs; plain data for JSON but for the pictures.
+
+    Every list of rows is what models.tables or models.uncertainty says.
+    """
 
     method: str  # what was scored; the other methods of `rows` stand beside it
     header: list[str]
+    conventions: dict[str, list[str]]
     rows: list[Row]
+    objects: list[Row]
+    scores: list[Row]
+    differences: list[Row]
+    uncertainty: list[Row]  # empty without draws
     cost: dict[str, Any]  # of models.cost.measure; empty for clouds from files
     config: dict[str, dict[str, Any]]
-    pictures: Pictures
+    pictures: plots.Pictures | None = None
 
-
-def tabulate(methods: dict[str, Tensor], columns: list[str], categories: list[str]) -> list[Row]:
-    """Scores [S, columns] by method -> a row for each category, their mean, and all images.
-
-    "mean" is the mean of the categories' means, which the papers report; "all images" the mean over
-    images. Every image counts. The column "gap" takes the largest in place of the mean.
-    """
-    rows = []
-    for method, scores in methods.items():
-        if len(scores) != len(categories):
-            raise ValueError(f"{method}: {len(scores)} scores for {len(categories)} images")
-        values = scores.double()
-
-        def row(category: str, part: Tensor, n: int, method: str = method) -> Row:
-            numbers = dict(zip(columns, part.mean(dim=0).tolist(), strict=True))
-            if "gap" in numbers:
-                numbers["gap"] = part[:, columns.index("gap")].max().item()
-            return {"method": method, "category": category, "n": n, **numbers}
-
-        means = []
-        for category in sorted(set(categories)):
-            part = values[torch.tensor([c == category for c in categories])]
-            rows.append(row(category, part, len(part)))
-            means.append(list(rows[-1].values())[3:])
-        rows.append(row("mean", torch.tensor(means, dtype=torch.float64), len(values)))
-        rows.append(row("all images", values, len(values)))
-    return rows
+    def of(self, protocol: str, **chosen: str) -> list[Row]:
+        """The rows of a protocol with these values."""
+        chosen = {"protocol": protocol, **chosen}
+        return [row for row in self.rows if all(row[k] == v for k, v in chosen.items())]
 
 
 # Columns of what the network costs: how they are called in Markdown, key of `cost`, unit of it.
@@ -100,30 +57,70 @@ def cost_columns(results: Results, row: Row) -> dict[str, float | None]:
     return {name: value and value / COSTS[name][1] for name, value in found.items()}
 
 
-def _number(column: str, value: float | None) -> str:
+def number(column: str, value: Any) -> str:
+    """A cell: counts as they are, three digits after the point of what is below 1, else two."""
     if value is None:
         return "-"
+    if isinstance(value, int | str):
+        return str(value)
     if column == "gap":
         return f"{value:.2%}"
     return f"{value:.3f}" if column.startswith("F@") or abs(value) < 1 else f"{value:.2f}"
 
 
-def _table(first: str, rows: list[Row], columns: list[str]) -> str:
+def title(column: str) -> str:
+    """A column's name with an arrow to where the better numbers are."""
+    return column + ("", " ↑", " ↓")[sign(column)]
+
+
+def embolden(texts: list[str], values: list[float | None], better: int) -> list[str]:
+    """The best of `values` in bold, by the sign of `better`; those that are None do not compete."""
+    known = [better * value for value in values if value is not None]
+    if not better or len(known) < 2:
+        return texts
+    best = max(known)
+    winners = {
+        t for t, v in zip(texts, values, strict=True) if v is not None and better * v == best
+    }
+    return [
+        f"**{t}**" if v is not None and t in winners else t
+        for t, v in zip(texts, values, strict=True)
+    ]
+
+
+def table(head: list[str], lines: list[list[str]]) -> str:
     """A Markdown table whose source is aligned as well."""
-    lines = [[first, *columns]]
-    for row in rows:
-        numbers = [str(row[c]) if c == "n" else _number(c, row[c]) for c in columns]
-        lines.append([row[first], *numbers])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    cells = [head, *lines]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
     texts = [
         " | ".join(
             text.rjust(width) if i else text.ljust(width)
             for i, (text, width) in enumerate(zip(line, widths, strict=True))
         )
-        for line in lines
+        for line in cells
     ]
     rule = " | ".join("-" * (w - 1) + ":" if i else "-" * w for i, w in enumerate(widths))
-    return "\n".join(f"| {line} |" for line in (texts[0], rule, *texts[1:])) + "\n"
+    return "\n".join(f"| {line} |" for line in (texts[0], rule, *texts[1:]))
+
+
+def columns_table(
+    rows: list[Row],
+    columns: Sequence[str],
+    compete: Callable[[Row], bool] = lambda row: False,
+) -> str:
+    """A line for each row, named by the first column; the best of those that compete in bold."""
+    first, *others = columns
+    cells = [[row[first] for row in rows]]
+    for column in others:
+        texts = [number(column, row[column]) for row in rows]
+        values = [row[column] if compete(row) else None for row in rows]
+        cells.append(embolden(texts, values, sign(column)))
+    return table([first, *map(title, others)], [list(line) for line in zip(*cells, strict=True)])
+
+
+def competes(row: Row) -> bool:
+    """Whether a method answers once, from the image alone."""
+    return row["method"] not in (ORACLE, FLOOR) and ", best of " not in row["method"]
 
 
 def describe_cost(results: Results) -> list[str]:
@@ -140,31 +137,138 @@ def describe_cost(results: Results) -> list[str]:
     ]
 
 
-def as_markdown(results: Results) -> str:
-    """The tables as people read them, with every convention in the lines above."""
-    columns = list(results.rows[0])[3:]
-    costs = list(cost_columns(results, results.rows[0]))
-    own = [row for row in results.rows if row["method"] == results.method]
-    means = [row | cost_columns(results, row) for row in results.rows if row["category"] == "mean"]
-    sides = [c for c in ("CD", "EMD") if c in columns]
-    by_category = {row["category"]: {"category": row["category"]} for row in own}
-    for row in results.rows:
-        for c in sides:
-            by_category[row["category"]][f"{row['method']} {c}"] = row[c]
-    wide = [f"{row['method']} {c}" for row in means[1:] for c in sides]
+def verdict(results: Results, protocol: str) -> str:
+    """One sentence: the scored clouds against retrieval by image, between oracle and floor."""
+    means = {row["method"]: row for row in results.of(protocol, category=MACRO)}
+    own, parts = means[results.method], []
+    for column in (c for c in ("CD", "EMD") if c in own):
+        text = f"{column} {number(column, own[column])}"
+        difference = next(
+            (
+                row
+                for row in results.differences
+                if (row["protocol"], row["method"], row["column"]) == (protocol, RETRIEVAL, column)
+            ),
+            None,
+        )
+        notes = []
+        if difference:
+            gap, error = difference["mean"], difference["error"]
+            word = (
+                "level with"
+                if abs(gap) <= 2 * error
+                else "better than"
+                if gap < 0
+                else "worse than"
+            )
+            text += f", {word} {RETRIEVAL}'s {number(column, means[RETRIEVAL][column])}"
+            notes.append(f"difference {show(gap, error)}")
+        notes += [f"{m} {number(column, means[m][column])}" for m in (ORACLE, FLOOR) if m in means]
+        parts.append(text + (f" ({', '.join(notes)})" if notes else ""))
+    return f"By `{protocol}`: **{'; '.join(parts)}.**"
+
+
+def _method_table(results: Results, protocol: str) -> str:
+    rows = []
+    for row in results.of(protocol, category=MACRO):
+        (images,) = results.of(protocol, category=IMAGES, method=row["method"])
+        beside = {f"{c}, images": images[c] for c in ("CD", "EMD") if c in row}
+        numbers = {key: value for key, value in row.items() if key not in KEYS}
+        rows.append({"method": row["method"], **numbers, **beside, **cost_columns(results, row)})
+    return columns_table(rows, list(rows[0]), competes)
+
+
+def _difference_table(results: Results, protocol: str) -> str:
+    found = [row for row in results.differences if row["protocol"] == protocol]
+    columns = list(dict.fromkeys(row["column"] for row in found))
+    lines: dict[str, list[str]] = {}
+    for row in found:
+        line = lines.setdefault(row["method"], [f"{results.method} - {row['method']}"])
+        line.append(show(row["mean"], row["error"]))
+        if row["column"] in ("CD", "EMD"):
+            line.append(show(row["images"], row["images_error"]))
+    heads = [[title(c), *([f"{c}, images ↓"] if c in ("CD", "EMD") else [])] for c in columns]
+    return table(["difference", *sum(heads, [])], list(lines.values()))
+
+
+def _category_table(results: Results, protocol: str, column: str) -> str:
+    """A line for each category: how many objects and images, and every method's `column`."""
+    rows = results.of(protocol)
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    lines = []
+    for first in results.of(protocol, method=methods[0]):
+        found = [results.of(protocol, category=first["category"], method=m)[0] for m in methods]
+        texts = [number(column, row[column]) for row in found]
+        values = [row[column] if competes(row) else None for row in found]
+        counts = [str(first["objects"]), str(first["images"])]
+        lines.append([first["category"], *counts, *embolden(texts, values, sign(column))])
+    return table([title(column), "objects", "images", *methods], lines)
+
+
+def _section(results: Results, protocol: str) -> list[str]:
+    own = results.of(protocol, method=results.method)
+    columns = [key for key in own[0] if key not in KEYS]
     parts = [
-        "\n".join(f"{line}  " for line in [*results.header, *describe_cost(results)]),
-        f"**{results.method}**, by category. mean: of the categories, as the papers do.",
-        _table("category", own, ["n", *columns]),
-        "Beside it, means of the categories. mean shape: the training set's. cluster: the mean of "
-        "the shapes like the one retrieved. nearest image: the training object whose image is "
-        "nearest. oracle: the training object whose shape is nearest. floor: the truth against "
-        "another sampling of itself.",
-        _table("method", means, [*columns, *costs]),
+        f"## {protocol}",
+        "\n".join(f"{line}  " for line in results.conventions[protocol]),
+        "Means of the categories, as the papers have it; of the images where a column says so. The "
+        "best of what sees the image alone is bold.",
+        _method_table(results, protocol),
     ]
-    if wide:
-        parts.append(_table("category", list(by_category.values()), wide))
-    return "\n\n".join(part.rstrip("\n") for part in [*parts, PUBLISHED]) + "\n"
+    if any(row["protocol"] == protocol for row in results.differences):
+        parts += [
+            f"{results.method} minus the others, ± one standard error (a paired bootstrap over "
+            f"objects, 2000 draws). Where less is better (↓), less than 0 is an advantage.",
+            _difference_table(results, protocol),
+        ]
+    parts += [
+        f"**{results.method}** by category.",
+        columns_table(own, ["category", "objects", "images", *columns]),
+    ]
+    parts += [
+        _category_table(results, protocol, c)
+        for c in ("CD", "EMD")
+        if c in columns and any(row["method"] != results.method for row in results.of(protocol))
+    ]
+    if rows := [row for row in results.uncertainty if row["protocol"] == protocol]:
+        parts += [
+            "How sure the network is. spread: how far a point's draws lie from their mean, x100 of "
+            "the set's unit. CD for the mean of the latent, for one draw, for the best of all.",
+            columns_table(rows, [key for key in rows[0] if key != "protocol"]),
+        ]
+    return parts
+
+
+def as_markdown(results: Results) -> str:
+    """A verdict first, then the tables as people read them, with every convention above them."""
+    protocols = list(results.conventions)
+    parts = [
+        f"# {results.method}",
+        "\n".join(f"{verdict(results, protocol)}  " for protocol in protocols),
+        "CD, EMD: less is better (↓). F: more is better (↑).",
+        "\n".join(f"{line}  " for line in [*results.header, *describe_cost(results)]),
+        "mean shape: the training set's. cluster: the mean of the shapes like the one retrieved. "
+        "nearest image: the training object whose image is nearest. oracle: the training object "
+        "whose shape is nearest, by CD before any alignment. floor: the truth against another "
+        "sampling of itself.",
+        *(part for protocol in protocols for part in _section(results, protocol)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def as_json(record: dict[str, Any]) -> str:
+    """JSON with one line for each entry of each part, so that long lists stay short files."""
+
+    def part(value: Any) -> str:
+        if isinstance(value, dict):
+            inner = [f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items()]
+            return "{\n" + ",\n".join(inner) + "\n }" if inner else "{}"
+        if isinstance(value, list):
+            inner = [f"  {json.dumps(entry)}" for entry in value]
+            return "[\n" + ",\n".join(inner) + "\n ]" if inner else "[]"
+        return json.dumps(value)
+
+    return "{\n" + ",\n".join(f" {json.dumps(k)}: {part(v)}" for k, v in record.items()) + "\n}\n"
 
 
 def write(results: Results, folder: Path) -> None:
@@ -172,13 +276,15 @@ def write(results: Results, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     files.write_text(folder / "results.md", as_markdown(results))
     rows = [row | cost_columns(results, row) for row in results.rows]
-    log.write_csv(folder / "results.csv", rows, [*results.header, *describe_cost(results)])
-    record = {
-        "method": results.method,
-        "header": results.header,
-        "cost": results.cost,
-        "rows": results.rows,
-        "config": results.config,
-    }
-    files.write_text(folder / "results.json", json.dumps(record, indent=1) + "\n")
-    plots.reconstructions(folder / "reconstructions.png", *results.pictures)
+    columns = dict.fromkeys(key for row in rows for key in row)  # protocols differ in theirs
+    conventions = [line for lines in results.conventions.values() for line in lines]
+    log.write_csv(
+        folder / "results.csv",
+        [{key: row.get(key) for key in columns} for row in rows],
+        [*results.header, *conventions, *describe_cost(results)],
+    )
+    record = asdict(replace(results, pictures=None))
+    del record["pictures"]
+    files.write_text(folder / "results.json", as_json(record))
+    if results.pictures:
+        plots.reconstructions(folder / "reconstructions.png", results.pictures)

@@ -10,16 +10,17 @@ import json
 import shutil
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from objects import make_set, settings
+from scores import BARE, rows_of, save_clouds, score_clouds
 
 import pointloss
-from models import checkpoint, evaluate, plots, report, train
+from models import checkpoint, compare, evaluate, judge, plots, train
 from models import config as configs
 from models.build import open_split
 from models.config import Config, ConfigError
+from models.protocols import PROTOCOLS
 
 pytestmark = pytest.mark.usefixtures("one_cpu_thread")
 
@@ -34,9 +35,10 @@ def world(tmp_path_factory):
     return root, folder / "run"
 
 
-def rows_of(folder, **chosen):
-    rows = json.loads((folder / "results.json").read_text())["rows"]
-    return [row for row in rows if all(row[key] == value for key, value in chosen.items())]
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    """The picture takes longer than the scores of a set this small; test_plots draws one."""
+    monkeypatch.setattr(plots, "reconstructions", lambda path, pictures: path.touch())
 
 
 def score(run, *words, out):
@@ -44,64 +46,21 @@ def score(run, *words, out):
     return out
 
 
-def save_clouds(root, folder, points, views=None, change=lambda cloud: cloud):
-    """The true test clouds as predictions, one file an object or one a view."""
-    data = open_split(configs.update(Config(), {"data": {"root": str(root)}}), "test")
-    for key, cloud in zip(data.objects, data.clouds(points), strict=True):
-        names = [f"{key}.npy"] if views is None else [f"{key}/{v:02d}.npy" for v in range(views)]
-        for name in names:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            np.save(folder / name, change(cloud).numpy())
-    return folder
-
-
-def score_clouds(root, folder, *words):
-    base = ["--out", str(folder), "--set", f"data.root={json.dumps(str(root))}"]
-    assert evaluate.main(["--pred-dir", str(folder), *base, *words]) == 0
-    return folder
-
-
-def test_a_cloud_against_itself_scores_zero(world, tmp_path):
-    folder = score_clouds(world[0], save_clouds(world[0], tmp_path / "own", 1024))
-    (mean,) = rows_of(folder, method="own", category="mean")
-    assert mean["CD"] == mean["CD to truth"] == mean["EMD"] == 0
-    assert 0 < mean["F@1%"] < 1  # against the densest sampling: not the same points
-
-
-def test_truth_against_another_sampling_is_the_floor(world, tmp_path):
-    folder = score_clouds(world[0], save_clouds(world[0], tmp_path / "other", 256))
-    (own,) = rows_of(folder, method="other", category="mean")
-    (floor,) = rows_of(folder, method="floor", category="mean")
-    assert own["CD"] > 2
-    assert floor["CD"] > 2
-    assert 0 < floor["F@1%"] < 0.9  # not the very points it is compared with
-
-
-def test_floor_of_real_furniture_is_that_of_the_survey(tmp_path):
-    """Two samplings of 1024 points: CD 3.2 to 5.6, EMD 3.5 to 5.2 on furniture like this."""
-    from models.data.dataset import FURNITURE
-
-    folder = save_clouds(FURNITURE, tmp_path / "truth", 2048)
-    words = ["--set", "evaluate.baselines=false", "--views", "1", "--set", "evaluate.batch_size=64"]
-    score_clouds(FURNITURE, folder, *words)
-    (mean,) = rows_of(folder, method="truth", category="mean")
-    assert 3 < mean["CD"] < 6
-    assert 3 < mean["EMD"] < 6
-
-
 def test_every_image_counts_whatever_the_batch(world, tmp_path):
     """Not: the last batch dropped, or sums divided by the number of pairs instead of batches."""
     tables = []
     for batch in (1, 3, 16):  # 4 images
-        words = ["--set", f"evaluate.batch_size={batch}"]
+        words = [*BARE, "--set", f"evaluate.batch_size={batch}"]
         rows = rows_of(score(world[1], *words, out=tmp_path / str(batch)))
         tables.append(rows)
         assert all(
-            row["n"] == (4 if row["category"] in ("mean", "all images") else 2) for row in rows
+            (row["images"], row["objects"])
+            == ((4, 2) if row["category"] in ("mean", "all images") else (2, 1))
+            for row in rows
         )
     for row in zip(*tables, strict=True):
         for other in row[1:]:
-            assert other["n"] == row[0]["n"]
+            assert other["images"] == row[0]["images"]
             assert other["CD"] == pytest.approx(row[0]["CD"], rel=1e-4)
             assert other["EMD"] == pytest.approx(row[0]["EMD"], rel=1e-2)  # its certificate
 
@@ -121,32 +80,23 @@ def test_the_views_that_are_scored_go_around_the_object():
     assert views(0, 0) == views(24, 0) == list(range(24))
 
 
-def test_the_mean_is_over_categories_and_images_are_beside_it():
-    scores = torch.tensor([[1.0, 0.1], [3.0, 0.3], [8.0, 0.2]])
-    rows = report.tabulate({"net": scores}, ["CD", "gap"], ["a", "a", "b"])
-    by_name = {row["category"]: row for row in rows}
-    assert by_name["a"]["CD"] == 2
-    assert by_name["mean"]["CD"] == 5
-    assert by_name["all images"]["CD"] == 4
-    assert by_name["mean"]["gap"] == pytest.approx(0.3)  # the largest
-    with pytest.raises(ValueError, match="2 scores for 3 images"):
-        report.tabulate({"net": scores[:2]}, ["CD", "gap"], ["a", "a", "b"])
-
-
 def test_repeated_evaluation_gives_the_same_numbers(world, tmp_path, monkeypatch, device):
     """Not: the latent drawn anew, an unseeded choice of points, or a matching left to a race."""
     monkeypatch.setattr(evaluate, "pick_device", lambda name: str(device))
     rows = [rows_of(score(world[1], out=tmp_path / name)) for name in ("one", "two")]
     assert rows[0] == rows[1]
     clouds = save_clouds(world[0], tmp_path / "clouds", 2048)
-    seeds = [rows_of(score_clouds(world[0], clouds, "--set", f"evaluate.seed={s}")) for s in (0, 1)]
+    seeds = [
+        rows_of(score_clouds(world[0], clouds, *BARE, "--set", f"evaluate.seed={s}"))
+        for s in (0, 1)
+    ]
     assert seeds[0][0]["CD"] != seeds[1][0]["CD"]
-    drawn = rows_of(score(world[1], "--set", "evaluate.draw=true", out=tmp_path / "four"))
+    drawn = rows_of(score(world[1], *BARE, "--set", "evaluate.draw=true", out=tmp_path / "four"))
     assert drawn[0]["CD"] != rows[0][0]["CD"]
 
 
 def test_random_points_are_each_clouds_own_and_seeded(world, tmp_path):
-    words = ["--set", "evaluate.sampling=random"]
+    words = [*BARE, "--set", "evaluate.sampling=random"]
     rows = rows_of(score(world[1], *words, out=tmp_path / "one"))
     words += ["--set", "evaluate.batch_size=3"]
     again = rows_of(score(world[1], *words, out=tmp_path / "two"))
@@ -154,22 +104,17 @@ def test_random_points_are_each_clouds_own_and_seeded(world, tmp_path):
         assert other["CD"] == pytest.approx(row["CD"], rel=1e-4)
 
 
-def test_both_clouds_are_scaled(world, tmp_path):
-    """Not: the prediction in its own unit box and the truth as it is."""
-    folder = save_clouds(world[0], tmp_path / "big", 1024, change=lambda c: 3 * c + 5)
-    (mean,) = rows_of(score_clouds(world[0], folder), method="big", category="mean")
-    assert mean["CD"] < 1e-3
-
-
 def test_the_split_that_is_reported_did_not_choose_the_epoch(world, tmp_path):
-    shown = (score(world[1], out=tmp_path / "one") / "results.md").read_text()
+    shown = (score(world[1], *BARE, out=tmp_path / "one") / "results.md").read_text()
     assert "WARNING" not in shown
-    shown = (score(world[1], "--split", "val", out=tmp_path / "two") / "results.md").read_text()
+    shown = (
+        score(world[1], *BARE, "--split", "val", out=tmp_path / "two") / "results.md"
+    ).read_text()
     assert "WARNING: the best epoch was chosen on this very split" in shown
     config = checkpoint.load(checkpoint.choose(world[1]))["config"]
     assert config["data"]["val_split"] != config["evaluate"]["split"]
     # The warning belongs to the weights, whatever was asked for and however they are called.
-    words = ["--split", "val", "--set", "evaluate.checkpoint=last"]
+    words = [*BARE, "--split", "val", "--set", "evaluate.checkpoint=last"]
     shown = (score(world[1], *words, out=tmp_path / "3") / "results.md").read_text()
     assert "WARNING" not in shown
     best = shutil.copy(world[1] / checkpoint.BEST, tmp_path / "copy.pt")
@@ -182,9 +127,9 @@ def test_a_run_says_itself_which_epoch_it_wants_scored(world, tmp_path):
     state = checkpoint.load(run / checkpoint.NAME)
     state["config"]["evaluate"]["checkpoint"] = "last"
     checkpoint.save(run / checkpoint.NAME, state)
-    shown = (score(run, out=tmp_path / "out") / "results.md").read_text()
+    shown = (score(run, *BARE, out=tmp_path / "out") / "results.md").read_text()
     assert "its last" in shown
-    words = ["--set", "evaluate.checkpoint=best"]
+    words = [*BARE, "--set", "evaluate.checkpoint=best"]
     shown = (score(run, *words, out=tmp_path / "out") / "results.md").read_text()
     assert "the best on split 'val'" in shown
 
@@ -192,7 +137,7 @@ def test_a_run_says_itself_which_epoch_it_wants_scored(world, tmp_path):
 def test_another_question_does_not_overwrite_the_runs_own_answer(world, tmp_path):
     run = shutil.copytree(world[1], tmp_path / "run")
     before = (run / "results.json").read_bytes()
-    words = ["--protocol", "occnet", "--set", "evaluate.baselines=false"]
+    words = ["--protocol", "occnet", *BARE]
     assert evaluate.main([str(run), *words]) == 0
     assert (run / "results.json").read_bytes() == before
     out = run / "protocol=occnet,baselines=False"
@@ -215,49 +160,46 @@ def test_results_lie_in_a_folder_of_what_differs(tmp_path):
     assert folder(run=tmp_path, out=tmp_path / "x", asked=["evaluate.views=2"]) == tmp_path / "x"
 
 
-@pytest.mark.parametrize("name", ["oracle", "floor", "mean shape"])
-def test_clouds_never_give_way_to_a_baseline_of_their_name(world, tmp_path, name):
-    folder = save_clouds(world[0], tmp_path / name, 1024)
-    score_clouds(world[0], folder)
-    (own,) = rows_of(folder, method=f"{name} (--pred-dir)", category="mean")
-    (beside,) = rows_of(folder, method=name, category="mean")
-    assert own["CD"] == 0 < beside["CD"]
+def test_saved_clouds_are_those_that_were_scored(world, tmp_path):
+    """What --save-clouds writes, --pred-dir scores alike."""
+    out = score(world[1], *BARE, "--save-clouds", out=tmp_path)
+    again = score_clouds(world[0], out / "clouds", *BARE)
+    for row, other in zip(
+        rows_of(out, "plain", method="efficient"),
+        rows_of(again, "plain", method="clouds"),
+        strict=True,
+    ):
+        assert {**row, "method": ""} == {**other, "method": ""}
 
 
-def test_clouds_of_the_folder_one_stands_in_have_its_name(world, tmp_path, monkeypatch):
-    folder = save_clouds(world[0], tmp_path / "mine", 1024)
-    monkeypatch.chdir(folder)
-    score_clouds(world[0], ".", "--set", "evaluate.baselines=false")
-    assert rows_of(folder, method="mine")
+def test_draws_stand_beside_the_mean_of_the_latent(world, tmp_path):
+    out = score(world[1], *BARE, "--samples", "3", out=tmp_path)
+    (own,) = rows_of(out, method="efficient", category="all images")
+    (best,) = rows_of(out, method="efficient, best of 3", category="all images")
+    table = json.loads((out / "results.json").read_text())["uncertainty"]
+    rows = {(row["protocol"], row["seen from"]): row for row in table}
+    everything = rows["lmnet", "anywhere"]
+    assert everything["images"] == 4
+    assert everything["spread"] > 0
+    assert everything["CD at the mean"] == pytest.approx(own["CD"])
+    assert everything["CD of the best"] == pytest.approx(best["CD"])
+    assert everything["CD of a draw"] >= best["CD"]
+    assert "How sure the network is" in (out / "results.md").read_text()
 
 
-def test_one_file_a_view_or_one_an_object(world, tmp_path):
-    by_object = score_clouds(world[0], save_clouds(world[0], tmp_path / "x", 256))
-    by_view = score_clouds(world[0], save_clouds(world[0], tmp_path / "y" / "x", 256, views=2))
-    assert rows_of(by_object) == rows_of(by_view)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda path: None, "is there"),
-        (lambda path: np.save(path, np.zeros((0, 3))), "N > 0"),
-        (lambda path: np.save(path, np.zeros((5, 2))), "expected \\[N, 3\\]"),
-        (lambda path: np.save(path, np.full((5, 3), np.nan)), "all finite"),
-        (lambda path: np.save(path, np.array([{}])), "not a readable array"),
-        (lambda path: np.save(path, np.zeros((5, 3), complex)), "expected real numbers"),
-        (lambda path: np.save(path, np.zeros((7, 3))), "differ in their number"),
-    ],
-)
-def test_bad_clouds_are_named(world, tmp_path, make, message, capsys):
-    folder = save_clouds(world[0], tmp_path / "p", 64)
-    path = next(folder.rglob("*.npy"))
-    path.unlink()
-    make(path)
-    words = ["--pred-dir", str(folder), "--set", f"data.root={json.dumps(str(world[0]))}"]
-    words += ["--set", "evaluate.batch_size=1"]  # files are compared across batches too
-    assert evaluate.main([*words, "--set", "evaluate.baselines=false"]) == 2
-    assert pytest.importorskip("re").search(message, capsys.readouterr().err)
+def test_scores_by_object_are_the_means_of_its_images(world, tmp_path):
+    record = json.loads((score(world[1], out=tmp_path) / "results.json").read_text())
+    assert [row["images"] for row in record["objects"]] == [2, 2]
+    (values,) = [
+        row["values"]
+        for row in record["scores"]
+        if (row["protocol"], row["method"], row["column"]) == ("plain", "efficient", "CD")
+    ]
+    for value, row in zip(values, rows_of(tmp_path, "plain", method="efficient"), strict=False):
+        assert value == pytest.approx(row["CD"], rel=1e-4)
+    found = {(r["protocol"], r["method"], r["column"]) for r in record["differences"]}
+    assert ("lmnet", "nearest image", "EMD") in found
+    assert compare.main([str(tmp_path)]) == 0
 
 
 def test_the_tables_say_their_convention_and_their_cost(world, tmp_path):
@@ -265,7 +207,7 @@ def test_the_tables_say_their_convention_and_their_cost(world, tmp_path):
     shown = (out / "results.md").read_text()
     for text in (
         *("x100", "not squared", "1024 points a cloud", "ICP", "seed 0", "4 images"),
-        *("GMAC", "GFLOP", "ms an image", "M parameters", "32 x 32", "Published, under other"),
+        *("GMAC", "GFLOP", "ms an image", "M parameters", "32 x 32", "CD ↓", "F@5% ↑"),
         *("| mean shape", "| cluster", "| nearest image", "| oracle", "| floor"),
     ):
         assert text in shown, text
@@ -282,11 +224,11 @@ def test_the_tables_say_their_convention_and_their_cost(world, tmp_path):
     notes = [line for line in lines if line.startswith("# ")]
     assert notes[: len(record["header"])] == [f"# {line}" for line in record["header"]]
     table = list(csv.DictReader(lines[len(notes) :]))
-    assert len(table) == 6 * 4
+    assert len(table) == 2 * 6 * 4
     for row in table:
         own = row["method"] == "efficient"
         assert (float(row["GMAC"]) == record["cost"]["macs"] / 1e9) if own else row["GMAC"] == ""
-    assert "F@5% | M parameters |  GMAC | GFLOP | ms an image | peak MiB |" in shown
+    assert "EMD, images ↓ | M parameters |  GMAC | GFLOP | ms an image | peak MiB |" in shown
     columns = set(record["rows"][0])
     assert {"CD", "CD to truth", "CD to pred", "EMD", "gap", "F@1%", "F@2%", "F@5%"} < columns
     for row in record["rows"]:
@@ -308,8 +250,8 @@ def test_the_samplings_of_a_set_are_put_to_use(tmp_path, sizes, protocol, expect
     root = make_set(tmp_path / "set", points=sizes)
     values = {"data": {"root": str(root)}, "network": {"points": sizes[0]}}
     config = configs.update(Config(), values)
-    convention = evaluate.PROTOCOLS[protocol]
-    truth = evaluate.open_truth(convention, open_split(config, "test"))
+    convention = PROTOCOLS[protocol]
+    truth = judge.open_truth(convention, open_split(config, "test"))
     found = [None if c is None else c.shape[1] for c in (truth.clouds, truth.dense, truth.other)]
     assert tuple(found) == expected
     assert truth.other_is_dense == (expected[1] == expected[2])
@@ -319,14 +261,15 @@ def test_a_size_that_one_object_lacks_is_not_used(world, tmp_path):
     root = shutil.copytree(world[0], tmp_path / "set")
     data = open_split(configs.update(Config(), {"data": {"root": str(root)}}), "test")
     (root / "ShapeNet_pointclouds" / data.objects[-1] / "pointcloud_1024.npy").unlink()
-    truth = evaluate.open_truth(evaluate.PROTOCOLS["lmnet"], data)
+    truth = judge.open_truth(PROTOCOLS["lmnet"], data)
     assert truth.clouds.shape[1] == 2048
 
 
-@pytest.mark.parametrize("name", evaluate.PROTOCOLS)
+@pytest.mark.parametrize("name", PROTOCOLS)
 def test_every_protocol_runs(world, tmp_path, name):
-    words = ["--protocol", name, "--set", "evaluate.baselines=false"]
-    (mean,) = rows_of(score(world[1], *words, out=tmp_path), method="efficient", category="mean")
+    words = ["--protocol", name, *BARE]
+    out = score(world[1], *words, out=tmp_path)
+    (mean,) = rows_of(out, name, method="efficient", category="mean")
     assert 0 < mean["CD"] < 1000
     assert f"Convention {name} (" in (tmp_path / "results.md").read_text()
 
@@ -344,9 +287,10 @@ def test_baselines_order_as_they_must(world, tmp_path):
     ("words", "message"),
     [
         (["nowhere"], "no such checkpoint"),
-        (["{run}", "--protocol", "lmnett"], "evaluate.protocol: expected one of lmnet"),
+        (["{run}", "--protocol", "lmnett"], "evaluate.protocol: expected one of plain, lmnet"),
         (["{run}", "--split", "dev"], "split must be one of"),
         (["{run}", "--set", "evaluate.sampling=all"], "expected 'fixed' or 'random'"),
+        (["{run}", "--samples", "1"], "--samples: expected 2 or more, got 1"),
         (["{run}", "--views", "-1"], "evaluate.views: expected 0 or more, got -1"),
     ],
 )
@@ -365,11 +309,6 @@ def test_a_network_is_not_loaded_from_anothers_checkpoint(world):
         evaluate.evaluate(config, "cpu", state)
 
 
-def test_grid_takes_categories_in_turn():
-    categories = ["a", "a", "a", "b", "b", "c"]
-    assert plots.choose_rows(categories, [0, 0, 1, 2, 2, 3], rows=4) == [0, 3, 5, 2]
-
-
 def test_an_empty_split_is_an_error(tmp_path, capsys):
     root = make_set(tmp_path / "set", points=(64,))
     (root / "splits" / "test_models.json").write_text("{}")
@@ -381,4 +320,4 @@ def test_an_empty_split_is_an_error(tmp_path, capsys):
     words = ["--pred-dir", str(folder), "--set", f"data.root={tmp_path / 'other'}"]
     assert evaluate.main(words) == 2
     assert "data.train_split: 'train' of" in capsys.readouterr().err
-    assert evaluate.main([*words, "--set", "evaluate.baselines=false"]) == 0
+    assert evaluate.main([*words, *BARE]) == 0

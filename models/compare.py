@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: MIT
+"""Put results of models.evaluate beside one another, with the errors of their differences.
+
+    python -m models.compare RUN [RUN ...] [--protocol plain] [--against NAME] [--out FOLDER]
+
+RUN is a folder with a results.json, or such a file. Runs that differ in nothing but the set or the
+seed are one system, and NAME=RUN puts a run into the system NAME. Sets are folds: a system's
+objects are those of all its folds, and seeds on one fold are averaged object by object. The
+baselines of a fold are those of the first RUN on it. Prints a table of CD and one of EMD for each
+protocol, and with --out writes compare.md and compare.json.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from models import files
+from models.baselines import FLOOR, NAMES, ORACLE
+from models.paired import DRAWS, Estimate, bootstrap, show
+from models.report import as_json, embolden, number, table, title
+from models.tables import Row, sign
+
+# Settings that do not make another system of a run: what it ran on, and how it is judged.
+CIRCUMSTANCES = {"data.root", "data.workers", "optim.seed", "network.autoencoder"}
+SCORED = "results.json"
+BESIDE = (*NAMES, FLOOR)
+
+
+class Record(NamedTuple):
+    """One results.json."""
+
+    system: str
+    fold: str
+    objects: list[Row]
+    scores: list[Row]
+    method: str
+
+
+class Column(NamedTuple):
+    """What one protocol and column know of a system: a score for each (fold, object)."""
+
+    values: dict[tuple[str, str], float]
+    categories: dict[tuple[str, str], str]
+    images: dict[tuple[str, str], int]
+
+    def estimate(self, keys: Iterable[tuple[str, str]], minus: "Column | None" = None) -> Estimate:
+        """The mean over `keys`, or that of the difference to another system."""
+        keys = sorted(keys)
+        values = [self.values[k] - (minus.values[k] if minus else 0.0) for k in keys]
+        return bootstrap(values, [self.categories[k] for k in keys], [self.images[k] for k in keys])
+
+
+def read(run: str) -> dict[str, Any]:
+    """A results.json of models.evaluate; ValueError if it is none, or too old to be compared.
+
+    With `system`, the NAME of NAME=RUN, or "".
+    """
+    path, system = Path(run), ""
+    if not path.exists() and "=" in run:
+        system, _, run = run.partition("=")
+        path = Path(run)
+    path = path / SCORED if path.is_dir() else path
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; python -m models.evaluate RUN writes it") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(record, dict) or not {"objects", "scores", "config"} <= record.keys():
+        raise ValueError(f"{path}: holds no scores by object; score it again: models.evaluate")
+    return {"system": system, **record}
+
+
+def settings(record: dict[str, Any]) -> dict[str, Any]:
+    """What makes a system: the settings of training, and the name of what was scored."""
+    found = {
+        f"{section}.{key}": value
+        for section, values in record["config"].items()
+        for key, value in values.items()
+        if section not in ("evaluate", "log") and f"{section}.{key}" not in CIRCUMSTANCES
+    }
+    return {"method": record["method"], **found}
+
+
+def name_systems(records: list[dict[str, Any]]) -> list[str]:
+    """A short name for each record's system: its network, and what tells it from others of it."""
+    tables = [settings(record) for record in records]
+    names = []
+    for own in tables:
+        same = ("method", "network.preset")
+        kin = [t for t in tables if all(t[key] == own[key] for key in same)]
+        words = [
+            f"{key.split('.')[1]}={value}"
+            for key, value in own.items()
+            if any(other.get(key) != value for other in kin)
+        ]
+        network = own["network.preset"] if own["method"] == own["network.name"] else ""
+        names.append(", ".join([f"{own['method']} {network}".rstrip(), *words]))
+    return names
+
+
+def read_all(runs: list[str]) -> list[Record]:
+    """The records, each with the name of its system and of its fold."""
+    found = [read(run) for run in runs]
+    roots = {record["config"]["data"]["root"] for record in found}
+    short = {root: Path(root).name or "furniture" for root in roots}
+    if len(set(short.values())) < len(roots):
+        short = {root: root or "furniture" for root in roots}
+    names = name_systems(found)
+    return [
+        Record(
+            record["system"] or name,
+            short[record["config"]["data"]["root"]],
+            record["objects"],
+            record["scores"],
+            record["method"],
+        )
+        for record, name in zip(found, names, strict=True)
+    ]
+
+
+def gather(records: list[Record], protocol: str, column: str) -> dict[str, Column]:
+    """The scores of each system by (fold, object): the mean over its runs on that fold.
+
+    Baselines are systems as well, those of the first run on a fold.
+    """
+    found: dict[str, dict[tuple[str, str], list[float]]] = {}
+    categories, images = {}, {}
+    for record in records:
+        keys = [(record.fold, row["object"]) for row in record.objects]
+        for key, row in zip(keys, record.objects, strict=True):
+            categories[key], images[key] = row["category"], row["images"]
+        for row in record.scores:
+            if (row["protocol"], row["column"]) != (protocol, column):
+                continue
+            beside = row["method"] in BESIDE
+            name = row["method"] if beside else row["method"].replace(record.method, record.system)
+            values = found.setdefault(name, {})
+            for key, value in zip(keys, row["values"], strict=True):
+                if not (beside and key in values):
+                    values.setdefault(key, []).append(value)
+    return {
+        system: Column({k: sum(v) / len(v) for k, v in values.items()}, categories, images)
+        for system, values in found.items()
+    }
+
+
+def compare(records: list[Record], protocol: str, column: str, against: str) -> list[Row]:
+    """A row for each system: means of the folds and of all, difference to the system `against`."""
+    systems = gather(records, protocol, column)
+    if not systems:
+        return []
+    if against not in systems:
+        raise ValueError(f"--against: expected one of {', '.join(systems)}, got {against!r}")
+    rows = []
+    for system, own in systems.items():
+        folds: dict[str, float] = {}
+        for fold in sorted({fold for fold, _ in own.values}):
+            folds[fold] = own.estimate(key for key in own.values if key[0] == fold).mean
+        common = own.values.keys() & systems[against].values.keys()
+        row: Row = {"protocol": protocol, "column": column, "system": system, "folds": folds}
+        row |= {"objects": len(own.values), **own.estimate(own.values)._asdict()}
+        if system != against and common:
+            difference = own.estimate(common, systems[against])
+            row |= {"against": against, "common": len(common), "difference": difference._asdict()}
+        rows.append(row)
+    # Systems by their mean; what they are measured against below.
+    return sorted(rows, key=lambda row: (row["system"] in BESIDE, row["mean"]))
+
+
+def as_markdown(rows: list[Row]) -> str:
+    """The table of one protocol and column."""
+    column = rows[0]["column"]
+    folds = sorted({fold for row in rows for fold in row["folds"]})
+    competes = [
+        row["system"] not in (ORACLE, FLOOR) and ", best of " not in row["system"] for row in rows
+    ]
+    against = next((row["against"] for row in rows if "against" in row), "")
+
+    def cells(values: list[float | None]) -> list[str]:
+        texts = [number(column, value) for value in values]
+        allowed = [v if c else None for v, c in zip(values, competes, strict=True)]
+        return embolden(texts, allowed, sign(column))
+
+    parts = [[row["system"] for row in rows], [str(row["objects"]) for row in rows]]
+    parts += [cells([row["folds"].get(fold) for row in rows]) for fold in folds if len(folds) > 1]
+    for mean, error in (("mean", "error"), ("images", "images_error")):
+        texts = cells([row[mean] for row in rows])
+        digits = [show(row[mean], row[error]).split()[-1] for row in rows]
+        parts.append([f"{t} ± {d}" for t, d in zip(texts, digits, strict=True)])
+        found = [row.get("difference") for row in rows]
+        parts.append([show(d[mean], d[error]) if d else "-" for d in found])
+    head = [title(column), "objects", *(folds if len(folds) > 1 else [])]
+    head += ["mean", f"minus {against}", "images", f"minus {against}, images"]
+    return table(head, [list(line) for line in zip(*parts, strict=True)])
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m models.compare", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="or NAME=RUN")
+    parser.add_argument("--protocol", help="only this one (default: all that the results hold)")
+    parser.add_argument("--against", metavar="NAME", help="default: the system of the first RUN")
+    parser.add_argument("--out", type=Path, help="folder for compare.md and compare.json")
+    args = parser.parse_args(argv)
+    try:
+        records = read_all(args.runs)
+        against, folds = args.against or records[0].system, sorted({r.fold for r in records})
+        protocols = dict.fromkeys(row["protocol"] for r in records for row in r.scores)
+        if args.protocol and args.protocol not in protocols:
+            known = ", ".join(protocols)
+            raise ValueError(f"--protocol: expected one of {known}, got {args.protocol!r}")
+        tables = [
+            compare(records, protocol, column, against)
+            for protocol in ([args.protocol] if args.protocol else protocols)
+            for column in ("CD", "EMD")
+        ]
+        tables = [rows for rows in tables if rows]
+        texts = [
+            f"mean: of the categories, as the papers do; images: of all images. ± one standard "
+            f"error of a bootstrap over objects ({DRAWS} draws), which is paired for a difference. "
+            f"Less is better: a difference below 0 says that a line beats {against}. The best of "
+            f"what sees the image alone is bold. Folds: {', '.join(folds)}."
+        ]
+        for rows in tables:
+            if rows[0]["column"] == "CD":
+                texts.append(f"## {rows[0]['protocol']}")
+            texts.append(as_markdown(rows))
+        text = "\n\n".join(texts) + "\n"
+        if args.out:
+            args.out.mkdir(parents=True, exist_ok=True)
+            files.write_text(args.out / "compare.md", text)
+            record = {"against": against, "rows": [row for rows in tables for row in rows]}
+            files.write_text(args.out / "compare.json", as_json(record))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(text)
+    if args.out:
+        print(f"written: {args.out}/compare.md, .json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
