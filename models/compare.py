@@ -189,8 +189,9 @@ def as_markdown(rows: list[Row]) -> str:
     parts += [cells([row["folds"].get(fold) for row in rows]) for fold in folds if len(folds) > 1]
     for mean, error in (("mean", "error"), ("images", "images_error")):
         texts = cells([row[mean] for row in rows])
-        digits = [show(row[mean], row[error]).split()[-1] for row in rows]
-        parts.append([f"{t} ± {d}" for t, d in zip(texts, digits, strict=True)])
+        places = [len(text.strip("*").partition(".")[2]) for text in texts]  # as the mean has them
+        lines = zip(texts, places, rows, strict=True)
+        parts.append([f"{text} ± {row[error]:.{digits}f}" for text, digits, row in lines])
         found = [row.get("difference") for row in rows]
         parts.append([show(d[mean], d[error]) if d else "-" for d in found])
     head = [title(column), "objects", *(folds if len(folds) > 1 else [])]

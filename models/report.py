@@ -245,7 +245,8 @@ def as_markdown(results: Results) -> str:
     parts = [
         f"# {results.method}",
         "\n".join(f"{verdict(results, protocol)}  " for protocol in protocols),
-        "CD, EMD: less is better (↓). F: more is better (↑).",
+        "CD, EMD: less is better (↓). F: more is better (↑). Better and worse: by more than two "
+        "standard errors of the paired difference.",
         "\n".join(f"{line}  " for line in [*results.header, *describe_cost(results)]),
         "mean shape: the training set's. cluster: the mean of the shapes like the one retrieved. "
         "nearest image: the training object whose image is nearest. oracle: the training object "

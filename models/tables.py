@@ -25,7 +25,8 @@ class Tables(NamedTuple):
     conventions: dict[str, list[str]]  # by protocol: units, factors and sampling
     rows: list[Row]  # {KEYS, columns}: a category's means, the categories' mean, the images' mean
     objects: list[Row]  # {object, category, images}: what the values of `scores` belong to
-    scores: list[Row]  # {protocol, method, column, values}: means over an object's images
+    # {protocol, method, column, values}: means over an object's images, of CD and EMD
+    scores: list[Row]
     # {protocol, method, column, fields of paired.Estimate}: the scored clouds minus another method
     differences: list[Row]
 
@@ -35,9 +36,9 @@ def sign(column: str) -> int:
     return 1 if column.startswith("F@") else -1 if column.startswith(("CD", "EMD")) else 0
 
 
-def compared(columns: list[str]) -> list[str]:
-    """The columns that are kept by object: those that tell which method is better."""
-    return [c for c in columns if sign(c) and not c.startswith("CD to")]
+def short(value: float) -> float:
+    """Six digits, which is more than any score has: results.json is kept small, to be committed."""
+    return float(f"{value:.6g}")
 
 
 def by_category(
@@ -61,9 +62,10 @@ def by_category(
         everything = [True] * len(values)
         parts += [(MACRO, each.mean(dim=0), everything), (IMAGES, values.mean(dim=0), everything)]
         for name, means, chosen in parts:
-            numbers = dict(zip(columns, means.tolist(), strict=True))
+            numbers = dict(zip(columns, map(short, means.tolist()), strict=True))
             if "gap" in numbers:
-                numbers["gap"] = values[torch.tensor(chosen), columns.index("gap")].max().item()
+                gaps = values[torch.tensor(chosen), columns.index("gap")]
+                numbers["gap"] = short(gaps.max().item())
             count = len({o for o, inside in zip(objects, chosen, strict=True) if inside})
             row = {"method": method, "category": name, "objects": count, "images": sum(chosen)}
             rows.append({**row, **numbers})
@@ -112,13 +114,13 @@ def tabulate(
         means = {method: by_object(scores, objects) for method, scores in scored.items()}
         own = next(iter(means.values()))
         for method, values in means.items():
-            for column in compared(columns):
+            for column in (c for c in columns if sign(c) and not c.startswith("CD to")):
                 key = {"protocol": protocol, "method": method, "column": column}
                 one = values[:, columns.index(column)]
-                short = [float(f"{value:.5g}") for value in one.tolist()]
-                tables.scores.append({**key, "values": short})
+                if column in ("CD", "EMD"):
+                    tables.scores.append({**key, "values": [float(f"{v:.5g}") for v in one]})
                 if values is not own and method != FLOOR:
                     gap = (own[:, columns.index(column)] - one).numpy()
-                    estimate = bootstrap(gap, names, images)
-                    tables.differences.append({**key, **estimate._asdict()})
+                    estimate = bootstrap(gap, names, images)._asdict()
+                    tables.differences.append({**key, **{k: short(v) for k, v in estimate.items()}})
     return tables

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.build import BACK
 from models.judge import Judge
+from models.tables import short
 
 ALL = "anywhere"
 SIDES = ("front", "side", "behind")
@@ -86,10 +87,10 @@ def tabulate(
                     "protocol": judge.protocol.name,
                     "seen from": side,
                     "images": int(chosen.sum()),
-                    "spread": 100 * draws.spread[chosen].double().mean().item(),
-                    "CD at the mean": latent,
-                    "CD of a draw": one,
-                    "CD of the best": best,
+                    "spread": short(100 * draws.spread[chosen].double().mean().item()),
+                    "CD at the mean": short(latent),
+                    "CD of a draw": short(one),
+                    "CD of the best": short(best),
                 }
             )
     return rows
