@@ -207,6 +207,28 @@ def score_baselines(
     ]
 
 
+def score_beside(
+    name: str,
+    config: Config,
+    judges: list[Judge],
+    scored: Scored,
+    mean: Tensor | None,
+    device: str,
+) -> list[dict[str, Tensor]]:
+    """Scores [S, columns] by method, one table a judge: the scored clouds, and all beside them."""
+    methods = [{name: own} for own in scored.scores]
+    if scored.draws:
+        for found, drawn in zip(methods, scored.draws.scores, strict=True):
+            found[f"{name}, best of {len(drawn)}"] = uncertainty.best_draw(drawn)
+    if config.evaluate.baselines:
+        beside = score_baselines(config, judges, scored, mean, device)
+        methods = [own | found for own, found in zip(methods, beside, strict=True)]
+    for judge, found in zip(judges, methods, strict=True):
+        if (floor := judge.score_floor(scored.objects)) is not None:
+            found[FLOOR] = floor
+    return methods
+
+
 @deterministic()
 def evaluate(
     config: Config,
@@ -250,19 +272,11 @@ def evaluate(
         predictor = saving(predictor, data, save_clouds)
     judges = [Judge(options, p, data, device) for p in dict.fromkeys((protocol, PLAIN))]
     scored = score_images(predictor, sampler, data, keep, judges, config.data.workers)
-    methods = [{name: own} for own in scored.scores]
     unsure = []
     if scored.draws:
         seen = uncertainty.sides(scored.azimuth, data.front)
         unsure = uncertainty.tabulate(scored.draws, scored.scores, judges, seen)
-        for found, drawn in zip(methods, scored.draws.scores, strict=True):
-            found[f"{name}, best of {samples}"] = uncertainty.best_draw(drawn)
-    if options.baselines:
-        beside = score_baselines(config, judges, scored, mean, device)
-        methods = [own | found for own, found in zip(methods, beside, strict=True)]
-    for judge, found in zip(judges, methods, strict=True):
-        if (floor := judge.score_floor(scored.objects)) is not None:
-            found[FLOOR] = floor
+    methods = score_beside(name, config, judges, scored, mean, device)
     header = [describe_split(config, data, len(scored.objects)), *notes]
     header.append(describe_machine(device, commit))
     tables = tabulate(judges, methods, scored.objects, data)
@@ -287,15 +301,13 @@ def describe_split(config: Config, data: ReconstructionDataset, images: int) -> 
     choice = (
         "the same points of every cloud" if options.sampling == "fixed" else "each cloud its own"
     )
+    mirror = config.augment.mirror
+    allowed = "as they are" if mirror == "none" else f"also mirrored in {mirror}"
     return (
         f"Split {options.split!r}: {len(data.objects)} objects, {images} images. Where a cloud has "
         f"more points than a convention takes: a random choice, {choice}, seed {options.seed}. "
-        f"Training split {config.data.train_split!r}, all categories together; the baselines "
-        + (
-            "may use its images and shapes as they are."
-            if config.augment.mirror == "none"
-            else f"may mirror its images and shapes (in {config.augment.mirror}), as training does."
-        )
+        f"Training split {config.data.train_split!r}, all categories together; the baselines take "
+        f"its images and shapes {allowed} (augment.mirror)."
     )
 
 
