@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models import files
 from models.config import ConfigError
 from models.data.dataset import ReconstructionDataset, Sample, check_cloud, read_cloud
+from models.predict import write_ply
 
 Predictor = Callable[[Sample], Sequence[Tensor]]  # a batch -> clouds [N, 3], on any device
 LISTED = 100  # objects that the error about missing files names
@@ -138,15 +138,6 @@ def find_all(folder: Path, wanted: Iterable[tuple[str, int]]) -> dict[tuple[str,
     return {pair: path for pair, path in found.items() if path is not None}
 
 
-def write_ply(path: Path, points: np.ndarray) -> None:
-    """Write points [N, 3] as a binary PLY of float32, which `read` and every viewer reads."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    axes = "".join(f"property float {axis}\n" for axis in "xyz")
-    head = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(points)}\n{axes}end_header\n"
-    with files.replacing(path) as file:
-        file.write(head.encode() + points.astype("<f4").tobytes())
-
-
 def folder_predictor(folder: Path, data: ReconstructionDataset, keep: Iterable[int]) -> Predictor:
     """Clouds from files for the samples `keep`; ConfigError at once if one of them is missing."""
     pairs = [data.samples[index] for index in keep]
@@ -166,7 +157,9 @@ def saving(predictor: Predictor, data: ReconstructionDataset, folder: Path) -> P
     def predict(batch: Sample) -> Sequence[Tensor]:
         found = predictor(batch)
         for cloud, sample in zip(found, batch.sample.tolist(), strict=True):
-            write_ply(folder / f"{data.name(sample)}.ply", cloud.cpu().numpy())
+            path = folder / f"{data.name(sample)}.ply"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_ply(path, cloud.float().cpu())
         return found
 
     return predict

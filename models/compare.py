@@ -3,10 +3,10 @@
 
     python -m models.compare RUN [RUN ...] [--protocol plain] [--against NAME] [--out FOLDER]
 
-RUN is a folder with a results.json, or such a file. Runs that differ in nothing but the set or the
-seed are one system, and NAME=RUN puts a run into the system NAME. Sets are folds: a system's
-objects are those of all its folds, and seeds on one fold are averaged object by object. The
-baselines of a fold are those of the first RUN on it. Prints a table of CD and one of EMD for each
+RUN is a folder with a results.json, or such a file. Runs that differ in nothing but the set, its
+fold or the seed are one system, and NAME=RUN puts a run into the system NAME. A system's objects
+are those of all its folds; seeds on one fold are averaged object by object. The baselines of a fold
+are those of the first RUN on it. Prints a table of CD and one of EMD for each
 protocol, and with --out writes compare.md and compare.json.
 """
 
@@ -17,14 +17,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from models import config as configs
 from models import files
 from models.baselines import FLOOR, NAMES, ORACLE
+from models.config import Config
+from models.data.dataset import FURNITURE
 from models.paired import DRAWS, Estimate, bootstrap, show
 from models.report import as_json, embolden, number, table, title
 from models.tables import Row, sign
 
 # Settings that do not make another system of a run: what it ran on, and how it is judged.
-CIRCUMSTANCES = {"data.root", "data.workers", "optim.seed", "network.autoencoder"}
+CIRCUMSTANCES = {
+    *("data.root", "data.fold", "data.workers", "optim.seed", "optim.deterministic", "optim.graph"),
+    "network.autoencoder",  # a path, another one on every fold
+}
 SCORED = "results.json"
 BESIDE = (*NAMES, FLOOR)
 
@@ -76,9 +82,10 @@ def read(run: str) -> dict[str, Any]:
 
 def settings(record: dict[str, Any]) -> dict[str, Any]:
     """What makes a system: the settings of training, and the name of what was scored."""
+    config = configs.update(Config(), record["config"])  # an older one lacks settings of today
     found = {
         f"{section}.{key}": value
-        for section, values in record["config"].items()
+        for section, values in configs.to_dict(config).items()
         for key, value in values.items()
         if section not in ("evaluate", "log") and f"{section}.{key}" not in CIRCUMSTANCES
     }
@@ -106,19 +113,24 @@ def read_all(runs: list[str]) -> list[Record]:
     """The records, each with the name of its system and of its fold."""
     found = [read(run) for run in runs]
     roots = {record["config"]["data"]["root"] for record in found}
-    short = {root: Path(root).name or "furniture" for root in roots}
+    short = {root: Path(root or FURNITURE).name for root in roots}
     if len(set(short.values())) < len(roots):
-        short = {root: root or "furniture" for root in roots}
+        short = {root: root or FURNITURE.name for root in roots}
+    folds = []
+    for record in found:
+        data = record["config"]["data"]
+        fold = "" if data.get("fold", -1) == -1 else f" {data['fold']}"
+        folds.append(short[data["root"]] + fold)
     names = name_systems(found)
     return [
         Record(
             record["system"] or name,
-            short[record["config"]["data"]["root"]],
+            fold,
             record["objects"],
             record["scores"],
             record["method"],
         )
-        for record, name in zip(found, names, strict=True)
+        for record, name, fold in zip(found, names, folds, strict=True)
     ]
 
 

@@ -40,10 +40,10 @@ def draw_noise(samples: Tensor, latent: int, draws: int, seed: int) -> Tensor:
 def spread(clouds: Tensor) -> Tensor:
     """How far draws [K, B, N, 3] lie apart: [B], in the clouds' unit.
 
-    The root mean square distance of a point from its mean over the draws (over K - 1), averaged
-    over the points: a decoder gives its points in a fixed order.
+    The root mean square distance of a point from its mean over the draws, averaged over the points:
+    a decoder gives its points in a fixed order.
     """
-    return clouds.var(dim=0).sum(dim=-1).sqrt().mean(dim=-1)
+    return clouds.var(dim=0, correction=0).sum(dim=-1).sqrt().mean(dim=-1)
 
 
 def best_draw(scores: Tensor) -> Tensor:

@@ -141,10 +141,10 @@ def collect_charts(runs: Sequence[Path], labels: list[str]) -> dict[str, Any]:
         if not (path := run / "results.json").is_file():
             continue
         results = json.loads(path.read_text(encoding="utf-8"))
-        if (header := results["header"][0]) not in notes:
-            notes.append(header)
-        own = results["method"]
-        for row in results["rows"]:
+        own, protocol = results["method"], next(iter(results["conventions"]))  # the one asked for
+        if (convention := results["conventions"][protocol][0]) not in notes:
+            notes.append(convention)
+        for row in (row for row in results["rows"] if row["protocol"] == protocol):
             # The baselines are those of the first run that has them.
             name = label if row["method"] == own else row["method"]
             numbers = {key: round(row[key], 4) for key in ("CD", "EMD") if key in row}

@@ -153,9 +153,10 @@ def read_results(run: Path) -> dict[str, Any]:
     return content
 
 
-def scores_table(results: dict[str, Any]) -> str:
-    """CD and EMD of every method, means of the categories, as Markdown."""
-    rows = [row for row in results["rows"] if row["category"] == "mean"]
+def scores_table(results: dict[str, Any], protocol: str) -> str:
+    """CD and EMD of every method by one convention, means of the categories, as Markdown."""
+    means = [row for row in results["rows"] if row["category"] == "mean"]
+    rows = [row for row in means if row["protocol"] == protocol]
     columns = [column for column in ("CD", "EMD") if column in rows[0]]
     lines = [f"| method | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
     lines += [
@@ -193,7 +194,11 @@ def card(
     sources = Counter(record["source"].get("package", "elsewhere") for record in objects)
     counts = (categories, licences, sources)
     listed = [", ".join(f"{n} {key}" for key, n in count.most_common()) for count in counts]
-    convention = "\n".join(f"{line}  " for line in results["header"])
+    tables = "\n\n".join(
+        "\n".join([*(f"{line}  " for line in lines), "", scores_table(results, protocol)])
+        for protocol, lines in results["conventions"].items()
+    )
+    header = "\n".join(f"{line}  " for line in results["header"])
     return f"""\
 # {name}
 
@@ -227,9 +232,9 @@ The weights are under this project's licence (MIT). The objects keep theirs: {li
 
 Means of the categories; lower is better. The network was scored before the rounding.
 
-{scores_table(results)}
+{header}
 
-{convention}
+{tables}
 
 ## Settings
 

@@ -3,9 +3,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 from models import clouds
 from models.config import ConfigError
+from models.predict import write_ply
 
 POINTS = np.random.default_rng(0).random((7, 3)).astype(np.float32)
 ASCII = "\n".join(" ".join(f"{v:.9g}" for v in [*row, 5, 6]) for row in POINTS) + "\n"
@@ -35,7 +37,7 @@ def write_array(path, **arrays):
         ("a.npy", lambda path: write_array(path, points=POINTS)),
         ("a.npz", lambda path: write_array(path, points=POINTS, spread=np.ones(7))),
         ("b.npz", lambda path: write_array(path, anything=POINTS)),
-        ("a.ply", lambda path: clouds.write_ply(path, POINTS)),
+        ("a.ply", lambda path: write_ply(path, torch.from_numpy(POINTS))),
         ("b.ply", lambda path: __import__("trimesh").PointCloud(POINTS).export(path)),
         ("a.xyz", lambda path: path.write_text("# a comment\n" + ASCII)),
         ("b.xyz", lambda path: path.write_text(ASCII.replace(" ", ", "))),
@@ -57,7 +59,7 @@ def test_every_format_is_read(tmp_path, name, write):
 
 
 def test_points_in_one_place_stay_apart(tmp_path):
-    clouds.write_ply(tmp_path / "a.ply", np.zeros((5, 3)))
+    write_ply(tmp_path / "a.ply", torch.zeros(5, 3))
     assert clouds.read(tmp_path / "a.ply").shape == (5, 3)
 
 
@@ -84,7 +86,7 @@ def test_a_broken_file_is_named(tmp_path, name, content, message):
 
 
 def test_a_truncated_ply_is_an_error(tmp_path):
-    clouds.write_ply(tmp_path / "a.ply", POINTS)
+    write_ply(tmp_path / "a.ply", torch.from_numpy(POINTS))
     (tmp_path / "a.ply").write_bytes((tmp_path / "a.ply").read_bytes()[:-4])
     with pytest.raises(ValueError, match=r"a\.ply"):
         clouds.read(tmp_path / "a.ply")
@@ -98,7 +100,8 @@ def test_pickles_are_not_read(tmp_path):
 
 def test_all_that_is_missing_is_listed(tmp_path):
     for name in ("1/a/00.ply", "1/b.ply"):
-        clouds.write_ply(tmp_path / name, POINTS)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_ply(tmp_path / name, torch.from_numpy(POINTS))
     wanted = [(key, view) for key in ("1/a", "1/b", "2/c") for view in (0, 1)]
     with pytest.raises(ConfigError, match=r"3 of 6 .* 1/a \(views 01\); 2/c \(views 00, 01\)"):
         clouds.find_all(tmp_path, wanted)

@@ -287,7 +287,7 @@ def test_baselines_order_as_they_must(world, tmp_path):
     ("words", "message"),
     [
         (["nowhere"], "no such checkpoint"),
-        (["{run}", "--protocol", "lmnett"], "evaluate.protocol: expected one of plain, lmnet"),
+        (["{run}", "--protocol", "lmnett"], "evaluate.protocol: expected one of lmnet"),
         (["{run}", "--split", "dev"], "split must be one of"),
         (["{run}", "--set", "evaluate.sampling=all"], "expected 'fixed' or 'random'"),
         (["{run}", "--samples", "1"], "--samples: expected 2 or more, got 1"),

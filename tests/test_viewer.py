@@ -91,12 +91,15 @@ def test_the_page_of_a_run(world, tmp_path):
     charts = data["charts"]
     assert charts["curves"]["run"] == {"epoch": [1, 2], "cd": [0.25, 0.2], "val_cd": [None, 0.4]}
     assert charts["compute"]["run"] == pytest.approx(results["cost"]["macs"] / 1e9, abs=1e-4)
+    protocol = results["rows"][0]["protocol"]
     own = {
-        row["category"]: row["CD"] for row in results["rows"] if row["method"] == results["method"]
+        row["category"]: row["CD"]
+        for row in results["rows"]
+        if (row["protocol"], row["method"]) == (protocol, results["method"])
     }
     found = {key: value["CD"] for key, value in charts["errors"]["run"].items()}
     assert found == pytest.approx(own, abs=1e-4)
-    assert results["header"][0] in data["notes"]
+    assert results["conventions"][protocol][0] in data["notes"]
     for word in ("best", "median", "worst", "requestAnimationFrame", "onpointermove"):
         assert word in html
 

@@ -11,9 +11,9 @@ from models.config import Config
 from models.paired import bootstrap
 
 
-def write(folder, cd, root="", seed=0, objects=("1/a", "1/b", "2/c"), **network):
+def write(folder, cd, fold=-1, seed=0, objects=("1/a", "1/b", "2/c"), **network):
     """A results.json with CD by object under `plain`, and a retrieval that scores 9 everywhere."""
-    values = {"data": {"root": root}, "optim": {"seed": seed}, "network": network}
+    values = {"data": {"root": "/x/set", "fold": fold}, "optim": {"seed": seed}, "network": network}
     config = configs.update(Config(), values)
     key = {"protocol": "plain", "column": "CD"}
     record = {
@@ -25,6 +25,7 @@ def write(folder, cd, root="", seed=0, objects=("1/a", "1/b", "2/c"), **network)
         ],
         "config": configs.to_dict(config),
     }
+    del record["config"]["log"]  # of an older version: the defaults stand in
     folder.mkdir()
     (folder / "results.json").write_text(report.as_json(record))
     return folder
@@ -43,14 +44,14 @@ def lines_of(text):
 
 
 def test_seeds_are_averaged_and_folds_are_joined(tmp_path, capsys):
-    one = write(tmp_path / "a", [1.0, 2.0, 3.0], "/x/fold0", seed=0)
-    two = write(tmp_path / "b", [3.0, 2.0, 3.0], "/x/fold0", seed=1)
-    three = write(tmp_path / "c", [6.0, 7.0, 8.0], "/x/fold1", objects=("1/d", "1/e", "2/f"))
-    other = write(tmp_path / "d", [5.0, 5.0, 5.0], "/x/fold0", preset="wide-128")
+    one = write(tmp_path / "a", [1.0, 2.0, 3.0], 0, seed=0)
+    two = write(tmp_path / "b", [3.0, 2.0, 3.0], 0, seed=1)
+    three = write(tmp_path / "c", [6.0, 7.0, 8.0], 1, objects=("1/d", "1/e", "2/f"))
+    other = write(tmp_path / "d", [5.0, 5.0, 5.0], 0, preset="wide-128")
     out = tmp_path / "out"
     text = run(capsys, one, two, three, other, "--out", out)
     lines = lines_of(text)
-    assert lines["CD ↓"][:4] == ["objects", "fold0", "fold1", "mean"]
+    assert lines["CD ↓"][:4] == ["objects", "set 0", "set 1", "mean"]
     own = [2.0, 2.0, 3.0, 6.0, 7.0, 8.0]
     expected = bootstrap(own, list("112112"), [2] * 6)
     assert lines["efficient tiny-64"][:3] == ["6", "**2.50**", "**7.25**"]
@@ -60,12 +61,12 @@ def test_seeds_are_averaged_and_folds_are_joined(tmp_path, capsys):
     mean = rows["efficient tiny-64"]
     assert mean["mean"] == pytest.approx(expected.mean)
     assert mean["error"] == pytest.approx(expected.error)
-    # Paired on the objects that both have: those of fold0.
+    # Paired on the objects that both have: those of fold 0.
     wide = rows["efficient wide-128"]
     assert wide["common"] == 3
     paired = bootstrap([3.0, 3.0, 2.0], list("112"), [2] * 3)
     assert wide["difference"] == pytest.approx(paired._asdict())
-    assert lines["efficient wide-128"][2] == "-"  # it has no fold1
+    assert lines["efficient wide-128"][2] == "-"  # it has no fold 1
 
 
 def test_runs_are_named_by_what_tells_them_apart(tmp_path):
