@@ -20,9 +20,7 @@ struct CentrePrices {
   const State& s;
   IntegerShared& h;
 
-  __device__ __forceinline__ int cost(int j, const float4& at) const {
-    return s.cost(s.object[j], at);
-  }
+  __device__ __forceinline__ int cost(int j, float4 at) const { return s.cost(s.object[j], at); }
 
   // Mean of the bidders. Every block sums in the same order.
   __device__ __forceinline__ float4 centre() const {
@@ -71,7 +69,7 @@ struct CentrePrices {
   }
 
   // The K-th smallest cost of an object for a bidder `at`, bit by bit.
-  __device__ __forceinline__ int cost_of_rank_k(const float4& at) const {
+  __device__ __forceinline__ int cost_of_rank_k(float4 at) const {
     int found = 0;
     for (int bit = kCostBits + 2; bit >= 0; --bit) {
       const int tried = found + (1 << bit) - 1;

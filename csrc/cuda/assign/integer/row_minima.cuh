@@ -18,7 +18,7 @@ constexpr int kCostError = 128;  // of an integer cost, in units
 
 // Calls use(j) for objects of this lane, among them all with a value of at most `limit`.
 template <bool kSquared, class Use>
-__device__ __forceinline__ void visit_within(const UnequalState<kSquared>& s, int, const float4& p,
+__device__ __forceinline__ void visit_within(const UnequalState<kSquared>& s, int, float4 p,
                                              int limit, Use use) {
   visit_groups(
       s, p, [&](int, int bound) { return bound <= limit; }, [&](int j) { return s.value(j, p); },
@@ -28,8 +28,8 @@ __device__ __forceinline__ void visit_within(const UnequalState<kSquared>& s, in
       [] {});
 }
 template <class Id, bool kSquared, class Use>
-__device__ __forceinline__ void visit_within(const EqualState<Id, kSquared>& s, int i,
-                                             const float4& p, int limit, Use use) {
+__device__ __forceinline__ void visit_within(const EqualState<Id, kSquared>& s, int i, float4 p,
+                                             int limit, Use use) {
   if (load_fresh(s.cache_bound + i) <= limit) refill_cache(s, i, p, limit + 1);
   if (load_fresh(s.cache_bound + i) > limit) {
     const auto pair = load_fresh(s.cache + static_cast<int64_t>(i) * 32 + threadIdx.x % 32);

@@ -17,7 +17,7 @@ namespace pointloss {
 // At most the value of any object of group g: two units less for what rounding may add. Of a NaN
 // and a number, fmaxf takes the number.
 template <class State>
-__device__ __forceinline__ int group_bound(const State& s, int g, const float4& p) {
+__device__ __forceinline__ int group_bound(const State& s, int g, float4 p) {
   const float* box = s.box + g;
   const int G = s.G;
   const float dx = fmaxf(fmaxf(box[0] - p.x, p.x - box[3 * G]), 0.0f);
@@ -39,7 +39,7 @@ __device__ __forceinline__ BestTwo<int> best_of_warp(int best, int second, int o
 }
 
 template <class State>
-__device__ __forceinline__ int nearest_group(const State& s, const float4& p) {
+__device__ __forceinline__ int nearest_group(const State& s, float4 p) {
   int nearest = INT_MAX, group = 0;
   for (int g = threadIdx.x % 32; g < s.G; g += 32) {
     const int least = group_bound(s, g, p);
@@ -52,7 +52,7 @@ __device__ __forceinline__ int nearest_group(const State& s, const float4& p) {
 // holds, two groups at a time to hide latency: for one that is missing, use(-1, INT_MAX). Calls
 // after() once per 32 groups of which any was visited.
 template <class State, class Within, class Value, class Use, class After>
-__device__ __forceinline__ void visit_groups(const State& s, const float4& p, Within within,
+__device__ __forceinline__ void visit_groups(const State& s, float4 p, Within within,
                                              Value value_at, Use use, After after) {
   const int lane = threadIdx.x % 32;
   for (int g0 = 0; g0 < s.G; g0 += 32) {
@@ -76,7 +76,7 @@ __device__ __forceinline__ void visit_groups(const State& s, const float4& p, Wi
 template <class Id, bool kSquared>
 __device__ __forceinline__ BestTwo<int> best_two_cached(
     const EqualState<Id, kSquared>& s, const typename EqualState<Id, kSquared>::CachedPair& pair,
-    const float4& p) {
+    float4 p) {
   // On ties the lowest lane, then the lowest object wins, as in refill_cache(): the result does not
   // depend on what happens to be cached.
   const int a = pair.a, b = pair.b;
@@ -90,7 +90,7 @@ __device__ __forceinline__ BestTwo<int> best_two_cached(
 // meanwhile may exceed the limit: then the object may not be the best, or kNone.
 template <class Id, bool kSquared>
 __device__ __forceinline__ BestTwo<int> refill_cache(const EqualState<Id, kSquared>& s, int i,
-                                                     const float4& p, int limit) {
+                                                     float4 p, int limit) {
   const int lane = threadIdx.x % 32;
   int skipped = INT_MAX, b1 = INT_MAX, b2 = INT_MAX, b3 = INT_MAX, i1 = s.kNone, i2 = s.kNone;
   visit_groups(
@@ -154,8 +154,8 @@ struct Noise {
 
 // Best two of bidder i, who is at p; the second exact only if less than `width` above the best.
 template <bool kSquared>
-__device__ __noinline__ BestTwo<int> best_two(const UnequalState<kSquared>& s, int i,
-                                              const float4& p, int width, Noise noise) {
+__device__ __noinline__ BestTwo<int> best_two(const UnequalState<kSquared>& s, int i, float4 p,
+                                              int width, Noise noise) {
   const auto value = [&](int j) { return s.value(j, p) + noise.of(j); };
   int start = load_fresh(s.last_group + i);
   if (start < 0) start = nearest_group(s, p);

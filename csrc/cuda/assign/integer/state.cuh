@@ -75,8 +75,9 @@ struct IntegerShared {
   };
 };
 
+// Points are passed by value: then one is read from memory by one load, not by its coordinates.
 template <bool kSquared>
-__device__ __forceinline__ int cost_of(const float4& a, const float4& b) {
+__device__ __forceinline__ int cost_of(float4 a, float4 b) {
   const float dx = a.x - b.x, dy = a.y - b.y, dz = a.z - b.z;
   const float sum = fmaf(dx, dx, fmaf(dy, dy, dz * dz));
   return nearest_int(kSquared ? sum : approximate_root_ftz(sum));
@@ -119,9 +120,7 @@ struct IntegerState {
   int* box_price;                // [G] at most the least price of a group
   unsigned long long* sort_key;  // [2^ceil(log2 32 G)] while the objects are loaded
 
-  __device__ __forceinline__ static int cost(const float4& o, const float4& p) {
-    return cost_of<kSquared>(p, o);
-  }
+  __device__ __forceinline__ static int cost(float4 o, float4 p) { return cost_of<kSquared>(p, o); }
   // Point i of [dim, count] coordinates, in units of the costs.
   __device__ __forceinline__ float4 point(const float* a, int64_t count, int64_t i) const {
     const float scale = static_cast<float>(1 << (kSquared ? kCostBits / 2 : kCostBits));
@@ -170,17 +169,15 @@ struct EqualState : IntegerState<Id, kSquared> {
 
   __device__ __forceinline__ int bidders() const { return this->N; }
   __device__ __forceinline__ float4 bidder_at(int i) const { return bidder[i]; }
-  __device__ __forceinline__ static int price_of(const float4& o) { return __float_as_int(o.w); }
-  __device__ __forceinline__ int price(int j) const { return price_of(this->object[j]); }
+  __device__ __forceinline__ static int price_of(float4 o) { return __float_as_int(o.w); }
+  __device__ __forceinline__ int price(int j) const { return __float_as_int(this->object[j].w); }
   __device__ __forceinline__ void set_price(int j, int price) const {
     this->object[j].w = __int_as_float(price);
   }
-  __device__ __forceinline__ static int value(const float4& o, const float4& p) {
+  __device__ __forceinline__ static int value(float4 o, float4 p) {
     return EqualState::cost(o, p) + price_of(o);
   }
-  __device__ __forceinline__ int value(int j, const float4& p) const {
-    return value(this->object[j], p);
-  }
+  __device__ __forceinline__ int value(int j, float4 p) const { return value(this->object[j], p); }
 };
 
 // Takes what a block has to itself.
@@ -220,7 +217,7 @@ struct UnequalState : IntegerState<int, kSquared> {
   __device__ __forceinline__ float4 bidder_at(int i) const { return this->bidder_in(i); }
   __device__ __forceinline__ int price(int j) const { return asked[j]; }
   __device__ __forceinline__ void set_price(int j, int price) const { asked[j] = price; }
-  __device__ __forceinline__ int value(int j, const float4& p) const {
+  __device__ __forceinline__ int value(int j, float4 p) const {
     return UnequalState::cost(this->object[j], p) + asked[j];
   }
 };
