@@ -3,6 +3,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,6 +31,41 @@ def test_hausdorff(kind, device):
         forward, back = d.amin(1).amax(), d.amin(0).amax()
         torch.testing.assert_close(hausdorff(x, y)[b].cpu(), forward.maximum(back))
         torch.testing.assert_close(hausdorff(x[b], y[b], direction="x_to_y").cpu(), forward)
+
+
+@pytest.mark.parametrize("percentile", [0, 50, 95, 97.3, 100])
+@pytest.mark.parametrize("direction", ["both", "x_to_y"])
+def test_hausdorff_percentile(percentile, direction, device, dtype):
+    """numpy's percentile of each direction's distances; padding does not count."""
+    x, y = make(surface, 2, 40, 50, dtype=dtype, device=device)
+    lengths = torch.tensor([40, 21], device=device), torch.tensor([50, 1], device=device)
+    options = {"direction": direction, "percentile": percentile}
+    found = hausdorff(x, y, x_lengths=lengths[0], y_lengths=lengths[1], **options)
+    assert found.dtype == dtype
+    for b in range(2):
+        a, c = x[b, : lengths[0][b]].cpu(), y[b, : lengths[1][b]].cpu()
+        d = reference.pairwise(a, c).sqrt().numpy()
+        expected = np.percentile(d.min(1), percentile)
+        if direction == "both":
+            expected = max(expected, np.percentile(d.min(0), percentile))
+        torch.testing.assert_close(found[b].item(), expected, rtol=1e-5, atol=1e-6)
+    alone = hausdorff(x[0], y[0], **options)
+    torch.testing.assert_close(alone, found.new_tensor(hausdorff(x, y, **options)[0].item()))
+
+
+def test_hausdorff_percentile_by_hand(device):
+    x = torch.tensor([[0.0], [1], [2], [10]], device=device, requires_grad=True)
+    y = torch.zeros(1, 1, device=device)  # distances 0, 1, 2, 10
+    value = hausdorff(x, y, percentile=50)
+    value.backward()
+    assert value.item() == 1.5
+    assert x.grad.flatten().tolist() == [0, 0.5, 0.5, 0]
+    lost = hausdorff(x, torch.full_like(y, torch.nan), percentile=50, direction="x_to_y")
+    assert lost.item() == torch.inf
+    nan = torch.tensor([[0.0], [torch.nan]], device=device)
+    assert hausdorff(nan, y, percentile=50).isnan()
+    with pytest.raises(ValueError, match="percentile must be from 0 to 100, got 101"):
+        hausdorff(x, y, percentile=101)
 
 
 SIZE_FACTORS = ("none", "ratio", "ratio_at_least_1")
@@ -144,6 +180,7 @@ WORST = {
         0,
     ),
     "hausdorff": (hausdorff, torch.inf, 0),
+    "hausdorff, 95": (partial(hausdorff, percentile=95), torch.inf, 0),
     "emd": (partial(emd, batch_reduction="none"), torch.inf, 0),
     "density_aware_chamfer": (partial(density_aware_chamfer, batch_reduction="none"), 1, 0),
     "f_score": (lambda x, y, **lengths: f_score(x, y, 0.1, **lengths).f_score, 0, 0),
