@@ -36,8 +36,8 @@ def hausdorff(
 
     Returns:
         [B], a scalar for single clouds; differentiable, with equal shares where points tie for the
-        maximum (below percentile 100 one of the tied points takes it all). Exactly one empty cloud gives inf, two give 0; one direction alone, NaN and
-        lengths out of range as in `chamfer`.
+        maximum (below percentile 100 one of the tied points takes it all). Exactly one empty cloud
+        gives inf, two give 0; one direction alone, NaN and lengths out of range as in `chamfer`.
 
     Raises:
         ValueError: shapes, devices, direction or percentile do not fit.
@@ -52,8 +52,18 @@ def hausdorff(
     """
     if not 0 <= percentile <= 100:
         raise ValueError(f"hausdorff: percentile must be from 0 to 100, got {percentile}")
+    if percentile == 100:
+        return chamfer(
+            x,
+            y,
+            x_lengths=x_lengths,
+            y_lengths=y_lengths,
+            squared=False,
+            direction=direction,
+            point_reduction="max",
+            batch_reduction="none",
+        )
     c = _checks.clouds("hausdorff", x, y, x_lengths, y_lengths)
-    largest = percentile == 100
     found = chamfer(
         c.x,
         c.y,
@@ -61,11 +71,8 @@ def hausdorff(
         y_lengths=c.y_lengths,
         squared=False,
         direction=direction,
-        point_reduction="max" if largest else "none",
-        batch_reduction="none",
+        point_reduction="none",
     )
-    if not isinstance(found, tuple):
-        return found[0] if c.single else found
     parts = [
         percentile_of(dist, percentile, lengths)
         for dist, lengths in zip(found, (c.x_lengths, c.y_lengths), strict=True)
