@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`pointloss info`, also `python -m pointloss`: what is installed, and whether it works here."""
+"""The command line: what is installed and whether it works here (info), two clouds (compare)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from collections.abc import Callable
 import torch
 
 from pointloss import _extension, assign, chamfer, emd, f_score, nearest, reference
+from pointloss.compare import command
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; 0 if everything works, 1 if something is wrong, 2 for bad usage."""
     parser = argparse.ArgumentParser(prog="pointloss", description=__doc__)
-    commands = parser.add_subparsers(dest="command", metavar="info")
+    commands = parser.add_subparsers(dest="command", metavar="info | compare")
     commands.add_parser("info", help="versions, GPUs and a self-check of every op (the default)")
-    parser.parse_args(argv)
-    return info()
+    about = "distances between two clouds or meshes, or between two folders of them"
+    compare = commands.add_parser("compare", help=about, description=about)
+    command.add_arguments(compare)
+    args = parser.parse_args(argv)
+    return command.run(args) if args.command == "compare" else info()
 
 
 def info() -> int:
