@@ -52,23 +52,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("a", type=Path, metavar="A", help=f"a file ({kinds}) or a folder of such: what is judged")
     add("b", type=Path, metavar="B", help="the same, what it is compared with")
-    add("--protocol", choices=sorted(PROTOCOLS), metavar="NAME",
-        help=f"a paper's convention: {', '.join(PROTOCOLS)}")  # fmt: skip
+    add(
+        "--protocol",
+        choices=sorted(PROTOCOLS),
+        metavar="NAME",
+        help=f"a paper's convention: {', '.join(PROTOCOLS)}",
+    )
     add("--align", choices=("none", "icp"), help="move A onto B by ICP first (default: none)")
-    add("--scale", choices=("none", "box", "own-box"),
-        help="divide by the longest side of B's box, or each by its own (default: none)")  # fmt: skip
-    add("--radius", type=_radius, action="append", metavar="R",
+    add(
+        "--scale",
+        choices=("none", "box", "own-box"),
+        help="the longest side of B's box, or of each one's own, as the unit (default: none)",
+    )
+    add(
+        "--radius",
+        type=_radius,
+        action="append",
+        metavar="R",
         help="of the F-score, may be repeated: 0.01 in the data's unit, 1%% of the longest side of "
-        "B's box (default: 1%%, 2%% and 5%%)")  # fmt: skip
-    add("--points", type=_count, metavar="N",
+        "B's box (default: 1%%, 2%% and 5%%)",
+    )
+    add(
+        "--points",
+        type=_count,
+        metavar="N",
         help=f"points sampled of a mesh (default: {MESH_POINTS}), and at most taken of a cloud "
-        "(default: all)")  # fmt: skip
+        "(default: all)",
+    )
     add("--seed", type=int, default=0, help="of all sampling (default: 0)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--json", action="store_true", help="print one JSON document instead of the table")
     add("--csv", type=Path, metavar="FILE", help="write a row per pair and the mean")
-    add("--heatmap", type=Path, metavar="FILE",
-        help="of one pair: a picture (.png), or A with its distances to B (.ply)")  # fmt: skip
+    add(
+        "--heatmap",
+        type=Path,
+        metavar="FILE",
+        help="of one pair: a picture (.png), or A with its distances to B (.ply)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -172,8 +192,11 @@ def _pairs(a: Path, b: Path) -> list[tuple[str, Path, Path]]:
         return [(a.name, a, b)]
     files = _files(a), _files(b)
     names = sorted(files[0].keys() & files[1].keys())
-    alone = [folder / name for folder, own, other in ((a, *files), (b, *files[::-1]))
-             for name in sorted(own.keys() - other.keys())]  # fmt: skip
+    alone = [
+        own[name]
+        for own, other in (files, files[::-1])
+        for name in sorted(own.keys() - other.keys())
+    ]
     if not names:
         raise ValueError(f"no file of {a} has the name of one of {b}, apart from the ending")
     if alone:

@@ -61,10 +61,10 @@ class Options:
             "CD: their sum. CD squared: the sum of both means of squared distances. "
             "Hausdorff, HD95: the largest distance, the 95th percentile; the larger of both "
             "directions. EMD: mean distance of matched points, not squared, at most gap above the "
-            f"optimum, on min(N, M, {EMD_POINTS}) points of each cloud; EMD floor: that of two such choices "
-            "of B's points alone, below which no EMD means anything. F: harmonic mean of the "
-            "shares of A and of B nearer than the radius (% of the longest side of B's box). "
-            "Normals: mean |cosine| at nearest points, both directions.",
+            f"optimum, on min(N, M, {EMD_POINTS}) points of each cloud; EMD floor: that of two "
+            "such choices of B's points alone, below which no EMD means anything. F: harmonic mean "
+            "of the shares of A and of B nearer than the radius (in % of the longest side of B's "
+            "box). Normals: mean |cosine| at nearest points, both directions.",
         ]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import importlib
 import io
+import re
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -139,7 +141,13 @@ def _read_trimesh(content: bytes, suffix: str) -> Raw:
     if not clouds:
         raise ValueError("it holds neither points nor triangles")
     points = np.concatenate([np.asarray(p.vertices, np.float64) for p in clouds])
-    return Raw(points, _ply_normals(clouds[0]) if len(clouds) == 1 else None)
+    if suffix != ".ply":
+        return Raw(points)
+    # trimesh takes a PLY file that ends early for one with fewer points.
+    told = re.search(rb"element\s+vertex\s+(\d+)", content)
+    if told and int(told[1]) != len(points):
+        raise ValueError(f"the header says {int(told[1])} points, there are {len(points)}")
+    return Raw(points, _ply_normals(clouds[0]))
 
 
 def _ply_normals(cloud: object) -> Array | None:
@@ -195,7 +203,14 @@ def _read_npz(content: bytes, suffix: str) -> Raw:
 def _read_xyz(content: bytes, suffix: str) -> Raw:
     """Text, a point per line, separated by blanks or commas; # begins a comment."""
     text = content.decode("utf-8").replace(",", " ")
-    return _as_points(np.loadtxt(io.StringIO(text), dtype=np.float64, ndmin=2))
+    return _as_points(_numbers(text))
+
+
+def _numbers(text: str) -> Array:
+    """Rows of numbers, at least one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # numpy warns of a text without rows
+        return np.loadtxt(io.StringIO(text), dtype=np.float64, ndmin=2)
 
 
 def _read_pcd(content: bytes, suffix: str) -> Raw:
@@ -210,7 +225,7 @@ def _read_pcd(content: bytes, suffix: str) -> Raw:
             raise ValueError(f"expected fields x, y and z, got {' '.join(fields)}")
     if header["DATA"] == ["ascii"]:
         wanted = {name: sum(counts[:i]) for i, name in enumerate(fields)}
-        rows = np.loadtxt(io.StringIO(body.decode("ascii")), dtype=np.float64, ndmin=2)
+        rows = _numbers(body.decode("ascii"))
         columns = {name: rows[:, place] for name, place in wanted.items() if place < rows.shape[1]}
     elif header["DATA"] == ["binary"]:
         kinds = zip(header["TYPE"], header["SIZE"], counts, strict=True)

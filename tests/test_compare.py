@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: MIT
+"""`pointloss compare`: what it reads, what it measures, and what it says of hostile files."""
+
+import csv
+import io
+import json
+import re
+import struct
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from pointloss import chamfer, cli, f_score, hausdorff, normal_consistency
+from pointloss.compare import command, measure, read
+from pointloss.protocols import PROTOCOLS
+
+trimesh = pytest.importorskip("trimesh")
+
+TRIANGLES = np.array([[0, 1, 2], [0, 1, 3], [0, 2, 3], [1, 2, 3]])
+CORNERS = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+POINTS = np.array([[0.0, 0, 0], [1, 2, 3], [4, 5, 6.5]])
+
+
+def pcd(kind, points=POINTS, normals=True):
+    """POINTS as PCL writes them, with a field of three numbers in front and normals behind."""
+    names = "rgb x y z" + " normal_x normal_y normal_z" * normals
+    count = len(names.split())
+    head = (
+        f"# .PCD v0.7\nVERSION 0.7\nFIELDS {names}\nSIZE 1{' 4' * (count - 1)}\n"
+        f"TYPE U{' F' * (count - 1)}\nCOUNT 3{' 1' * (count - 1)}\nWIDTH {len(points)}\n"
+        f"HEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\nPOINTS {len(points)}\nDATA {kind}\n"
+    ).encode()
+    rows = [(9, 8, 7, *p, *((0, 0, 2) if normals else ())) for p in points]
+    if kind == "binary":
+        return head + b"".join(struct.pack(f"<3B{len(r) - 3}f", *r) for r in rows)
+    return head + "".join(" ".join(map(str, r)) + "\n" for r in rows).encode()
+
+
+def npz(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def npy(array, **options):
+    file = io.BytesIO()
+    np.save(file, array, **options)
+    return file.getvalue()
+
+
+PLY = (
+    "ply\nformat ascii 1.0\nelement vertex 3\n"
+    + "".join(f"property float {n}\n" for n in ("x", "y", "z", "nx", "ny", "nz"))
+    + "end_header\n"
+    + "".join(" ".join(map(str, p)) + " 0 0 2\n" for p in POINTS)
+).encode()
+
+CLOUDS = {
+    "a.npy": npy(POINTS.astype(np.float16)),
+    "b.npy": npy(np.c_[POINTS, np.ones(3)]),
+    "a.npz": npz(points=POINTS, normals=POINTS * 0 + [0, 0, 2], other=POINTS),
+    "b.npz": npz(whatever=POINTS, label=np.zeros(3)),
+    "a.xyz": b"# a comment\n0 0 0\n1 2 3\n4 5 6.5\n",
+    "b.XYZ": b"0,0,0\n1,2,3\n4,5,6.5\n",
+    "a.pcd": pcd("ascii"),
+    "b.pcd": pcd("binary"),
+    "c.pcd": pcd("binary", np.r_[POINTS, [[np.nan] * 3]], normals=False),
+    "a.ply": PLY,
+    "a.obj": b"v 0 0 0\nv 1 2 3\nv 4 5 6.5\n",
+}
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_clouds_are_read(name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(CLOUDS[name])
+    found = read.read(path, None, 0)
+    assert found.points.dtype == np.float64
+    np.testing.assert_allclose(found.points, POINTS, rtol=1e-6)
+    if name in ("a.npz", "a.pcd", "b.pcd", "a.ply"):
+        np.testing.assert_array_equal(found.normals, [[0, 0, 2]] * 3)
+    else:
+        assert found.normals is None
+    assert ("not looked at" in found.origin) == (name == "b.npy")
+    assert ("1 that are not finite" in found.origin) == (name == "c.pcd")
+    assert len(read.read(path, 2, 0).points) == 2
+
+
+@pytest.mark.parametrize("suffix", ["ply", "obj", "stl", "off", "glb"])
+def test_meshes_are_sampled_by_area(suffix, tmp_path):
+    path = tmp_path / f"mesh.{suffix}"
+    trimesh.Trimesh(CORNERS, TRIANGLES, process=False).export(path)
+    found = read.read(path, 4000, 7)
+    points, again = found.points, read.read(path, 4000, 7).points
+    assert np.array_equal(points, again)
+    assert not np.array_equal(points, read.read(path, 4000, 8).points)
+    slope = np.isclose(points.sum(1), 1, atol=1e-5)
+    share = np.sqrt(3) / (3 + np.sqrt(3))  # the slanted side's area, of four sides
+    assert slope.mean() == pytest.approx(share, abs=0.03)
+    normals = found.normals / np.linalg.norm(found.normals, axis=1, keepdims=True)
+    np.testing.assert_allclose(np.abs(normals[slope].sum(1)), np.sqrt(3), rtol=1e-5)
+    assert "4 triangles, 4000 points sampled by area" in found.origin
+
+
+class Bomb:
+    """Running it would leave a mark."""
+
+    def __reduce__(self):
+        return (exec, ("import sys; sys.pointloss_bomb = True",))
+
+
+def lying_zip():
+    """An archive whose directory says that it unpacks to four gigabytes."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("points.npy", npy(POINTS))
+    data = bytearray(file.getvalue())
+    struct.pack_into("<I", data, data.index(b"PK\x01\x02") + 24, 2**32 - 2)
+    return bytes(data)
+
+
+HOSTILE = {
+    "pickle.npy": (npy(np.array([Bomb()], object), allow_pickle=True), "pickle"),
+    "pickle.npz": (npz(points=np.array([Bomb()], object)), "pickle"),
+    "huge.npy": (npy(POINTS).replace(b"(3, 3), }      ", b"(99999999, 3), }"), ""),
+    "bomb.npz": (lying_zip(), "unpacks to 4294967294 bytes"),
+    "not.npz": (b"PK nothing", ""),
+    "names.npz": (npz(a=POINTS, b=POINTS), r"expected an array 'points' \[N, 3\], got a \[3, 3\]"),
+    "flat.npy": (npy(np.zeros((3, 2))), r"expected an array \[N, 3\], got shape \[3, 2\]"),
+    "text.npy": (npy(np.array(["a"])), "expected real numbers"),
+    "complex.npy": (npy(np.zeros((3, 3), complex)), "expected real numbers, got complex128"),
+    "empty.npy": (npy(np.zeros((0, 3))), r"expected points \[N, 3\], N > 0"),
+    "nan.npy": (npy(np.full((2, 3), np.nan)), "2 of 2 points are not finite"),
+    "zero.npy": (b"", ""),
+    "words.xyz": (b"one two three\n", "could not convert"),
+    "zero.xyz": (b"# nothing", "no data"),
+    "bytes.xyz": (b"\xff\xfe\x00", "utf-8"),
+    "none.pcd": (b"hello\n" * 9, "no DATA line"),
+    "count.pcd": (pcd("ascii").replace(b"POINTS 3", b"POINTS 99"), "says 99 points, there are 3"),
+    "short.pcd": (pcd("binary")[:-1], "buffer is smaller"),
+    "many.pcd": (pcd("binary").replace(b"POINTS 3", b"POINTS 99999999999"), "expected 1 to"),
+    "kind.pcd": (pcd("binary_compressed"), "DATA binary_compressed is not read"),
+    "axis.pcd": (pcd("ascii").replace(b"x y z", b"x y w"), "expected fields x, y and z"),
+    "wide.pcd": (pcd("binary").replace(b"COUNT 3", b"COUNT 999999999"), ""),
+    "word.ply": (b"ply\nnonsense", ""),
+    "lies.ply": (PLY.replace(b"vertex 3", b"vertex 99999999999"), "says 99999999999 points"),
+    "index.obj": (b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", "IndexError"),
+    "line.obj": (b"v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n", "no surface area"),
+    "none.off": (b"OFF\n0 0 0\n", ""),
+    "short.stl": (b"\0" * 83, ""),
+    "magic.glb": (b"glTF\0\0\0\0", ""),
+    "other.txt": (b"", "expected one of .ply .obj"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_get_one_line(name, tmp_path, capfd):
+    content, words = HOSTILE[name]
+    bad, good = tmp_path / name, tmp_path / "good.npy"
+    bad.write_bytes(content)
+    good.write_bytes(npy(POINTS))
+    for pair in ([bad, good], [good, bad]):
+        assert cli.main(["compare", *map(str, pair)]) == 2
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert err.count("\n") == 1
+        assert err.startswith(f"pointloss compare: {bad}: ")
+        assert re.search(words, err)
+    assert not hasattr(sys, "pointloss_bomb")
+
+
+@pytest.mark.parametrize("limit", ["MAX_BYTES", "MAX_POINTS"])
+def test_sizes_are_bounded(limit, tmp_path, monkeypatch):
+    path = tmp_path / "a.npy"
+    path.write_bytes(npy(POINTS))
+    monkeypatch.setattr(read, limit, 2)
+    with pytest.raises(ValueError, match="more than the 2 that are"):
+        read.read(path, None, 0)
+
+
+def test_a_missing_library_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "trimesh", None)
+    for name in ("a.ply", "b.npy"):
+        (tmp_path / name).write_bytes(PLY if name == "a.ply" else npy(POINTS))
+    assert cli.main(["compare", *(str(tmp_path / n) for n in ("a.ply", "b.npy"))]) == 2
+    expected = "pointloss compare: reading .ply needs trimesh: pip install trimesh\n"
+    assert capsys.readouterr().err == expected
+
+
+def cloud(points, normals=None):
+    return read.Cloud(np.asarray(points, np.float64), normals, "by hand")
+
+
+def test_values_are_those_of_the_library(device):
+    rng = np.random.default_rng(0)
+    a, b = rng.random((60, 3)), rng.random((50, 3))
+    na, nb = rng.normal(size=(60, 3)), rng.normal(size=(50, 3))
+    radii = (measure.Radius(0.1, False), measure.Radius(0.2, True))
+    options = measure.Options(device=str(device), radii=radii)
+    found = measure.measure(cloud(a, na), cloud(b, nb), options).values
+    x, y, nx, ny = (torch.tensor(t, device=device) for t in (a, b, na, nb))
+    side = (y.amax(0) - y.amin(0)).max().item()
+    expected = {
+        "A to B": chamfer(x, y, squared=False, direction="x_to_y"),
+        "B to A": chamfer(x, y, squared=False, direction="y_to_x"),
+        "CD": chamfer(x, y, squared=False),
+        "CD squared": chamfer(x, y),
+        "Hausdorff": hausdorff(x, y),
+        "HD95": hausdorff(x, y, percentile=95),
+        "F@0.1": f_score(x, y, 0.1).f_score,
+        "F@20%": f_score(x, y, 0.2 * side).f_score,
+        "normals": normal_consistency(x, y, nx, ny),
+    }
+    for name, value in expected.items():
+        assert found.pop(name) == pytest.approx(value.item(), rel=1e-5), name
+    assert set(found) == {"EMD", "gap"}
+    assert 0 <= found["gap"] <= 0.01
+
+
+def test_far_from_the_origin_nothing_is_lost():
+    """UTM coordinates: float32 has steps of half a metre at five million metres."""
+    a = np.array([[5e6, 4e5, 0], [5e6 + 1, 4e5, 0]])
+    found = measure.measure(cloud(a + [0.125, 0, 0]), cloud(a), measure.Options())
+    assert found.values["A to B"] == 0.125
+
+
+def test_alignment_and_scale(device):
+    rng = np.random.default_rng(0)
+    b = rng.random((500, 3)) * [2, 1, 0.5]
+    turn = trimesh.transformations.rotation_matrix(0.1, [1, 2, 3])[:3, :3]
+    a, normals = b @ turn.T + 0.02, rng.normal(size=(500, 3))
+    options = measure.Options(align="icp", device=str(device))
+    pair = measure.measure(cloud(a, normals @ turn.T), cloud(b, normals), options)
+    assert pair.values["Hausdorff"] < 1e-4
+    assert pair.values["normals"] == pytest.approx(1)  # they turn with the points
+    assert "rounds" in pair.notes[0]
+    box = measure.measure(cloud(3 * b), cloud(b), measure.Options(scale="own-box"))
+    assert box.values["CD"] < 1e-6
+    side = np.ptp(b, axis=0).max()
+    moved = measure.measure(cloud(b + [9, 0, 0]), cloud(b), measure.Options(scale="box"))
+    assert moved.values["EMD"] == pytest.approx(9 / side, rel=1e-2)
+
+
+def test_emd_is_on_subsets_of_large_clouds_and_says_so(monkeypatch, device):
+    monkeypatch.setattr(measure, "EMD_POINTS", 30)
+    points = np.random.default_rng(0).random((200, 3))
+    pair = measure.measure(cloud(points), cloud(points), measure.Options(device=str(device)))
+    assert pair.notes == ["EMD on 30 points of each, chosen at random of 200 and 200."]
+    assert 0 < pair.values["EMD"] < 2 * pair.values["EMD floor"]
+    assert pair.values["CD"] == 0
+
+
+@pytest.fixture
+def folders(tmp_path):
+    rng = np.random.default_rng(0)
+    for side in "AB":
+        for name in ("chair/1", "chair/2", "3"):
+            path = tmp_path / side / f"{name}.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, rng.random((40, 3)))
+    (tmp_path / "B" / "3.npy").rename(tmp_path / "B" / "3.xyz")
+    np.savetxt(tmp_path / "B" / "3.xyz", rng.random((40, 3)))
+    np.save(tmp_path / "A" / "alone.npy", POINTS)
+    (tmp_path / "A" / "notes.txt").write_text("not a cloud")
+    return tmp_path
+
+
+def test_folders_are_matched_by_name(folders, capsys):
+    out = folders / "out.csv"
+    words = ["compare", str(folders / "A"), str(folders / "B"), "--device", "cpu"]
+    assert cli.main([*words, "--csv", str(out), "--json"]) == 0
+    text, err = capsys.readouterr()
+    assert err == f"pointloss compare: no partner for {folders / 'A' / 'alone.npy'}\n"
+    document = json.loads(text)
+    assert list(document["pairs"]) == ["3", "chair/1", "chair/2"]
+    with open(out, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["pair"] for row in rows] == ["3", "chair/1", "chair/2", "mean"]
+    for name, value in document["mean"].items():
+        values = [pair[name] for pair in document["pairs"].values()]
+        assert value == pytest.approx(np.mean(values))
+        assert float(rows[-1][name]) == value
+    assert cli.main(words) == 0
+    assert "mean of 3" in capsys.readouterr().out
+
+
+def test_one_bad_pair_does_not_lose_the_others(folders, capsys):
+    (folders / "A" / "3.npy").write_bytes(b"")
+    assert cli.main(["compare", str(folders / "A"), str(folders / "B")]) == 2
+    text, err = capsys.readouterr()
+    assert "mean of 2, 1 failed" in text
+    assert err.count("\n") == 2
+
+
+def test_a_protocol_gives_its_numbers(tmp_path, capsys):
+    for name, points in (("a", POINTS), ("b", POINTS + [0, 3, 4])):
+        np.save(tmp_path / f"{name}.npy", points)
+    words = ["compare", str(tmp_path / "a.npy"), str(tmp_path / "b.npy"), "--json"]
+    assert cli.main([*words, "--protocol", "pointr-cd-l1"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["protocol"]["factor"] == 1000
+    by_hand = PROTOCOLS["pointr-cd-l1"].score(
+        torch.tensor(POINTS).float(), torch.tensor(POINTS + [0, 3, 4]).float()
+    )
+    assert document["mean"]["CD"] == pytest.approx(by_hand["CD"].item())
+    assert "x1000" in document["columns"][0]
+
+
+@pytest.mark.parametrize("suffix", ["png", "ply"])
+def test_heatmap(suffix, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    np.save(tmp_path / "a.npy", np.c_[np.zeros((5, 2)), np.arange(5.0)])
+    np.save(tmp_path / "b.npy", np.zeros((5, 3)))
+    out = tmp_path / f"out.{suffix}"
+    words = ["compare", str(tmp_path / "a.npy"), str(tmp_path / "b.npy"), "--heatmap", str(out)]
+    assert cli.main(words) == 0
+    if suffix == "png":
+        from PIL import Image
+
+        with Image.open(out) as picture:
+            colours = np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)
+        assert len(colours) > 50
+    else:
+        header, body = out.read_bytes().split(b"end_header\n")
+        rows = np.frombuffer(body, np.dtype([("p", "<f4", 4), ("c", "u1", 3)]))
+        assert b"element vertex 5\n" in header
+        assert rows["p"][:, 3].tolist() == [0, 1, 2, 3, 4]
+        assert read.read(out, None, 0).points[:, 2].tolist() == [0, 1, 2, 3, 4]
+
+
+WRONG = {
+    "{a} {missing}": "missing.npy: there is no such file or folder",
+    "{a} {folder}": "expected two files or two folders",
+    "{folder} {empty}": "no file of",
+    "{a} {a} --protocol pcn --align icp": "leave out --align",
+    "{a} {a} --heatmap x.jpg": "expected a .png or .ply file",
+    "{folder} {folder} --heatmap x.png": "--heatmap is of two files",
+    "{a} {a} --seed -1": "--seed must be at least 0",
+    "{twice} {twice}": "have one name",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_wrong_use_is_one_line(words, tmp_path, capsys):
+    names = {name: tmp_path / name for name in ("folder", "empty", "twice")}
+    for path in names.values():
+        path.mkdir()
+    for path in ("a.npy", "folder/a.npy", "twice/a.npy", "twice/a.npz"):
+        (tmp_path / path).write_bytes(npy(POINTS))
+    names |= {"a": tmp_path / "a.npy", "missing": tmp_path / "missing.npy"}
+    assert cli.main(["compare", *words.format(**names).split()]) == 2
+    text, err = capsys.readouterr()
+    assert (text, err.count("\n")) == ("", 1)
+    assert WRONG[words] in err
+
+
+@pytest.mark.parametrize("radius", ["0", "-1", "x", "nan", "inf%"])
+def test_a_radius_is_a_number_above_0(radius, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["compare", "a", "b", f"--radius={radius}"])
+    assert "--radius" in capsys.readouterr().err
+
+
+def test_radii_and_device_by_choice(monkeypatch):
+    assert command._radius("2%") == measure.Radius(0.02, True)
+    assert command._radius("0.5").name() == "F@0.5"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert command._device("auto") == "cpu"
+    with pytest.raises(ValueError, match="--device cuda: "):
+        command._device("cuda")
