@@ -143,9 +143,10 @@ def test_a_folder_without_the_compiled_part_says_what_to_do(tmp_path):
 def test_an_editable_install_imports_beside_its_checkout(tmp_path):
     """The checkout's folder is called pointloss too, and is no package."""
     checkout, site = tmp_path / "pointloss", tmp_path / "site"
-    for package in ("", "ops", "losses", "metrics"):  # without the compiled part
-        (checkout / "pointloss" / package).mkdir(parents=True)
-        (checkout / "pointloss" / package / "__init__.py").write_text("chamfer = 1")
+    for package in (ROOT / "pointloss").rglob("__init__.py"):  # without the compiled part
+        copy = checkout / package.relative_to(ROOT)
+        copy.parent.mkdir(parents=True)
+        copy.write_text("chamfer = 1")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, checkout)
     shutil.copytree(ROOT / "buildtools", checkout / "buildtools")

@@ -91,3 +91,8 @@ def test_readme_lines_of_library_use_run():
     """The README's python block is a program that runs as it stands."""
     block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     exec(compile(block[1], "README.md", "exec"), {})
+
+
+def test_the_citation_has_the_version():
+    told = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert f'VERSION = "{told[1]}"' in (ROOT / "setup.py").read_text()

@@ -71,7 +71,7 @@ class Options:
 class Pair(NamedTuple):
     """One pair after alignment and scaling, and what was measured of it."""
 
-    values: dict[str, float]  # None of them is missing, NaN is what could not be measured
+    values: dict[str, float]  # by column; normals only if both clouds have them
     notes: list[str]
     x: Tensor  # [N, 3]
     y: Tensor  # [M, 3]
