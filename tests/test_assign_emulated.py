@@ -41,7 +41,7 @@ def program(tmp_path_factory):
     instructions = folder / "csrc" / "cuda" / "assign" / "instructions.cuh"
     shutil.copy(TESTS / "emulator" / "assign_instructions.cuh", instructions)
     # The stacks of its threads are not for a sanitizer to follow.
-    command = ["g++", "-std=c++20", "-O1", "-g", "-fsanitize=address", "--param", "asan-stack=0"]
+    command = ["g++", "-std=c++20", "-O1", "-g1", "-fsanitize=address", "--param", "asan-stack=0"]
     (folder / "empty.cpp").write_text("int main() {}")
     try:
         subprocess.run([*command, "empty.cpp", "-o", "empty"], cwd=folder, check=True)

@@ -41,6 +41,9 @@ struct Index {
 };
 inline Index threadIdx, blockIdx, gridDim;
 
+// Of the functions that only touch what is the emulator's own: a sanitizer would triple their time.
+#define EMULATOR_OWN __attribute__((no_sanitize("address")))
+
 namespace emulated {
 
 constexpr int kWarp = 32;
@@ -51,14 +54,13 @@ constexpr size_t kStack = 128 << 10;
   std::abort();
 }
 
-// What a fiber waits for: a number of its warp, its block or the grid that is yet to change.
+// What a fiber waits for: a number of its warp, its block or the grid that is yet to change. Small,
+// because the loop over all of them takes most of the time.
 struct Fiber {
   void* resume[5];
-  ucontext_t start;
-  std::unique_ptr<char[]> stack;
   const int64_t* number = nullptr;
   int64_t seen = 0;
-  bool ended = false;
+  bool begun = false, ended = false;
 };
 
 // A place where a number of threads meet; `site`, a line, must be the same for all.
@@ -89,9 +91,10 @@ struct Grid {
   int threads = 0, blocks = 0, running = 0;  // of a block; blocks; the fiber that runs
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
-  std::vector<Meeting> meetings;  // of the blocks
-  Meeting meeting;                // of all
-  std::vector<int> counts;        // of __syncthreads_count(), by block
+  std::vector<Meeting> meetings;                // of the blocks
+  Meeting meeting;                              // of all
+  std::vector<int> counts;                      // of __syncthreads_count(), by block
+  std::vector<std::unique_ptr<char[]>> stacks;  // of the fibers, kept from launch to launch
   void* resume[5];
   std::function<void()> kernel;
 };
@@ -103,10 +106,8 @@ inline Warp& warp() { return grid.warps[grid.running / kWarp]; }
 
 // The host and the fibers pass the turn to each other; the compiler's own jump costs no system
 // call, and is none that a sanitizer follows.
-__attribute__((noinline, no_sanitize("address"))) inline void jump(void** to) {
-  __builtin_longjmp(to, 1);
-}
-__attribute__((noinline, no_sanitize("address"))) inline void pass_turn(void** from, void** to) {
+EMULATOR_OWN __attribute__((noinline)) inline void jump(void** to) { __builtin_longjmp(to, 1); }
+EMULATOR_OWN __attribute__((noinline)) inline void pass_turn(void** from, void** to) {
   if (__builtin_setjmp(from) == 0) jump(to);
 }
 
@@ -158,38 +159,40 @@ inline void block_barrier(int site) { meet(grid.meetings[block()], grid.threads,
 inline void grid_barrier(int site) { meet(grid.meeting, grid.threads * grid.blocks, site); }
 
 // Begins at the top of a fiber's stack, and never returns.
-__attribute__((no_sanitize("address"))) inline void fiber_main() {
+EMULATOR_OWN inline void fiber_main() {
   grid.kernel();
   grid.fibers[grid.running].ended = true;
   jump(grid.resume);
 }
 
-__attribute__((noinline)) inline void run_fiber(int which) {
+EMULATOR_OWN __attribute__((noinline)) inline void run_fiber(int which) {
   grid.running = which;
   threadIdx.x = static_cast<unsigned>(which % grid.threads);
   Fiber& fiber = grid.fibers[which];
   fiber.number = nullptr;
-  if (fiber.stack) return pass_turn(grid.resume, fiber.resume);
-  fiber.stack = std::make_unique<char[]>(kStack);
-  getcontext(&fiber.start);
-  fiber.start.uc_stack.ss_sp = fiber.stack.get();
-  fiber.start.uc_stack.ss_size = kStack;
-  makecontext(&fiber.start, fiber_main, 0);
-  if (__builtin_setjmp(grid.resume) == 0) setcontext(&fiber.start);
+  if (fiber.begun) return pass_turn(grid.resume, fiber.resume);
+  fiber.begun = true;
+  static ucontext_t start;
+  getcontext(&start);
+  start.uc_stack.ss_sp = grid.stacks[which].get();
+  start.uc_stack.ss_size = kStack;
+  makecontext(&start, fiber_main, 0);
+  if (__builtin_setjmp(grid.resume) == 0) setcontext(&start);
 }
 
-inline bool ready(const Fiber& fiber) {
+EMULATOR_OWN inline bool ready(const Fiber& fiber) {
   return !fiber.ended && (fiber.number == nullptr || *fiber.number != fiber.seen);
 }
 
 // Lets a warp run until it is stopped or waits for another; returns whether it did anything.
-inline bool run_warp(int which) {
+EMULATOR_OWN inline bool run_warp(int which) {
   Warp& all = grid.warps[which];
   if (all.held > 0) return --all.held, true;
+  Fiber* fibers = grid.fibers.data() + which * kWarp;
   for (bool any = false;; any = true) {
     bool ran = false;
     for (int lane = 0; lane < kWarp; ++lane) {
-      if (!ready(grid.fibers[which * kWarp + lane])) continue;
+      if (!ready(fibers[lane])) continue;
       run_fiber(which * kWarp + lane);
       ran = true;
     }
@@ -204,6 +207,9 @@ inline bool run_warp(int which) {
 inline void launch(int blocks, int threads, std::function<void()> kernel) {
   grid.threads = threads, grid.blocks = blocks, grid.kernel = std::move(kernel);
   grid.fibers = std::vector<Fiber>(blocks * threads);
+  while (grid.stacks.size() < grid.fibers.size()) {
+    grid.stacks.push_back(std::make_unique_for_overwrite<char[]>(kStack));
+  }
   grid.warps = std::vector<Warp>(blocks * threads / kWarp);
   grid.meetings = std::vector<Meeting>(blocks);
   grid.meeting = {};
