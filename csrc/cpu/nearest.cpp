@@ -97,8 +97,23 @@ void search_brute(const T* x, const T* panels, const Clouds& size, const int64_t
   });
 }
 
+// The loops of one pair of clouds: shared by the threads, or within one thread's share. One type
+// for both, because every tree is compiled for each type.
+struct ParallelFor {
+  bool shared;
+
+  template <class Body>
+  void operator()(int64_t begin, int64_t end, int64_t grain, const Body& body) const {
+    if (shared) {
+      torch::stable::parallel_for(begin, end, grain, body);
+    } else if (begin < end) {
+      body(begin, end);
+    }
+  }
+};
+
 // The points of a tree in another, for cloud b.
-template <int kNorm, int kDim, class T, class ParallelFor>
+template <int kNorm, int kDim, class T>
 void search_from(const NearestTree<kDim, T>& from, const TreeView<T>& in, int64_t b,
                  const Answer<T>& answer, const ParallelFor& parallel_for) {
   T* dist = answer.dist + b * answer.rows;
@@ -110,7 +125,7 @@ void search_from(const NearestTree<kDim, T>& from, const TreeView<T>& in, int64_
 }
 
 // One pair of clouds by trees, both directions from one pair of them.
-template <int kNorm, int kDim, class T, class ParallelFor>
+template <int kNorm, int kDim, class T>
 void search_pair(NearestTree<kDim, T>& x, NearestTree<kDim, T>& y, const T* x_points,
                  const T* y_points, const Problem& p, int64_t b, const Answer<T>& to_y,
                  const Answer<T>& to_x, const ParallelFor& parallel_for) {
@@ -130,22 +145,16 @@ void search_pair(NearestTree<kDim, T>& x, NearestTree<kDim, T>& y, const T* x_po
 // body(b, parallel_for) for all clouds b: each a thread's task where there are enough, else shared.
 template <class Body>
 void each_cloud(int64_t B, const Body& body) {
-  if (B >= torch::stable::get_num_threads()) {
-    torch::stable::parallel_for(0, B, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t b = begin; b < end; ++b) body(b, SerialFor());
-    });
-    return;
-  }
-  const auto parallel_for = [](int64_t begin, int64_t end, int64_t grain, const auto& body) {
-    torch::stable::parallel_for(begin, end, grain, body);
-  };
-  for (int64_t b = 0; b < B; ++b) body(b, parallel_for);
+  const ParallelFor within{B < torch::stable::get_num_threads()};
+  ParallelFor{!within.shared}(0, B, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) body(b, within);
+  });
 }
 
 template <int kNorm, int kDim, class T>
 void search_tree(const T* x, const T* y, const Problem& p, const Answer<T>& to_y,
                  const Answer<T>& to_x) {
-  each_cloud(p.size.B, [&](int64_t b, const auto& parallel_for) {
+  each_cloud(p.size.B, [&](int64_t b, const ParallelFor& parallel_for) {
     NearestTree<kDim, T> x_tree, y_tree;
     search_pair<kNorm>(x_tree, y_tree, x, y, p, b, to_y, to_x, parallel_for);
   });
@@ -155,7 +164,7 @@ void search_tree(const T* x, const T* y, const Problem& p, const Answer<T>& to_y
 template <int kNorm, int kDim, class T>
 void search_index(const T* x, const char* images, int64_t bytes, const Problem& p,
                   const Answer<T>& to_y) {
-  each_cloud(p.size.B, [&](int64_t b, const auto& parallel_for) {
+  each_cloud(p.size.B, [&](int64_t b, const ParallelFor& parallel_for) {
     const int64_t n = valid_length(p.x_lengths, b, p.size.N);
     const bool bad = n < 0 || valid_length(p.y_lengths, b, p.size.M) < 0;
     to_y.fill(b, bad ? 0 : n, p.size.N, bad);
@@ -240,7 +249,7 @@ template <int kDim, class T>
 void build_index(const Tensor& y, const int64_t* lengths, char* images, int64_t bytes) {
   const T* points = y.const_data_ptr<T>();
   const int64_t M = y.size(1), D = y.size(2);
-  each_cloud(y.size(0), [&](int64_t b, const auto& parallel_for) {
+  each_cloud(y.size(0), [&](int64_t b, const ParallelFor& parallel_for) {
     NearestTree<kDim, T> tree;
     tree.set_points(points + b * M * D, std::max<int64_t>(0, valid_length(lengths, b, M)), D);
     build_trees<kDim, T>({&tree}, parallel_for);

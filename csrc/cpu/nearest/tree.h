@@ -231,14 +231,6 @@ class NearestTree {
   int64_t dim_ = kDim, total_ = 0, size_ = 0, leaves_ = 0;
 };
 
-// For trees that are built within one thread's share of the work.
-struct SerialFor {
-  template <class Body>
-  void operator()(int64_t begin, int64_t end, int64_t, Body&& body) const {
-    if (begin < end) body(begin, end);
-  }
-};
-
 // Builds trees together, phase by phase; each phase is a list of independent tasks.
 template <int kDim, class T, class ParallelFor>
 class TreeBuilder {
