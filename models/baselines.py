@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from models.augment import MIRROR
 from models.data.dataset import Sample
-from models.protocols import bounding_box, subset
 from pointloss import assign, chamfer
+from pointloss.protocols import bounding_box, subset
 
 # The methods' names in the tables. The floor is the truth against another sampling of itself.
 RETRIEVAL, ORACLE, FLOOR = "nearest image", "oracle", "floor"

@@ -48,9 +48,9 @@ from models.data.dataset import ReconstructionDataset, Sample, View
 from models.determinism import deterministic
 from models.judge import Judge
 from models.networks.base import Network, Reconstruction
-from models.protocols import PLAIN, PROTOCOLS, Protocol
 from models.report import Results, as_markdown, write
 from models.tables import tabulate
+from pointloss.protocols import PLAIN, PROTOCOLS, Protocol
 
 Sampler = Callable[[Sample], Tensor]  # a batch -> draws [K, B, N, 3], on any device
 

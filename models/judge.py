@@ -12,7 +12,7 @@ from models.baselines import FLOOR
 from models.build import cloud_sizes
 from models.config import Evaluate
 from models.data.dataset import ReconstructionDataset
-from models.protocols import Protocol
+from pointloss.protocols import ALL, Protocol
 
 
 class Truth(NamedTuple):
@@ -101,7 +101,7 @@ class Judge:
             lines.append(
                 f"EMD certified: (cost - lower bound) / cost is at most {gap:.2%} in every cloud."
             )
-        if truth.dense.shape[1] < protocol.f_points:
+        if protocol.radii and truth.dense.shape[1] < protocol.f_points < ALL:
             lines.append(
                 f"The set has no cloud of {protocol.f_points} points: F at small radii is far "
                 f"below 1 even for a perfect answer, see the floor."

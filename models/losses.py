@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.config import ConfigError, Loss
 from models.networks.base import Network, Reconstruction
-from pointloss import EMDLoss, chamfer
+from pointloss import EMDLoss, chamfer, kl_standard_normal
 
 
 class Target(NamedTuple):
@@ -23,11 +23,6 @@ class Target(NamedTuple):
     points: Tensor  # [B, N, 3] true clouds
     sample: Tensor  # [B] int64, numbers of the training samples
     azimuth: Tensor | None = None  # [B] degrees, of the cameras; NaN: not known
-
-
-def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
-    """Equation 3, KL(N(mu, sigma^2) || N(0, 1)): sum over the L of [B, L], mean over B."""
-    return -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(dim=1).mean()
 
 
 def view_angle_divergence(logvar: Tensor, azimuth: Tensor, options: Loss) -> Tensor:

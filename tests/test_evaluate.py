@@ -20,7 +20,7 @@ from models import checkpoint, compare, evaluate, judge, plots, train
 from models import config as configs
 from models.build import open_split
 from models.config import Config, ConfigError
-from models.protocols import PROTOCOLS
+from pointloss.protocols import PROTOCOLS
 
 pytestmark = pytest.mark.usefixtures("one_cpu_thread")
 
@@ -287,7 +287,7 @@ def test_baselines_order_as_they_must(world, tmp_path):
     ("words", "message"),
     [
         (["nowhere"], "no such checkpoint"),
-        (["{run}", "--protocol", "lmnett"], "evaluate.protocol: expected one of lmnet"),
+        (["{run}", "--protocol", "lmnett"], "evaluate.protocol: expected one of plain, lmnet"),
         (["{run}", "--split", "dev"], "split must be one of"),
         (["{run}", "--set", "evaluate.sampling=all"], "expected 'fixed' or 'random'"),
         (["{run}", "--samples", "1"], "--samples: expected 2 or more, got 1"),

@@ -15,10 +15,10 @@ from models.build import build_network
 from models.config import Config, ConfigError
 from models.networks.base import Reconstruction
 from models.networks.efficient import EfficientPointNet
-from models.protocols import PLAIN, PROTOCOLS
 from models.report import Results, as_markdown
 from models.tables import KEYS
 from pointloss import chamfer, emd
+from pointloss.protocols import PLAIN, PROTOCOLS
 
 pytestmark = pytest.mark.usefixtures("one_cpu_thread")
 
