@@ -363,7 +363,7 @@ def test_without_tensorboard_its_cure_is_told(root, tmp_path, monkeypatch, capsy
         (["--set", "data.root=nowhere"], "nowhere"),
         (["--set", "data.train_split=dev"], "split must be one of"),
         (["--set", "evaluate.split=dev"], "split must be one of"),
-        (["--set", "evaluate.protocol=lmnett"], "evaluate.protocol: expected one of lmnet"),
+        (["--set", "evaluate.protocol=lmnett"], "evaluate.protocol: expected one of plain, lmnet"),
         (["--set", "network.pretrained=x.pth"], "network.pretrained: efficient has no use"),
         (["--set", "loss.w_cd=0", "--set", "loss.w_emd=0", "--set", "loss.w_kl=0"], "every weight"),
         (["--resume", "nowhere"], "no such checkpoint"),

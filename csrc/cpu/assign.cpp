@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // pointloss::assign on the CPU: check, allocate, solve the clouds in parallel.
 #include "../common/assign_call.h"
-#include "assign_kernel.h"
+#include "assign/solve.h"
 
 namespace pointloss {
 namespace {

@@ -20,7 +20,6 @@
 #include "gap.cuh"
 #include "load.cuh"
 #include "opening.cuh"
-#include "row_minima.cuh"
 
 namespace pointloss {
 

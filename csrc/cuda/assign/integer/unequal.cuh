@@ -23,7 +23,6 @@
 
 #include "gap.cuh"
 #include "opening.cuh"
-#include "row_minima.cuh"
 #include "unequal_auction.cuh"
 
 namespace pointloss {

@@ -14,7 +14,7 @@
 // phantoms: D. P. Bertsekas, D. A. Castanon, Computational Optimization and Applications 1 (1992).
 //
 // Scans run in float while eps is coarse enough for it and in double after that; prices are double
-// throughout. A phase that becomes a price war is finished by the paths of assign_paths.h.
+// throughout. A phase that becomes a price war is finished by the paths of augmenting_paths.h.
 // Cost: 20 to 50 bids a bidder, of which some 5 to 10 scan all objects.
 // Guaranteed: an injection on every input; termination (each bid raises a price by at least eps,
 // bids and rounds are bounded); a gap recomputed in float64 over all pairs with the roundings taken
@@ -23,8 +23,8 @@
 
 #include <limits>
 
-#include "../common/assign_phases.h"
-#include "assign_paths.h"
+#include "../../common/assign_phases.h"
+#include "augmenting_paths.h"
 
 namespace pointloss {
 

@@ -8,9 +8,9 @@
 #include <type_traits>
 #include <vector>
 
-#include "../common/assign.h"
-#include "assign_scan.h"
-#include "interrupt.h"
+#include "../../common/assign.h"
+#include "../interrupt.h"
+#include "scan.h"
 
 namespace pointloss {
 namespace assign_detail {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 // Certified assignment of one pair of point clouds on one CPU core: solve_assignment().
 //
-// Checks and scales the input, runs the auction of assign_auction.h (float scans, then double scans
+// Checks and scales the input, runs the auction of auction.h (float scans, then double scans
 // when eps asks for it), and writes matching, prices and certificate in input units.
 // Bad input never throws or hangs: a length outside [0, N] or [0, M] gives idx -1, a non-finite
 // coordinate an arbitrary injection, both with cost NaN and gap infinity.
 #pragma once
 
-#include "assign_opening.h"
+#include "opening.h"
 
 namespace pointloss {
 

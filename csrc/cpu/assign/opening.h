@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
-// Where the CPU assignment solver (assign_kernel.h) begins when prices, and maybe a matching, are
+// Where the CPU assignment solver (solve.h) begins when prices, and maybe a matching, are
 // given.
 #pragma once
 
 #include <numeric>
 
-#include "assign_auction.h"
+#include "auction.h"
 
 namespace pointloss {
 namespace assign_detail {

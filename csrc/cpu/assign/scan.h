@@ -16,7 +16,7 @@
 #include <new>
 #include <vector>
 
-#include "../common/macros.h"
+#include "../../common/macros.h"
 
 #ifdef POINTLOSS_HAS_AVX2_VARIANT
 #include <immintrin.h>

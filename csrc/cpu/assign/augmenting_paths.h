@@ -10,7 +10,7 @@
 // than that is raised by the difference, and along the path each bidder moves on to the next
 // object. No bidder's slack (own value less least value) grows by this, those on the path have none
 // after it, and prices only rise: the phase's guarantee of K * eps holds as if all had bid.
-// The phantoms (assign_auction.h) are one node: all of them pay the level for unowned objects, and
+// The phantoms (auction.h) are one node: all of them pay the level for unowned objects, and
 // may take any other object as soon as the level has risen to its price. An unowned object that is
 // dearer than the level is free; so are those at the level, while they outnumber the phantoms.
 // Source: R. Jonker, A. Volgenant, "A shortest augmenting path algorithm for dense and sparse
@@ -22,7 +22,7 @@
 // sets every step is, or a round would take K times as long as most bids do.
 #pragma once
 
-#include "assign_frame.h"
+#include "frame.h"
 
 namespace pointloss {
 namespace assign_detail {
