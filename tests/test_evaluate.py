@@ -162,6 +162,7 @@ def test_results_lie_in_a_folder_of_what_differs(tmp_path):
 
 def test_saved_clouds_are_those_that_were_scored(world, tmp_path):
     """What --save-clouds writes, --pred-dir scores alike."""
+    pytest.importorskip("trimesh")
     out = score(world[1], *BARE, "--save-clouds", out=tmp_path)
     again = score_clouds(world[0], out / "clouds", *BARE)
     for row, other in zip(
