@@ -20,6 +20,7 @@
 #include "gap.cuh"
 #include "load.cuh"
 #include "opening.cuh"
+#include "row_minima.cuh"
 
 namespace pointloss {
 

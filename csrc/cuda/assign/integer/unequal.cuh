@@ -23,6 +23,7 @@
 
 #include "gap.cuh"
 #include "opening.cuh"
+#include "row_minima.cuh"
 #include "unequal_auction.cuh"
 
 namespace pointloss {
