@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-import trimesh
 from objects import make_set
 from PIL import Image
 from test_viewer import check_alone, data_of
@@ -98,6 +97,7 @@ def test_a_rendering_is_predicted_as_evaluation_does(tmp_path, ask):
 
 
 def test_the_ply_is_read_back(written):
+    trimesh = pytest.importorskip("trimesh")
     cloud = trimesh.load(written / "00.ply")
     found = np.load(written / "00.npz")
     assert np.array_equal(cloud.vertices.astype(np.float32), found["points"])
