@@ -326,6 +326,8 @@ def results_folder(args: argparse.Namespace, own: Config, asked: Config) -> Path
         for key, value in table.items()
         if value != before[section][key]
     ]
+    if args.samples:
+        words.append(f"samples={args.samples}")
     return Path(folder) / re.sub(r"[^\w.,=+-]+", "_", ",".join(words))
 
 

@@ -46,6 +46,9 @@ class Box(NamedTuple):
 
 def bounding_box(x: Tensor) -> Box:
     """The box of each cloud of x [B, N, D]. One repeated point has side 1, so it stays finite."""
+    if x.shape[1] == 0:  # nothing to move
+        centre = x.new_zeros(x.shape[0], 1, x.shape[2])
+        return Box(centre, torch.ones_like(centre[..., :1]))
     low, high = x.amin(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)
     side = (high - low).amax(dim=2, keepdim=True)
     return Box((low + high) / 2, torch.where(side > 0, side, torch.ones_like(side)))
@@ -166,7 +169,7 @@ class Protocol:
         # Two seeds: the same cloud on both sides must not meet its own points.
         a = subset(x, self.points, 2 * seed, ids)
         b = subset(y, self.points, 2 * seed + 1, ids)
-        if self.icp_rounds:
+        if self.icp_rounds and a.shape[1] and b.shape[1]:
             back = icp(b, a, max_rounds=self.icp_rounds).motion.inverse()
             a, x = back.apply(a), back.apply(x)
         values = self._distances(a, b)
@@ -183,7 +186,12 @@ class Protocol:
     def _distances(self, x: Tensor, y: Tensor) -> list[Tensor]:
         """CD with its two directions, EMD and gap."""
         found = chamfer(x, y, squared=self.squared, point_reduction="none")
-        there, back = (self.factor * d.mean(dim=1) for d in found if d is not None)
+        # Nothing is nearest to nothing: an empty cloud is as far away as can be.
+        there, back = (
+            self.factor * (d.mean(dim=1) if d.shape[1] else d.new_full((d.shape[0],), torch.inf))
+            for d in found
+            if d is not None
+        )
         values = [self.weight * (there + back), there, back]
         if self.emd:
             match = assign(x, y, rtol=self.emd_rtol)

@@ -149,6 +149,14 @@ def test_empty_conventions(device):
     assert emd(x[:, :0], y, x_lengths=lengths, batch_reduction="none")[1].isnan()
 
 
+def test_partners_that_are_given_away_can_be_changed(device):
+    x, y = (p.requires_grad_() for p in make(surface, 1, 20, 20, device=device))
+    value, found = emd(x, y, return_assignment=True)
+    found.idx.fill_(10**7)
+    for grad in torch.autograd.grad(value, (x, y)):
+        assert grad.isfinite().all()
+
+
 def test_value_with_its_assignment(device, deterministic):
     x, y = make(surface, 2, 20, 30, device=device)
     value, found = emd(x, y, return_assignment=True)

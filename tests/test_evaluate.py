@@ -145,8 +145,8 @@ def test_another_question_does_not_overwrite_the_runs_own_answer(world, tmp_path
 
 
 def test_results_lie_in_a_folder_of_what_differs(tmp_path):
-    def folder(run=None, pred_dir=None, out=None, own=(), asked=()):
-        args = SimpleNamespace(run=run, pred_dir=pred_dir, out=out)
+    def folder(run=None, pred_dir=None, out=None, own=(), asked=(), samples=0):
+        args = SimpleNamespace(run=run, pred_dir=pred_dir, out=out, samples=samples)
         own = configs.override(Config(), list(own))
         return evaluate.results_folder(args, own, configs.override(own, list(asked)))
 
@@ -154,6 +154,7 @@ def test_results_lie_in_a_folder_of_what_differs(tmp_path):
     assert folder(run=tmp_path) == tmp_path
     assert folder(run=tmp_path, own=["evaluate.split=val"]) == tmp_path
     assert folder(run=tmp_path, asked=["data.root=/a/b"]) == tmp_path / "root=_a_b"
+    assert folder(run=tmp_path, samples=4) == tmp_path / "samples=4"
     assert folder(run=tmp_path / "best.pt") == tmp_path / "best"
     assert folder(pred_dir=tmp_path, asked=["data.root=x"]) == tmp_path
     assert folder(pred_dir=tmp_path, asked=["evaluate.views=2"]) == tmp_path / "views=2"

@@ -274,3 +274,20 @@ def test_generation_metrics(device):
             generation_metrics(*given)
     with pytest.raises(TypeError, match="generated_to_generated must be .* torch.from_numpy"):
         generation_metrics(d, d.cpu().numpy(), d)
+
+
+def test_gradient_of_a_normal_that_many_points_are_nearest_to(device):
+    """A long sum of small terms: no digit of float32 is lost."""
+    n = 200_000
+    x, y = (
+        torch.rand(n, 3, device=device),
+        torch.tensor([[0.5, 0.5, 0.5], [9, 9, 9]], device=device),
+    )
+    x_normals = torch.rand(n, 3, device=device) + 0.1
+    y_normals = torch.tensor([[0.0, 0, 1], [0, 1, 0]], device=device)
+    grads = []
+    for dtype in (torch.float32, torch.float64):
+        normals = y_normals.to(dtype).requires_grad_()
+        value = normal_consistency(x.to(dtype), y.to(dtype), x_normals.to(dtype), normals)
+        grads.append(torch.autograd.grad(value, normals)[0].double())
+    torch.testing.assert_close(*grads, rtol=1e-6, atol=1e-9)

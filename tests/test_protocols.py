@@ -148,3 +148,12 @@ def test_errors_name_the_protocol():
         PROTOCOLS["pcn"].score(X, Y[:, :2])
     with pytest.raises(ValueError, match="protocol pcn, dense: y must have shape"):
         PROTOCOLS["pcn"].score(X, Y, dense=Y[:, :2])
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_nothing_predicted_is_as_far_away_as_can_be(name, device):
+    protocol = PROTOCOLS[name]
+    scores = protocol.score(torch.rand(2, 0, 3, device=device), torch.rand(2, 50, 3, device=device))
+    assert scores["CD"].isinf().all()
+    assert scores.get("EMD", scores["CD"]).isinf().all()
+    assert all(value.eq(0).all() for key, value in scores.items() if key.startswith("F@"))

@@ -48,7 +48,7 @@ def icp(
 
     Args:
         x: points [B, N, 3] or [N, 3] that move.
-        y: points [B, M, 3] or [M, 3] that stay, of x's dtype and device.
+        y: points [B, M, 3] or [M, 3] that stay, on x's device; dtypes as for `nearest`.
         x_lengths: int [B], the valid points of each x; the rest is padding.
         y_lengths: int [B], likewise for y.
         scale: fit a scale too. Mind that a small x costs little where y is dense.

@@ -25,7 +25,7 @@ def mutual_nearest(
 
     Args:
         x: points [B, N, D] or [N, D], as for `nearest`.
-        y: points [B, M, D] or [M, D], of x's dtype and device.
+        y: points [B, M, D] or [M, D], on x's device; dtypes as for `nearest`.
         x_lengths: int [B], the valid points of each x; the rest is padding.
         y_lengths: int [B], likewise for y.
         norm: 2 (dist is squared) or 1.

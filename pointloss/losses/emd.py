@@ -125,6 +125,8 @@ def emd(
     found = assign_batched("emd", c, squared, rtol, price, idx, max_rounds)
     value = _matched_distance(c, found, squared, point_reduction, batch_reduction)
     if return_assignment:
+        # The gradient keeps its own partners, whatever becomes of those that are given away.
+        found = found._replace(idx=found.idx.clone())
         return value, Assignment(*(t[0] for t in found)) if c.single else found
     if max_rounds is None:
         _certificate.watch("emd", found)

@@ -67,7 +67,9 @@ def normal_consistency(
         # A spare row of zeros is the normal of the neighbour that is not there.
         other = torch.nn.functional.pad(other, (0, 0, 0, 1))
         row = torch.where(idx >= 0, idx, other.shape[1] - 1)
-        cosine = (own * other.gather(1, row.unsqueeze(-1).expand_as(own))).sum(-1)
+        # In float64, as the gradient of a normal that many points are nearest to is a long sum.
+        neighbour = other.double().gather(1, row.unsqueeze(-1).expand_as(own))
+        cosine = (own * neighbour).sum(-1).to(own.dtype)
         cosine = cosine.abs() if absolute else cosine
         return _reduce.over_points(cosine, _reduce.counts(own, lengths), None, "mean", None)
 

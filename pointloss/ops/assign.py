@@ -55,7 +55,7 @@ def assign(
 
     Args:
         x: points [B, N, D] or [N, D], 1 <= D <= 64, float; half types are computed in float32.
-        y: points [B, M, D] or [M, D], of x's dtype and device.
+        y: points [B, M, D] or [M, D], on x's device; dtypes as for `nearest`.
         x_lengths: int [B], the valid points of each x; the rest is padding and stays unmatched.
         y_lengths: int [B], likewise for y.
         squared: match by squared instead of plain euclidean distance. The optima differ.
