@@ -147,7 +147,10 @@ def test_stretched_copies_train_only(folder):
     (camera, _) = read_metadata((views / "rendering_metadata.txt").read_text())
     np.testing.assert_allclose(np.linalg.norm(light, axis=1), 1, atol=1e-5)
     assert light[0] @ camera.axes()[2] > 0.49
-    assert len(ReconstructionDataset(out, "train", points=512).objects) == len(train) + len(copies)
+    data = ReconstructionDataset(out, "train", points=512)
+    assert len(data.objects) == len(train) + len(copies)
+    focal = data[0].camera.intrinsics[0, 0].item()
+    assert focal == pytest.approx(8 / np.tan(np.deg2rad(15)), rel=1e-5)  # 16 pixels, 30 degrees
 
 
 @needs_renderer

@@ -23,7 +23,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from models.data import maps
-from models.data.camera import Camera, intrinsics, read_metadata, window
+from models.data.camera import FOV, Camera, intrinsics, read_metadata, window
 from models.data.categories import NAMES
 from models.data.folds import Table, split_by_family
 from models.data.manifest import is_plain, read_manifest
@@ -111,6 +111,7 @@ class ReconstructionDataset(Dataset[Sample]):
             self.samples += [(index, view) for view in range(len(cameras))]
             self._cameras += cameras
         self.front = _front(manifest)
+        self._fov = _fov(manifest)
         self._sha256 = _sha256(manifest)
         self.points = self.clouds(points)
         self.width = self._first_width()  # pixels of the files, before image_size
@@ -196,7 +197,7 @@ class ReconstructionDataset(Dataset[Sample]):
             torch.tensor(camera.azimuth),
             torch.tensor(camera.elevation),
             torch.from_numpy(camera.extrinsics()).to(torch.float32),
-            torch.from_numpy(intrinsics(self.width, self.image_size)).to(torch.float32),
+            torch.from_numpy(intrinsics(self.width, self.image_size, self._fov)).float(),
         )
 
     def _geometry(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -287,6 +288,13 @@ class ReconstructionDataset(Dataset[Sample]):
         if len(points) != count:
             raise ValueError(f"{path}: {len(points)} points, expected {count}")
         return points
+
+
+def _fov(manifest: dict[str, Any]) -> float:
+    """Degrees across the renderings; 3D-R2N2's where the manifest does not tell."""
+    image = manifest.get("image")
+    fov = image.get("fov") if isinstance(image, dict) else None
+    return float(fov) if isinstance(fov, int | float) and 0 < fov < 180 else FOV
 
 
 def _front(manifest: dict[str, Any]) -> str | None:
