@@ -144,8 +144,6 @@ def test_captured_steps_are_the_steps(root, cuda, system, precision, strict):
             found.append(steps(config, "cuda"))
     (eager, run), (captured, other) = found
     torch.testing.assert_close(captured[0], eager[0], rtol=1e-3 if strict else 2e-2, atol=1e-5)
-    if not strict:
-        return  # sums in another order lead steps in bfloat16 apart
     torch.testing.assert_close(captured[:, 0], eager[:, 0], rtol=2e-2, atol=1e-3)
     assert run.trained.average.steps == other.trained.average.steps
     states = [r.trained.average.network.state_dict().values() for r in (run, other)]
