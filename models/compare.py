@@ -3,7 +3,8 @@
 
     python -m models.compare RUN [RUN ...] [--protocol plain] [--against NAME] [--out FOLDER]
 
-RUN is a folder with a results.json, or such a file. Runs that differ in nothing but the set, its
+RUN is a folder with a results.json, such a file, or a folder of such folders, which is a system of
+its name, one run for each fold or seed. Other runs that differ in nothing but the set, its
 fold or the seed are one system, and NAME=RUN puts a run into the system NAME. A system's objects
 are those of all its folds; seeds on one fold are averaged object by object. The baselines of a fold
 are those of the first RUN on it. Prints a table of CD and one of EMD for each
@@ -78,6 +79,13 @@ def read(run: str) -> dict[str, Any]:
     if not isinstance(record, dict) or not {"objects", "scores", "config"} <= record.keys():
         raise ValueError(f"{path}: holds no scores by object; score it again: models.evaluate")
     return {"system": system, **record}
+
+
+def expand(run: str) -> list[str]:
+    """RUN itself, or NAME=RUN for every run that lies in a folder named NAME."""
+    path = Path(run)
+    inside = sorted(path.glob(f"*/{SCORED}")) if not (path / SCORED).exists() else []
+    return [f"{path.name}={found.parent}" for found in inside] or [run]
 
 
 def settings(record: dict[str, Any]) -> dict[str, Any]:
@@ -221,7 +229,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder for compare.md and compare.json")
     args = parser.parse_args(argv)
     try:
-        records = read_all(args.runs)
+        records = read_all([run for given in args.runs for run in expand(given)])
         against, folds = args.against or records[0].system, sorted({r.fold for r in records})
         protocols = dict.fromkeys(row["protocol"] for r in records for row in r.scores)
         if args.protocol and args.protocol not in protocols:

@@ -204,6 +204,13 @@ def test_scores_by_object_are_the_means_of_its_images(world, tmp_path):
     assert compare.main([str(tmp_path)]) == 0
 
 
+def test_a_folder_of_runs_is_a_system(world, tmp_path, capsys):
+    run = score(world[1], out=tmp_path / "mine" / "fold-0")
+    shutil.copytree(run, tmp_path / "mine" / "fold-1")
+    assert compare.main([str(tmp_path / "mine")]) == 0
+    assert "| mine " in capsys.readouterr().out
+
+
 def test_the_tables_say_their_convention_and_their_cost(world, tmp_path):
     out = score(world[1], out=tmp_path / "out")
     shown = (out / "results.md").read_text()
