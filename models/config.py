@@ -102,6 +102,9 @@ class Loss:
     # Start each matching from the prices of the sample's last one: float32 [samples, points] on the
     # device and in the checkpoint, 7 GB for all 24 views of ShapeNet's training split.
     emd_cache: bool = True
+    # "many-to-one": an auction that is stopped after 50 rounds, as in the extensions that people
+    # copy; to compare with. It knows neither emd_rtol nor emd_cache.
+    emd_matching: str = setting("one-to-one", "one-to-one", "many-to-one")
     latent_norm: int = setting(1, 1, 2)  # 1: mean absolute difference, 2: mean squared difference
     view_eta: float = 0.2  # sigma that the view from view_centre should have
     view_delta: float = setting(20.0, above=0)  # degrees over which that falls off

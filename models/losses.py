@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.config import ConfigError, Loss
 from models.networks.base import Network, Reconstruction
+from models.unfinished_auction import unfinished_auction
 from pointloss import EMDLoss, chamfer, kl_standard_normal
 
 
@@ -52,6 +53,11 @@ def _chamfer(objective: "Objective", out: Reconstruction, target: Target) -> Ten
 
 
 def _emd(objective: "Objective", out: Reconstruction, target: Target) -> Tensor:
+    if objective.options.emd_matching == "many-to-one":
+        partner = unfinished_auction(out.points.detach(), target.points)
+        partners = target.points.gather(1, partner[:, :, None].expand_as(out.points))
+        distance: Tensor = torch.linalg.vector_norm(out.points - partners, dim=2)
+        return distance.mean()
     # Prices belong to the points of the true cloud. Mirroring both clouds changes no distance, so a
     # sample and its mirror image share them.
     kept = objective.emd_loss.price_cache is not None
