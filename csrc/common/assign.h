@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What the CPU and the CUDA assignment solvers share: parameters, scaling, cost, certificate.
+// What the CPU and the CUDA assignment solvers share: what they are asked, parameters, scaling,
+// cost, certificate.
 //
 // Problem: K = min(n, m) bidders (the smaller cloud) each need their own one of L = max(n, m)
 // objects (the larger cloud) at least mean distance. Linear-programming dual for prices q >= 0:
@@ -14,6 +15,31 @@
 #include "macros.h"
 
 namespace pointloss {
+
+// A batch of pairs of clouds, but for coordinates and results; every pointer is a contiguous array,
+// on one device. N and M stay below 2^31.
+struct AssignSettings {
+  const int64_t* x_lengths;  // [B] or null (all N); any value is safe
+  const int64_t* y_lengths;  // [B] or null (all M)
+  int64_t B, N, M, D;
+  bool squared, deterministic;
+  double rtol;
+  int64_t max_rounds;      // <= 0: default bound
+  const double* price_in;  // [B, max(N, M)] warm start, any values; or null
+  const int64_t* idx_in;   // [B, N] matching of those prices, any values; or null
+};
+
+template <typename T>
+struct AssignBatch : AssignSettings {
+  const T* x;       // [B, N, D]
+  const T* y;       // [B, M, D]
+  int64_t* idx;     // [B, N]
+  double* price;    // [B, max(N, M)]
+  double* cost;     // [B]
+  double* gap;      // [B]
+  int64_t* rounds;  // [B]
+  bool* converged;  // [B]
+};
 
 // Factor between the eps of two phases. Measured flat from 4 to 7 on surfaces, blobs and noise.
 constexpr double kAssignTheta = 5.0;

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <tuple>
 
-#include "assign_batch.h"
+#include "assign.h"
 #include "checks.h"
 
 namespace pointloss {

@@ -9,7 +9,7 @@
 #include <cstdint>
 
 #include "../../common/arena.h"
-#include "../../common/assign_batch.h"
+#include "../../common/assign.h"
 #include "integer/state.cuh"
 
 namespace pointloss {

@@ -17,10 +17,9 @@
 #pragma once
 
 #include "augmenting_paths.cuh"
-#include "gap.cuh"
+#include "duality_gap.cuh"
 #include "load.cuh"
 #include "opening.cuh"
-#include "row_minima.cuh"
 
 namespace pointloss {
 

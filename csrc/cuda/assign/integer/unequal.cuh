@@ -21,9 +21,8 @@
 // limit, the phases or the number of objects. The rest is checked as for equal.cuh.
 #pragma once
 
-#include "gap.cuh"
+#include "duality_gap.cuh"
 #include "opening.cuh"
-#include "row_minima.cuh"
 #include "unequal_auction.cuh"
 
 namespace pointloss {

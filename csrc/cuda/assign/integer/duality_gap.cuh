@@ -1,18 +1,58 @@
 // SPDX-License-Identifier: MIT
-// Row minima min_j (c_ij + p_j) in float64 for the certificate, by the blocks that solved the
-// cloud.
+// Both sides of the integer solvers' duality gap, by the blocks that solved the cloud.
 //
-// An integer cost errs by less than 128 units: up to 2^28 of them come from floats with five
-// roundings, and double input adds its own rounding to float. So the object with the least value in
-// float64 is within 256 units of the least in integers. A scan in integers finds all of those, and
-// only they are computed in float64, from the coordinates as they were given. Nothing else of the
-// solver's arithmetic or caches enters: prices are as they are.
+// Primal and dual are summed in integers; they decide only when to stop. The certificate is
+// computed anew in float64 (general/certificate.cuh), from row minima min_j (c_ij + p_j) that are
+// found here: an integer cost errs by less than 128 units, as up to 2^28 of them come from floats
+// with five roundings, and double input adds its own rounding to float. So the object with the
+// least value in float64 is within 256 units of the least in integers. A scan in integers finds all
+// of those, and only they are computed in float64, from the coordinates as they were given. Nothing
+// else of the solver's arithmetic or caches enters: prices are as they are.
 #pragma once
 
 #include "prices.cuh"
 #include "scan.cuh"
 
 namespace pointloss {
+
+struct Sums {
+  double primal, dual;  // in units; primal: over the bidders that have an object
+  __device__ __forceinline__ double gap() const { return primal - dual; }
+};
+
+// best_of(i): the best value of bidder i, by a warp; the blocks share out the bidders.
+template <class State, class Best>
+__device__ __forceinline__ Sums sum_gap(const State& s, IntegerShared& h, Best best_of) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  __syncthreads();
+  if (threadIdx.x == 0) h.value_sum = h.cost_sum = h.price_sum = 0;
+  __syncthreads();
+  unsigned long long values = 0, costs = 0, prices = 0;
+  for (int i = warp * s.cluster.size + s.cluster.rank; i < s.bidders();
+       i += kIntegerWarps * s.cluster.size) {
+    values += best_of(i);
+  }
+  for (int j = threadIdx.x; j < s.N; j += kIntegerThreads) {
+    const int i = s.owner[j];
+    prices += s.price(j);
+    if (i != State::kNone) costs += s.cost(s.object[j], s.bidder_at(i));
+  }
+  costs = warp_sum(costs), prices = warp_sum(prices);
+  if (lane == 0) {
+    atomicAdd(&h.value_sum, values);
+    atomicAdd(&h.cost_sum, costs);
+    atomicAdd(&h.price_sum, prices);
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) s.exchange->values[s.cluster.rank] = h.value_sum;
+  s.cluster.sync();
+  values = 0;
+  for (int r = 0; r < s.cluster.size; ++r) values += load_fresh(s.exchange->values + r);
+  const auto dual = static_cast<long long>(values) - static_cast<long long>(h.price_sum);
+  const Sums sums{static_cast<double>(h.cost_sum), static_cast<double>(dual)};
+  s.cluster.sync();  // before anyone writes the next sums
+  return sums;
+}
 
 constexpr int kCostError = 128;  // of an integer cost, in units
 
