@@ -29,16 +29,19 @@ struct AssignSettings {
   const int64_t* idx_in;   // [B, N] matching of those prices, any values; or null
 };
 
-template <typename T>
-struct AssignBatch : AssignSettings {
-  const T* x;       // [B, N, D]
-  const T* y;       // [B, M, D]
+struct AssignResults {
   int64_t* idx;     // [B, N]
   double* price;    // [B, max(N, M)]
   double* cost;     // [B]
   double* gap;      // [B]
   int64_t* rounds;  // [B]
   bool* converged;  // [B]
+};
+
+template <typename T>
+struct AssignBatch : AssignSettings, AssignResults {
+  const T* x;  // [B, N, D]
+  const T* y;  // [B, M, D]
 };
 
 // Factor between the eps of two phases. Measured flat from 4 to 7 on surfaces, blobs and noise.

@@ -38,15 +38,11 @@ struct AssignCall {
                                   max_rounds,
                                   data_or_null<double>(start_price),
                                   data_or_null<int64_t>(start_idx)};
-    return {settings,
-            x.const_data_ptr<T>(),
-            y.const_data_ptr<T>(),
-            idx.mutable_data_ptr<int64_t>(),
-            price.mutable_data_ptr<double>(),
-            cost.mutable_data_ptr<double>(),
-            gap.mutable_data_ptr<double>(),
-            rounds.mutable_data_ptr<int64_t>(),
-            converged.mutable_data_ptr<bool>()};
+    const AssignResults results{
+        idx.mutable_data_ptr<int64_t>(),    price.mutable_data_ptr<double>(),
+        cost.mutable_data_ptr<double>(),    gap.mutable_data_ptr<double>(),
+        rounds.mutable_data_ptr<int64_t>(), converged.mutable_data_ptr<bool>()};
+    return {settings, results, x.const_data_ptr<T>(), y.const_data_ptr<T>()};
   }
   AssignTensors results() const { return {idx, cost, gap, price, rounds, converged}; }
 };

@@ -56,27 +56,27 @@ struct SharedMemory {
 };
 
 // As the kernels of the integer solvers, of the first pair.
-template <class Id, bool kSquared>
+template <class Id, Cost kCost>
 void solve_equal(const AssignPlan& plan, int blocks) {
   SharedMemory<IntegerShared> shared(blocks, equal_block_bytes<Id>(plan.most()));
   emulated::launch(blocks, kIntegerThreads, [&] {
     const int b = emulated::block();
-    solve_equal_pair<Id, kSquared>(plan, 0, *shared.fixed[b], shared.memory(b));
+    solve_equal_pair<Id, kCost>(plan, 0, *shared.fixed[b], shared.memory(b));
   });
 }
 
-template <bool kSquared>
+template <Cost kCost>
 void solve(const AssignPlan& plan, int blocks, bool long_ids) {
   if (choose_solver(plan.least(), plan.most(), plan.D) == Solver::kUnequal) {
     SharedMemory<UnequalShared> shared(blocks, unequal_block_bytes(plan.least(), plan.most()));
     return emulated::launch(blocks, kIntegerThreads, [&] {
       const int b = emulated::block();
-      solve_unequal_pair<kSquared>(plan, 0, *shared.fixed[b], shared.memory(b));
+      solve_unequal_pair<kCost>(plan, 0, *shared.fixed[b], shared.memory(b));
     });
   }
   // Long ids are for clouds that do not fit shared memory, which one block solves.
-  if (long_ids) return solve_equal<int, kSquared>(plan, 1);
-  solve_equal<uint16_t, kSquared>(plan, blocks);
+  if (long_ids) return solve_equal<int, Cost::kEither>(plan, 1);
+  solve_equal<uint16_t, kCost>(plan, blocks);
 }
 
 }  // namespace
@@ -115,10 +115,11 @@ int main(int, char** names) {
   const PairHead& head = *plan.pair(0, &swapped).head;
   auto shared = std::make_unique<BlockShared>();
   emulated::launch(1, kGeneralThreads, [&] { prepare_pair(batch, plan, 0, *shared); });
-  (batch.squared ? solve<true> : solve<false>)(plan, blocks, long_ids);
+  (batch.squared ? solve<Cost::kSquare> : solve<Cost::kDistance>)(plan, blocks, long_ids);
   const bool solved = head.solved;
   const int64_t so_far = head.rounds;
-  emulated::launch(1, kGeneralThreads, [&] { finish_pair(batch, plan, 0, *shared); });
+  emulated::launch(1, kGeneralThreads,
+                   [&] { finish_pair(plan, batch, batch.x, batch.y, 0, *shared); });
 
   write(idx), write(price), write(cost), write(gap);
   write(std::vector<double>{static_cast<double>(rounds[0]), converged ? 1.0 : 0.0});

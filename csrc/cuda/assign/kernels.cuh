@@ -74,6 +74,7 @@ template <class State>
 __device__ __forceinline__ State state_of(const PairArrays& c, const IntegerInput& in) {
   State state = empty_state<State>(c.L);
   state.in = &in;
+  state.plan_squared = c.squared;
   state.order = c.order;
   state.cluster = Cluster::here();
   state.exchange = c.exchange;
@@ -82,10 +83,10 @@ __device__ __forceinline__ State state_of(const PairArrays& c, const IntegerInpu
 
 // Solves pair b if it is for the solver for equal sizes. `memory`: shared memory for its arrays;
 // with wide ids they lie in global memory, and a pair has one block.
-template <class Id, bool kSquared>
+template <class Id, Cost kCost>
 __device__ __forceinline__ void solve_equal_pair(const AssignPlan& plan, int64_t b,
                                                  IntegerShared& shared, char* memory) {
-  using State = EqualState<Id, kSquared>;
+  using State = EqualState<Id, kCost>;
   bool swapped;
   const PairArrays c = plan.pair(b, &swapped);
   if (!is_for(Solver::kEqual, c)) return;
@@ -101,22 +102,22 @@ __device__ __forceinline__ void solve_equal_pair(const AssignPlan& plan, int64_t
 }
 
 // Map: cluster of blocks = pair.
-template <class Id, bool kSquared>
+template <class Id, Cost kCost>
 __global__ void __launch_bounds__(kIntegerThreads) assign_equal_kernel(AssignPlan plan) {
   extern __shared__ __align__(16) char memory[];
   __shared__ IntegerShared shared;
   const int size = cluster_size();
   for (int64_t b = blockIdx.x / size; b < plan.B; b += gridDim.x / size) {
-    solve_equal_pair<Id, kSquared>(plan, b, shared, memory);
+    solve_equal_pair<Id, kCost>(plan, b, shared, memory);
   }
 }
 
 // Solves pair b if it is for the solver for unequal sizes. `memory`: shared memory for its arrays,
 // or null if they do not fit.
-template <bool kSquared>
+template <Cost kCost>
 __device__ __forceinline__ void solve_unequal_pair(const AssignPlan& plan, int64_t b,
                                                    UnequalShared& shared, char* memory) {
-  using State = UnequalState<kSquared>;
+  using State = UnequalState<kCost>;
   bool swapped;
   const PairArrays c = plan.pair(b, &swapped);
   if (!is_for(Solver::kUnequal, c)) return;
@@ -128,24 +129,24 @@ __device__ __forceinline__ void solve_unequal_pair(const AssignPlan& plan, int64
 }
 
 // Map: cluster of blocks = pair.
-template <bool kSquared>
+template <Cost kCost>
 __global__ void __launch_bounds__(kIntegerThreads)
     assign_unequal_kernel(AssignPlan plan, bool in_shared) {
   extern __shared__ __align__(16) char memory[];
   __shared__ UnequalShared shared;
   const int size = cluster_size();
   for (int64_t b = blockIdx.x / size; b < plan.B; b += gridDim.x / size) {
-    solve_unequal_pair<kSquared>(plan, b, shared, in_shared ? memory : nullptr);
+    solve_unequal_pair<kCost>(plan, b, shared, in_shared ? memory : nullptr);
   }
 }
 
 // Certificate and results of pair b, by one block; solves what the integer solvers do not.
-template <typename T>
-__device__ void finish_pair(const AssignBatch<T>& batch, const AssignPlan& plan, int64_t b,
-                            BlockShared& shared) {
+// `x` and `y`: the clouds as they were given.
+__device__ inline void finish_pair(const AssignPlan& plan, const AssignResults& results,
+                                   const void* x, const void* y, int64_t b, BlockShared& shared) {
   bool swapped;
   const PairArrays c = plan.pair(b, &swapped);
-  int64_t* idx = batch.idx + b * batch.N;
+  int64_t* idx = results.idx + b * plan.N;
   double cost = 0.0, gap = 0.0, exact = 0.0;
   int64_t rounds = 0;
   if (c.K < 0) cost = NAN, gap = INFINITY;
@@ -164,8 +165,8 @@ __device__ void finish_pair(const AssignBatch<T>& batch, const AssignPlan& plan,
       rounds = 0;
       for (int64_t i = threadIdx.x; i < c.K; i += kGeneralThreads) idx[i] = i;
     } else {
-      const int units = exponent * (batch.squared ? 2 : 1);
-      gap = auction.solve(batch.rtol, batch.max_rounds, plan.price_of(b), units,
+      const int units = exponent * (plan.squared ? 2 : 1);
+      gap = auction.solve(plan.rtol, plan.max_rounds, plan.price_of(b), units,
                           kAssignOpeningPart * identity / static_cast<double>(c.K));
       cost = ldexp(auction.mean_cost, units);
       rounds = auction.rounds();
@@ -175,33 +176,39 @@ __device__ void finish_pair(const AssignBatch<T>& batch, const AssignPlan& plan,
         idx[swapped ? j : i] = swapped ? i : j;
       }
       for (int64_t j = threadIdx.x; j < c.L; j += kGeneralThreads) {
-        batch.price[b * plan.most() + j] = ldexp(c.price[j], units);
+        results.price[b * plan.most() + j] = ldexp(c.price[j], units);
       }
     }
   }
   if (gap == 0.0 && c.K > 0) {
     __syncthreads();
-    const int64_t D = batch.D;
-    const T *x = batch.x + b * batch.N * D, *y = batch.y + b * batch.M * D;
     const auto apart = [&](int64_t i) {
-      return idx[i] >= 0 && !assign_coincide(x + i * D, y + idx[i] * D, D) ? 1.0 : 0.0;
+      if (idx[i] < 0) return 0.0;
+      const int64_t at = (b * plan.N + i) * plan.D, other = (b * plan.M + idx[i]) * plan.D;
+      const auto differ = [&](const auto* u, const auto* v) {
+        return assign_coincide(u + at, v + other, plan.D) ? 0.0 : 1.0;
+      };
+      return plan.float_exact
+                 ? differ(static_cast<const float*>(x), static_cast<const float*>(y))
+                 : differ(static_cast<const double*>(x), static_cast<const double*>(y));
     };
-    if (block_over(shared, batch.N, 0.0, Max(), apart) > 0.0) gap = 1.0;
+    if (block_over(shared, plan.N, 0.0, Max(), apart) > 0.0) gap = 1.0;
   }
   if (threadIdx.x == 0) {
-    batch.cost[b] = cost;
-    batch.gap[b] = gap;
-    batch.rounds[b] = rounds;
-    batch.converged[b] = gap <= fmax(batch.rtol, exact);
+    results.cost[b] = cost;
+    results.gap[b] = gap;
+    results.rounds[b] = rounds;
+    results.converged[b] = gap <= fmax(plan.rtol, exact);
   }
   __syncthreads();
 }
 
-template <typename T>
-__global__ void __launch_bounds__(kGeneralThreads)
-    assign_finish_kernel(AssignBatch<T> batch, AssignPlan plan) {
+static __global__ void __launch_bounds__(kGeneralThreads)
+    assign_finish_kernel(AssignPlan plan, AssignResults results, const void* x, const void* y) {
   __shared__ BlockShared shared;
-  for (int64_t b = blockIdx.x; b < batch.B; b += gridDim.x) finish_pair(batch, plan, b, shared);
+  for (int64_t b = blockIdx.x; b < plan.B; b += gridDim.x) {
+    finish_pair(plan, results, x, y, b, shared);
+  }
 }
 
 }  // namespace pointloss

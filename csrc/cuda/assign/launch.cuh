@@ -32,34 +32,31 @@ cudaError_t launch_clusters(void (*kernel)(AssignPlan, Params...), const AssignP
   return launch(kernel, {dim3(blocks), kIntegerThreads, bytes}, stream, plan, params...);
 }
 
-template <bool kSquared>
-cudaError_t launch_equal(const AssignPlan& plan, unsigned blocks, cudaStream_t stream) {
+inline cudaError_t launch_equal(const AssignPlan& plan, unsigned blocks, cudaStream_t stream) {
   const int64_t size = equal_size(plan.least(), plan.most());
   const size_t bytes = equal_block_bytes<uint16_t>(size);
   bool fits = false;
   const cudaError_t error = fits_shared_memory(bytes + sizeof(IntegerShared), &fits);
   if (error != cudaSuccess) return error;
   if (size > kShortIds || !fits) {
-    return launch(&assign_equal_kernel<int, kSquared>, {dim3(blocks), kIntegerThreads}, stream,
+    return launch(&assign_equal_kernel<int, Cost::kEither>, {dim3(blocks), kIntegerThreads}, stream,
                   plan);
   }
-  return launch_clusters(&assign_equal_kernel<uint16_t, kSquared>, plan, size / 4, bytes, blocks,
-                         stream);
+  const auto kernel = plan.squared ? &assign_equal_kernel<uint16_t, Cost::kSquare>
+                                   : &assign_equal_kernel<uint16_t, Cost::kDistance>;
+  return launch_clusters(kernel, plan, size / 4, bytes, blocks, stream);
 }
 
-template <bool kSquared>
-cudaError_t launch_unequal(const AssignPlan& plan, unsigned blocks, cudaStream_t stream) {
+inline cudaError_t launch_unequal(const AssignPlan& plan, unsigned blocks, cudaStream_t stream) {
   const size_t bytes = unequal_block_bytes(plan.least(), plan.most());
   bool fits = false;
   const cudaError_t error = fits_shared_memory(bytes + sizeof(UnequalShared), &fits);
   if (error != cudaSuccess) return error;
-  if (!fits) {
-    return launch(&assign_unequal_kernel<kSquared>, {dim3(blocks), kIntegerThreads}, stream, plan,
-                  false);
-  }
+  const auto kernel = plan.squared ? &assign_unequal_kernel<Cost::kSquare>
+                                   : &assign_unequal_kernel<Cost::kDistance>;
+  if (!fits) return launch(kernel, {dim3(blocks), kIntegerThreads}, stream, plan, false);
   const int64_t warps = plan.least() < kRoundBids ? plan.least() : kRoundBids;
-  return launch_clusters(&assign_unequal_kernel<kSquared>, plan, warps, bytes, blocks, stream,
-                         true);
+  return launch_clusters(kernel, plan, warps, bytes, blocks, stream, true);
 }
 
 // Enqueues the solvers on `stream`: no allocation, no synchronisation, capturable in a graph.
@@ -76,16 +73,12 @@ cudaError_t launch_assign(const AssignBatch<T>& batch, void* workspace, cudaStre
   const Solver solver = choose_solver(K, L, plan.D);  // without lengths, of all pairs
   const bool equal = lengths ? has_equal(K, L, plan.D) : solver == Solver::kEqual;
   const bool unequal = lengths ? has_unequal(L, plan.D) : solver == Solver::kUnequal;
-  if (equal && K > 0 && error == cudaSuccess) {
-    error = batch.squared ? launch_equal<true>(plan, blocks, stream)
-                          : launch_equal<false>(plan, blocks, stream);
-  }
-  if (unequal && K > 0 && error == cudaSuccess) {
-    error = batch.squared ? launch_unequal<true>(plan, blocks, stream)
-                          : launch_unequal<false>(plan, blocks, stream);
-  }
+  if (equal && K > 0 && error == cudaSuccess) error = launch_equal(plan, blocks, stream);
+  if (unequal && K > 0 && error == cudaSuccess) error = launch_unequal(plan, blocks, stream);
   if (error != cudaSuccess) return error;
-  return launch(&assign_finish_kernel<T>, block_per_pair, stream, batch, plan);
+  return launch(&assign_finish_kernel, block_per_pair, stream, plan,
+                static_cast<const AssignResults&>(batch), static_cast<const void*>(batch.x),
+                static_cast<const void*>(batch.y));
 }
 
 }  // namespace pointloss

@@ -65,9 +65,9 @@ struct PairArrays {
 
   // Of the solver for equal sizes N, at the same place: what a cluster shares, and what a block has
   // if that does not fit shared memory.
-  unsigned long long* equal_bid;              // [N]
-  int *cache_bound, *found;                   // [N]
-  EqualState<int, false>::CachedPair* cache;  // [N, 32]
+  unsigned long long* equal_bid;                      // [N]
+  int *cache_bound, *found;                           // [N]
+  EqualState<int, Cost::kEither>::CachedPair* cache;  // [N, 32]
   char* equal_block;
 
   // Of the solver for unequal sizes, at the same place: likewise.
@@ -130,9 +130,10 @@ inline size_t assign_pair_bytes(int64_t N, int64_t M, int64_t D) {
   return lay_out(pair, nullptr);
 }
 
-// What the kernels need of a batch beside its coordinates and results.
+// What the kernels need of a batch beside its coordinates and results. No larger: with those, the
+// integer solvers spill twice as much.
 struct AssignPlan : AssignSettings {
-  bool float_exact;  // the clouds are given in float
+  bool float_exact;  // the clouds are given in float, else in double
   char* workspace;   // 256-byte aligned
   size_t pair_bytes;
 

@@ -24,11 +24,11 @@ constexpr unsigned long long kNoLabel = static_cast<unsigned long long>(kUnreach
 // In place of the free object that a root has found, with its label.
 constexpr unsigned long long kUnmatched = ~0ull, kMatched = kUnmatched - 1;
 
-template <class Id, bool kSquared>
+template <class Id, Cost kCost>
 struct PathSearch {
-  static constexpr int kNone = EqualState<Id, kSquared>::kNone;
+  static constexpr int kNone = EqualState<Id, kCost>::kNone;
 
-  const EqualState<Id, kSquared>& s;
+  const EqualState<Id, kCost>& s;
   IntegerShared& h;
   int eps, quantum;
 
@@ -189,7 +189,7 @@ struct PathSearch {
     h.next_label[r % 3] = kUnreached;
   }
 
-  __device__ __forceinline__ LookAhead<Id, kSquared> ahead() const { return {s, h, quantum}; }
+  __device__ __forceinline__ LookAhead<Id, kCost> ahead() const { return {s, h, quantum}; }
 
   // Nothing is known of the free objects.
   __device__ __forceinline__ void forget_free() const {

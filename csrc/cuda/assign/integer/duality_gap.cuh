@@ -57,9 +57,9 @@ __device__ __forceinline__ Sums sum_gap(const State& s, IntegerShared& h, Best b
 constexpr int kCostError = 128;  // of an integer cost, in units
 
 // Calls use(j) for objects of this lane, among them all with a value of at most `limit`.
-template <bool kSquared, class Use>
-__device__ __forceinline__ void visit_within(const UnequalState<kSquared>& s, int, float4 p,
-                                             int limit, Use use) {
+template <Cost kCost, class Use>
+__device__ __forceinline__ void visit_within(const UnequalState<kCost>& s, int, float4 p, int limit,
+                                             Use use) {
   visit_groups(
       s, p, [&](int, int bound) { return bound <= limit; }, [&](int j) { return s.value(j, p); },
       [&](int j, int value) {
@@ -67,8 +67,8 @@ __device__ __forceinline__ void visit_within(const UnequalState<kSquared>& s, in
       },
       [] {});
 }
-template <class Id, bool kSquared, class Use>
-__device__ __forceinline__ void visit_within(const EqualState<Id, kSquared>& s, int i, float4 p,
+template <class Id, Cost kCost, class Use>
+__device__ __forceinline__ void visit_within(const EqualState<Id, kCost>& s, int i, float4 p,
                                              int limit, Use use) {
   if (load_fresh(s.cache_bound + i) <= limit) refill_cache(s, i, p, limit + 1);
   if (load_fresh(s.cache_bound + i) > limit) {
@@ -92,7 +92,7 @@ __device__ __forceinline__ void row_minima(const State& s, int least_price, Best
     double least = INFINITY;
     visit_within(s, i, s.bidder_at(i), best_of(i) + 2 * kCostError, [&](int j) {
       const double cost = assign_cost(in.bidder_exact + i, in.K, in.object_exact + s.order[j], in.N,
-                                      in.dim, State::kSquared);
+                                      in.dim, s.squared());
       least = fmin(least, cost + scaled_price(s, j, least_price));
     });
     least = warp_min(least);

@@ -27,11 +27,11 @@ __host__ __device__ constexpr bool equal_supports(int64_t N, int64_t dim) {
   return dim <= 3 && N < kEqualMostPoints;
 }
 
-template <class Id, bool kSquared>
+template <class Id, Cost kCost>
 struct EqualSolver {
-  static constexpr int kNone = EqualState<Id, kSquared>::kNone;
+  static constexpr int kNone = EqualState<Id, kCost>::kNone;
 
-  const EqualState<Id, kSquared>& s;
+  const EqualState<Id, kCost>& s;
   IntegerShared& h;
   int64_t rounds = 0;
   int eps = 1;
@@ -60,11 +60,11 @@ struct EqualSolver {
     double error = -1.0;
     if (warm) {
       load_prices(s, h);
-      given_complete = s.in->idx_in != nullptr && Opening<Id, kSquared>{s, h}.take_matching();
+      given_complete = s.in->idx_in != nullptr && Opening<Id, kCost>{s, h}.take_matching();
     } else {
       restart_prices(s, [](int) { return 0; });
       given_complete = false;
-      error = CentrePrices<EqualState<Id, kSquared>>{s, h}.set();
+      error = CentrePrices<EqualState<Id, kCost>>{s, h}.set();
       refresh_groups(s);
     }
     for (int g = threadIdx.x; g < s.G; g += kIntegerThreads) {
@@ -129,7 +129,7 @@ struct EqualSolver {
         const int left =
             queue_bidders(s, h, [&](int i) { return s.partner[i] == kNone; }, [](int) {});
         if (left == 0) break;
-        PathSearch<Id, kSquared> search{s, h, eps, quantum};
+        PathSearch<Id, kCost> search{s, h, eps, quantum};
         rounds += search.run(min(left, kMaxSources), s.in->round_limit - rounds);
       }
     }
@@ -137,7 +137,7 @@ struct EqualSolver {
   }
 
   __device__ __forceinline__ void share_assignment() {
-    EqualAuction<Id, kSquared> auction{s, h, eps};
+    EqualAuction<Id, kCost> auction{s, h, eps};
     if (s.cluster.rank == 0) {
       for (int j = threadIdx.x; j < s.N; j += kIntegerThreads) s.bid[j] = auction.bid_of(j);
       if (threadIdx.x == 0) s.exchange->rounds = rounds, s.exchange->overflow = h.overflow;
@@ -172,7 +172,7 @@ struct EqualSolver {
           return true;
         }
         if (next < 0.0) {
-          const Opening<Id, kSquared> opening{s, h};
+          const Opening<Id, kCost> opening{s, h};
           next = opening.first_eps(warm, best / s.in->K, target * best / s.N);
         }
       } else if (abandoned) {
@@ -189,7 +189,7 @@ struct EqualSolver {
       if (warm && phase == 0 && s.in->idx_in != nullptr) best_to_slack();
       const int count = queue_slack();
       const bool fine_start = warm && phase == 0 && next < best / s.in->K;
-      EqualAuction<Id, kSquared> auction{s, h, eps};
+      EqualAuction<Id, kCost> auction{s, h, eps};
       int64_t turns = int64_t{kPhaseTurns} * (s.N / kIntegerWarps + 8);
       if (fine_start) turns = kWarmTurns * (s.N / auction.at_once() + 8);
       turns = min(turns, s.in->round_limit - rounds);
@@ -205,8 +205,8 @@ struct EqualSolver {
 };
 
 // `state` has the arrays of the whole cluster; those of the block come to lie at `memory`.
-template <class Id, bool kSquared>
-__device__ __forceinline__ void solve_equal(EqualState<Id, kSquared> state, IntegerShared& shared,
+template <class Id, Cost kCost>
+__device__ __forceinline__ void solve_equal(EqualState<Id, kCost> state, IntegerShared& shared,
                                             char* memory, const PairArrays& to) {
   Arena<16> arena(memory);
   take_arrays(state, arena);
@@ -215,7 +215,7 @@ __device__ __forceinline__ void solve_equal(EqualState<Id, kSquared> state, Inte
     state.found_best = state.best, state.found_slack = state.slack;
   }
   const IntegerInput& in = *state.in;
-  EqualSolver<Id, kSquared> solver{state, shared};
+  EqualSolver<Id, kCost> solver{state, shared};
   solver.load();
   bool done = in.price_in != nullptr && solver.phases(true, in.target());
   if (!done && solver.rounds < in.round_limit) done = solver.phases(false, in.target());

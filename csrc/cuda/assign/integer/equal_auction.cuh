@@ -57,11 +57,11 @@ __device__ __forceinline__ int queue_bidders(const State& s, IntegerShared& h, T
       s, h, s.N, [](int i) { return i; }, [&](int i, bool real) { return real && take(i); }, with);
 }
 
-template <class Id, bool kSquared>
+template <class Id, Cost kCost>
 struct EqualAuction {
-  static constexpr int kNone = EqualState<Id, kSquared>::kNone;
+  static constexpr int kNone = EqualState<Id, kCost>::kNone;
 
-  const EqualState<Id, kSquared>& s;
+  const EqualState<Id, kCost>& s;
   IntegerShared& h;
   int eps;
 

@@ -18,11 +18,11 @@ namespace pointloss {
 constexpr int kUnreached = INT_MAX;
 constexpr int kUnlisted = INT_MIN;
 
-template <class Id, bool kSquared>
+template <class Id, Cost kCost>
 struct LookAhead {
-  static constexpr int kNone = EqualState<Id, kSquared>::kNone;
+  static constexpr int kNone = EqualState<Id, kCost>::kNone;
 
-  const EqualState<Id, kSquared>& s;
+  const EqualState<Id, kCost>& s;
   IntegerShared& h;
   int quantum;  // of distances
 

@@ -93,7 +93,7 @@ struct CentrePrices {
     const double own = mean_cost(s.in->K, [&](int i) { return s.cost(at, s.bidder_at(i)); });
     // About how far a bidder's best value is below the centre's at most, in the mean: by the
     // triangle inequality, or, in squares, by that of Cauchy and Schwarz.
-    const double extent = State::kSquared ? 2.0 * sqrt(own * far) : own;
+    const double extent = s.squared() ? 2.0 * sqrt(own * far) : own;
     if (far <= extent || far - extent <= sampled_nearest()) return -1.0;
     for (int j = threadIdx.x; j < s.N; j += kIntegerThreads) s.set_price(j, price(j));
     __syncthreads();
@@ -102,9 +102,9 @@ struct CentrePrices {
 };
 
 // The warm start of equal sizes, and its first eps.
-template <class Id, bool kSquared>
+template <class Id, Cost kCost>
 struct Opening {
-  const EqualState<Id, kSquared>& s;
+  const EqualState<Id, kCost>& s;
   IntegerShared& h;
 
   // Takes over the matching that came with warm prices: a point of y goes to the first of x that

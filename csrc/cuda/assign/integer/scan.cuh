@@ -24,7 +24,7 @@ __device__ __forceinline__ int group_bound(const State& s, int g, float4 p) {
   const float dy = fmaxf(fmaxf(box[G] - p.y, p.y - box[4 * G]), 0.0f);
   const float dz = fmaxf(fmaxf(box[2 * G] - p.z, p.z - box[5 * G]), 0.0f);
   const float sum = fmaf(dx, dx, fmaf(dy, dy, dz * dz));
-  const float cost = (State::kSquared ? sum : approximate_root_ftz(sum)) * (1.0f - 0x1p-20f);
+  const float cost = s.cost_of(sum) * (1.0f - 0x1p-20f);
   return __float2int_rd(cost) - 2 + s.box_price[g];
 }
 
@@ -73,9 +73,9 @@ __device__ __forceinline__ void visit_groups(const State& s, float4 p, Within wi
   }
 }
 
-template <class Id, bool kSquared>
+template <class Id, Cost kCost>
 __device__ __forceinline__ BestTwo<int> best_two_cached(
-    const EqualState<Id, kSquared>& s, const typename EqualState<Id, kSquared>::CachedPair& pair,
+    const EqualState<Id, kCost>& s, const typename EqualState<Id, kCost>::CachedPair& pair,
     float4 p) {
   // On ties the lowest lane, then the lowest object wins, as in refill_cache(): the result does not
   // depend on what happens to be cached.
@@ -88,8 +88,8 @@ __device__ __forceinline__ BestTwo<int> best_two_cached(
 
 // Scans all groups that may hold a value below `limit` and refills the cache. Prices that rise
 // meanwhile may exceed the limit: then the object may not be the best, or kNone.
-template <class Id, bool kSquared>
-__device__ __forceinline__ BestTwo<int> refill_cache(const EqualState<Id, kSquared>& s, int i,
+template <class Id, Cost kCost>
+__device__ __forceinline__ BestTwo<int> refill_cache(const EqualState<Id, kCost>& s, int i,
                                                      float4 p, int limit) {
   const int lane = threadIdx.x % 32;
   int skipped = INT_MAX, b1 = INT_MAX, b2 = INT_MAX, b3 = INT_MAX, i1 = s.kNone, i2 = s.kNone;
@@ -123,9 +123,8 @@ __device__ __forceinline__ BestTwo<int> refill_cache(const EqualState<Id, kSquar
 
 // Best two of bidder i, exact while no price rises (see refill_cache()); `slack` widens a scan so
 // that its cache lasts.
-template <class Id, bool kSquared>
-__device__ __forceinline__ BestTwo<int> best_two(const EqualState<Id, kSquared>& s, int i,
-                                                 int slack) {
+template <class Id, Cost kCost>
+__device__ __forceinline__ BestTwo<int> best_two(const EqualState<Id, kCost>& s, int i, int slack) {
   const float4 p = s.bidder[i];
   const int bound = load_fresh(s.cache_bound + i);
   const auto pair = load_fresh(s.cache + static_cast<int64_t>(i) * 32 + threadIdx.x % 32);
@@ -153,8 +152,8 @@ struct Noise {
 };
 
 // Best two of bidder i, who is at p; the second exact only if less than `width` above the best.
-template <bool kSquared>
-__device__ __noinline__ BestTwo<int> best_two(const UnequalState<kSquared>& s, int i, float4 p,
+template <Cost kCost>
+__device__ __noinline__ BestTwo<int> best_two(const UnequalState<kCost>& s, int i, float4 p,
                                               int width, Noise noise) {
   const auto value = [&](int j) { return s.value(j, p) + noise.of(j); };
   int start = load_fresh(s.last_group + i);

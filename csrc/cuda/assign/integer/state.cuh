@@ -75,13 +75,8 @@ struct IntegerShared {
   };
 };
 
-// Points are passed by value: then one is read from memory by one load, not by its coordinates.
-template <bool kSquared>
-__device__ __forceinline__ int cost_of(float4 a, float4 b) {
-  const float dx = a.x - b.x, dy = a.y - b.y, dz = a.z - b.z;
-  const float sum = fmaf(dx, dx, fmaf(dy, dy, dz * dz));
-  return nearest_int(kSquared ? sum : approximate_root_ftz(sum));
-}
+// What a kernel's costs are, or kEither: then it asks at run time, and there is one kernel less.
+enum class Cost { kDistance, kSquare, kEither };
 
 // Two numbers in one word, which atomics order by the first: price and owner, label and bidder.
 __device__ __forceinline__ unsigned long long pack(int high, unsigned low) {
@@ -102,15 +97,15 @@ __host__ __device__ constexpr int64_t power_of_two_from(int64_t count) {
 }
 
 // What both solvers have. Ids are uint16_t or int; arrays are as long as their comment says.
-template <class IdType, bool kSquaredCost>
+template <class IdType, Cost kCost>
 struct IntegerState {
   using Id = IdType;
-  static constexpr bool kSquared = kSquaredCost;
   static constexpr int kNone = static_cast<Id>(~Id{0});  // no object or bidder: 65535, or -1
 
   const IntegerInput* in;
-  int N, G;    // objects, groups of 32
-  int* order;  // [N] object at position j of the curve, in global memory
+  bool plan_squared;  // what to ask if kCost is kEither
+  int N, G;           // objects, groups of 32
+  int* order;         // [N] object at position j of the curve, in global memory
   Cluster cluster;
   ClusterExchange* exchange;
   float4* object;                // [32 G] coordinates
@@ -120,10 +115,21 @@ struct IntegerState {
   int* box_price;                // [G] at most the least price of a group
   unsigned long long* sort_key;  // [2^ceil(log2 32 G)] while the objects are loaded
 
-  __device__ __forceinline__ static int cost(float4 o, float4 p) { return cost_of<kSquared>(p, o); }
+  __device__ __forceinline__ bool squared() const {
+    return kCost == Cost::kEither ? plan_squared : kCost == Cost::kSquare;
+  }
+  // The cost of a difference with this square.
+  __device__ __forceinline__ float cost_of(float square) const {
+    return squared() ? square : approximate_root_ftz(square);
+  }
+  // Points are passed by value: then one is read from memory by one load, not by its coordinates.
+  __device__ __forceinline__ int cost(float4 o, float4 p) const {
+    const float dx = p.x - o.x, dy = p.y - o.y, dz = p.z - o.z;
+    return nearest_int(cost_of(fmaf(dx, dx, fmaf(dy, dy, dz * dz))));
+  }
   // Point i of [dim, count] coordinates, in units of the costs.
   __device__ __forceinline__ float4 point(const float* a, int64_t count, int64_t i) const {
-    const float scale = static_cast<float>(1 << (kSquared ? kCostBits / 2 : kCostBits));
+    const float scale = static_cast<float>(1 << (squared() ? kCostBits / 2 : kCostBits));
     const auto at = [&](int64_t d) { return d < in->dim ? a[d * count + i] * scale : 0.0f; };
     return make_float4(at(0), at(1), at(2), 0.0f);
   }
@@ -142,8 +148,8 @@ __host__ __device__ State empty_state(int64_t objects) {
 
 // Of equal sizes: K bidders, and dummies to make N of them. All arrays lie in shared memory if they
 // fit, but for those of the whole cluster.
-template <class Id, bool kSquared>
-struct EqualState : IntegerState<Id, kSquared> {
+template <class Id, Cost kCost>
+struct EqualState : IntegerState<Id, kCost> {
   struct CachedPair {
     Id a, b;  // kNone: none
   };
@@ -174,15 +180,15 @@ struct EqualState : IntegerState<Id, kSquared> {
   __device__ __forceinline__ void set_price(int j, int price) const {
     this->object[j].w = __int_as_float(price);
   }
-  __device__ __forceinline__ static int value(float4 o, float4 p) {
-    return EqualState::cost(o, p) + price_of(o);
+  __device__ __forceinline__ int value(float4 o, float4 p) const {
+    return this->cost(o, p) + price_of(o);
   }
   __device__ __forceinline__ int value(int j, float4 p) const { return value(this->object[j], p); }
 };
 
 // Takes what a block has to itself.
-template <class Id, bool kSquared>
-__host__ __device__ void take_arrays(EqualState<Id, kSquared>& s, Arena<16>& arena) {
+template <class Id, Cost kCost>
+__host__ __device__ void take_arrays(EqualState<Id, kCost>& s, Arena<16>& arena) {
   const int64_t wide = int64_t{32} * s.G;
   arena.take(s.object, wide);
   arena.take(s.bidder, s.N);
@@ -200,15 +206,15 @@ __host__ __device__ void take_arrays(EqualState<Id, kSquared>& s, Arena<16>& are
 }
 template <class Id>
 __host__ __device__ size_t equal_block_bytes(int64_t objects) {
-  auto s = empty_state<EqualState<Id, false>>(objects);
+  auto s = empty_state<EqualState<Id, Cost::kEither>>(objects);
   Arena<16> arena(nullptr);
   take_arrays(s, arena);
   return arena.used();
 }
 
 // Of more objects than bidders: prices lie apart, as the coordinates may not fit shared memory.
-template <bool kSquared>
-struct UnequalState : IntegerState<int, kSquared> {
+template <Cost kCost>
+struct UnequalState : IntegerState<int, kCost> {
   int* asked;       // [32 G] price
   int* last_group;  // [K] group of the last bid, or -1; of the whole cluster
   int* best;        // [K] best values as of the last pass; of the whole cluster
@@ -218,21 +224,21 @@ struct UnequalState : IntegerState<int, kSquared> {
   __device__ __forceinline__ int price(int j) const { return asked[j]; }
   __device__ __forceinline__ void set_price(int j, int price) const { asked[j] = price; }
   __device__ __forceinline__ int value(int j, float4 p) const {
-    return UnequalState::cost(this->object[j], p) + asked[j];
+    return this->cost(this->object[j], p) + asked[j];
   }
 };
 
 // Takes what a block has to itself, and what the whole cluster shares in global memory.
-template <bool kSquared>
-__host__ __device__ void take_arrays(UnequalState<kSquared>& s, int64_t bidders, Arena<16>& arena) {
+template <Cost kCost>
+__host__ __device__ void take_arrays(UnequalState<kCost>& s, int64_t bidders, Arena<16>& arena) {
   arena.take(s.asked, int64_t{32} * s.G);
   arena.take(s.owner, int64_t{32} * s.G);
   arena.take(s.box, 6 * int64_t{s.G});
   arena.take(s.box_price, s.G);
   arena.take(s.queue, bidders);
 }
-template <bool kSquared>
-__host__ __device__ void take_shared_arrays(UnequalState<kSquared>& s, int64_t bidders,
+template <Cost kCost>
+__host__ __device__ void take_shared_arrays(UnequalState<kCost>& s, int64_t bidders,
                                             Arena<16>& arena) {
   arena.take(s.object, int64_t{32} * s.G);
   arena.take(s.sort_key, power_of_two_from(int64_t{32} * s.G));
@@ -240,13 +246,13 @@ __host__ __device__ void take_shared_arrays(UnequalState<kSquared>& s, int64_t b
   arena.take(s.best, bidders);
 }
 __host__ __device__ inline size_t unequal_block_bytes(int64_t bidders, int64_t objects) {
-  auto s = empty_state<UnequalState<false>>(objects);
+  auto s = empty_state<UnequalState<Cost::kEither>>(objects);
   Arena<16> arena(nullptr);
   take_arrays(s, bidders, arena);
   return arena.used();
 }
 __host__ __device__ inline size_t unequal_shared_bytes(int64_t bidders, int64_t objects) {
-  auto s = empty_state<UnequalState<false>>(objects);
+  auto s = empty_state<UnequalState<Cost::kEither>>(objects);
   Arena<16> arena(nullptr);
   take_shared_arrays(s, bidders, arena);
   return arena.used();

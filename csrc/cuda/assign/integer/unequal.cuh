@@ -31,11 +31,11 @@ __host__ __device__ constexpr bool unequal_supports(int64_t objects, int64_t dim
   return dim <= 3 && objects < kUnequalMostPoints;
 }
 
-template <bool kSquared>
+template <Cost kCost>
 struct UnequalSolver {
-  const UnequalState<kSquared>& s;
+  const UnequalState<kCost>& s;
   UnequalShared& h;
-  UnequalAuction<kSquared> auction;
+  UnequalAuction<kCost> auction;
 
   __device__ __forceinline__ int best_of(int i) const {
     return best_two(s, i, s.bidder_at(i), 0, {0, 0}).best;
@@ -107,7 +107,7 @@ struct UnequalSolver {
   __device__ __forceinline__ double open(double target) {
     const int K = s.in->K;
     const bool warm = s.in->price_in != nullptr;
-    const CentrePrices<UnequalState<kSquared>> centre{s, h};
+    const CentrePrices<UnequalState<kCost>> centre{s, h};
     restart_prices(s, [](int) { return 0; });
     if (!warm) {
       const double error = centre.set();
@@ -166,12 +166,12 @@ struct UnequalSolver {
 };
 
 // `state` has the arrays that the cluster shares; those of the block come to lie at `memory`.
-template <bool kSquared>
-__device__ __forceinline__ void solve_unequal(UnequalState<kSquared> state, UnequalShared& shared,
+template <Cost kCost>
+__device__ __forceinline__ void solve_unequal(UnequalState<kCost> state, UnequalShared& shared,
                                               char* memory, const PairArrays& to) {
   Arena<16> arena(memory);
   take_arrays(state, state.in->K, arena);
-  UnequalSolver<kSquared> solver{state, shared, {state, shared}};
+  UnequalSolver<kCost> solver{state, shared, {state, shared}};
   solver.load();
   const bool done = solver.phases(state.in->target());
   finish(

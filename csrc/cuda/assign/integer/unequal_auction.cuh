@@ -24,9 +24,9 @@ struct UnequalShared : IntegerShared {
   int unowned_highest;
 };
 
-template <bool kSquared>
+template <Cost kCost>
 struct UnequalAuction {
-  const UnequalState<kSquared>& s;
+  const UnequalState<kCost>& s;
   UnequalShared& h;
   int64_t rounds = 0;
   int64_t war = 0;  // bids won that a phase may take at its eps
