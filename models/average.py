@@ -6,8 +6,6 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from models.networks.base import Network
-
 
 class Average(nn.Module):
     """The exponential average of a network's parameters and buffers over the training steps.
@@ -17,10 +15,10 @@ class Average(nn.Module):
     are averaged too; counters are copied. decay 0: the network's own weights.
     """
 
-    network: Network
+    network: nn.Module
     steps: Tensor
 
-    def __init__(self, network: Network, decay: float):
+    def __init__(self, network: nn.Module, decay: float):
         super().__init__()
         self.network = deepcopy(network).requires_grad_(False).eval()
         self.decay = decay

@@ -5,7 +5,7 @@ A batch is a tuple of tensors that a step can hold in place, so that the step ma
 `fetch` makes of them what the network and the losses need, on the device.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from typing import NamedTuple
 
 import torch
@@ -33,7 +33,7 @@ class Order(Sampler[list[int]]):
     they need. The order depends on (seed, epoch) alone.
     """
 
-    def __init__(self, config: Config, data: ReconstructionDataset):
+    def __init__(self, config: Config, data: Sized):
         whole, world = config.optim.batch_size, distributed.world()
         self.size, left = divmod(whole, world)
         if left:
@@ -64,6 +64,13 @@ class Order(Sampler[list[int]]):
                 self.sampler.set_epoch(self.epoch * passes + number)
                 samples = list(self.sampler)
             yield samples[place * self.size : (place + 1) * self.size]
+
+
+def numbers(order: Order, device: str) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
+    """Batches of nothing but samples' numbers [B], on the CPU and on the device."""
+    samples = torch.tensor(list(order))  # [steps, B]
+    for here, there in zip(samples, samples.to(device), strict=True):
+        yield here, (there,)
 
 
 class Batches:
@@ -100,11 +107,13 @@ class Batches:
         """Name the epoch that the next iteration gives."""
         self.order.epoch = epoch
 
+    def name(self, sample: int) -> str:
+        """The image of a sample: synset/model/view."""
+        return self.data.name(sample)
+
     def __iter__(self) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
         if self.loader is None:
-            samples = torch.tensor(list(self.order))  # [steps, B]
-            for here, there in zip(samples, samples.to(self.device), strict=True):
-                yield here, (there,)
+            yield from numbers(self.order, self.device)
             return
         for batch in self.loader:
             image = torch.cat([batch.image, batch.alpha], dim=1)

@@ -13,9 +13,10 @@ from models import files
 
 NAME, BEST = "checkpoint.pt", "best.pt"
 FORMAT = 2
-# What models.train writes: enough to be scored into best.pt, all of it into checkpoint.pt.
-# "network" has the weights to use, averaged over the steps; "trained" those of the last step.
-SCORED = {"config", "network", "mean_shape", "history"}
+# What models.train writes, beside what the task keeps: enough to be scored into best.pt, all of it
+# into checkpoint.pt. "network" has the weights to use, averaged over the steps; "trained" those of
+# the last step.
+SCORED = {"config", "network", "history"}
 PARTS = SCORED | {"trained", "averaged", "optimiser", "objective", "seconds"}
 
 
@@ -64,9 +65,14 @@ def load(
     state = read(path, device)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of models.train (format {FORMAT})")
+    require(state, path, parts)
+    return state
+
+
+def require(state: dict[str, Any], path: Path, parts: Iterable[str]) -> None:
+    """Raise CheckpointError if `state`, read from `path`, lacks one of `parts`."""
     if missing := set(parts) - state.keys():
         raise CheckpointError(f"{path}: parts are missing: {', '.join(sorted(missing))}")
-    return state
 
 
 def restore(module: nn.Module, state: dict[str, Any], part: str) -> None:

@@ -41,14 +41,17 @@ def open_tensorboard(out: Path, epoch: int) -> "SummaryWriter":
 TIMES = ("step_ms", "loss_share", "loader_share", "minutes")  # of a row, what no seed can repeat
 
 
-def tell(row: Row, batch: int, board: "SummaryWriter | None", bar: "tqdm[Any]") -> None:
-    """One line for people, and the same numbers for TensorBoard if there is a `board`."""
+def tell(row: Row, batch: int, unit: str, board: "SummaryWriter | None", bar: "tqdm[Any]") -> None:
+    """One line for people, and the same numbers for TensorBoard if there is a `board`.
+
+    A step takes `batch` of what `unit` names, in the plural.
+    """
     losses = "  ".join(f"{k} {v:.4f}" for k, v in list(row.items())[2:] if k not in TIMES)
     line = f"epoch {row['epoch']:3d}  {losses}"
     if row["epoch"] > 1:  # the first one still warms up
         rate = 1000 * batch / row["step_ms"]
-        parts = f"losses {row['loss_share']:.0%}, waiting for images {row['loader_share']:.0%}"
-        line += f"  ({rate:.0f} images/s; {row['step_ms']:.1f} ms a step: {parts})"
+        parts = f"losses {row['loss_share']:.0%}, waiting for {unit} {row['loader_share']:.0%}"
+        line += f"  ({rate:.0f} {unit}/s; {row['step_ms']:.1f} ms a step: {parts})"
     bar.write(line)
     if board:
         for key, value in row.items():

@@ -19,6 +19,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from models import log
 from models.data.dataset import View
 from models.losses import TERMS
 
@@ -50,7 +51,9 @@ def loss_curves(metrics: Path, picture: Path) -> None:
     with open(metrics, newline="", encoding="utf-8") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     epochs = [row["epoch"] for row in rows]
-    keys = [key for key in TERMS if key in rows[0] or f"val_{key}" in rows[0]]
+    others = {"epoch", "lr", "loss", *log.TIMES}
+    found = dict.fromkeys(key.removeprefix("val_") for key in rows[0] if key not in others)
+    keys = [*(key for key in TERMS if key in found), *(key for key in found if key not in TERMS)]
     figure, (axes,) = plt.subplots(
         1, len(keys), figsize=(4 * len(keys), 3.6), layout="constrained", squeeze=False
     )
@@ -60,8 +63,10 @@ def loss_curves(metrics: Path, picture: Path) -> None:
             ax.plot(epochs, [row[key] for row in rows], "o-", ms=3, label=label)
         if f"val_{key}" in rows[0]:
             held_out = [row[f"val_{key}"] for row in rows]
-            ax.plot(epochs, held_out, "s--", ms=3, label="validation, not squared")
-        ax.set(title=f"{TERMS[key].title}, unweighted", xlabel="epoch", ylim=(0, None))
+            label = "validation, not squared" if key in TERMS else "validation"
+            ax.plot(epochs, held_out, "s--", ms=3, label=label)
+        title = f"{TERMS[key].title}, unweighted" if key in TERMS else key.replace("_", " ")
+        ax.set(title=title, xlabel="epoch", ylim=(0, None))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(alpha=0.3)
     axes[0].legend(fontsize=7)

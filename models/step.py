@@ -5,20 +5,16 @@ A step of these networks is some thousand small kernels, which a GPU finishes fa
 starts them. Captured once and replayed, they start at once.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from models import distributed
-from models.augment import DRAWS, Augmentation, choose_points
 from models.average import Average, tensors
-from models.batches import Batch
 from models.clock import StepClock
 from models.config import Config
-from models.losses import TERMS, Objective, Target
-from models.networks.base import Network
+from models.tasks.base import Task
 
 WARM_UP = 3  # steps before a capture, as torch asks for: libraries choose kernels and take memory
 
@@ -26,13 +22,13 @@ WARM_UP = 3  # steps before a capture, as torch asks for: libraries choose kerne
 class Trained(NamedTuple):
     """What a step changes."""
 
-    network: Network
+    network: nn.Module
     optimiser: torch.optim.Optimizer
-    objective: Objective
+    objective: nn.Module  # what the loss keeps
     average: Average  # of the network's weights
 
 
-def make_optimiser(network: Network, config: Config, device: str) -> torch.optim.AdamW:
+def make_optimiser(network: nn.Module, config: Config, device: str) -> torch.optim.AdamW:
     """AdamW, with decay for matrices and filters; on CUDA its rate is a tensor, see set_rate."""
     trained = [p for p in network.parameters() if p.requires_grad]
     groups = [
@@ -72,35 +68,24 @@ class Step:
     Args:
         trained: what a step changes.
         model: the network, or its wrapper for several processes.
-        config: augment, loss and optim are used.
-        fetch: makes a Batch, on the device, of the tensors that a call is given.
-        device: where all of that is.
+        task: makes a batch of the tensors that a call is given, and a loss of the batch.
 
     On one GPU the first call captures the step, if optim.graph is set: some steps are done to warm
-    up, then weights, optimiser, average, prices and random numbers are put back. Tensors of later
+    up, then all that a step changes and the random numbers are put back. Tensors of later
     calls must have the shapes of the first call's. Random numbers are those of the step without a
     graph, and so are the results up to the order of sums (bit for bit with optim.deterministic).
     """
 
-    def __init__(
-        self,
-        trained: Trained,
-        model: nn.Module,
-        config: Config,
-        fetch: Callable[..., Batch],
-        device: str,
-    ):
-        self.trained, self.model, self.config, self.fetch = trained, model, config, fetch
-        self.device = torch.device(device)
-        self.augmentation = Augmentation(config.augment).to(device)
-        self.clock = StepClock(device)
+    def __init__(self, trained: Trained, model: nn.Module, task: Task):
+        self.trained, self.model, self.task = trained, model, task
+        self.options, self.device = task.config.optim, torch.device(task.device)
+        self.clock = StepClock(task.device)
         cuda = self.device.type == "cuda"
-        self.captures = cuda and config.optim.graph and distributed.world() == 1
+        self.captures = cuda and self.options.graph and distributed.world() == 1
         self.graph: torch.cuda.CUDAGraph | None = None
         self.inputs: tuple[Tensor, ...] = ()  # of the graph
         self.numbers = torch.empty(0)  # its result
-        weights = trained.objective.weights
-        self.names = ("loss", *(name for name in TERMS if weights[name]), "norm")
+        self.names = ("loss", *task.terms, "norm")
 
     def __call__(self, inputs: tuple[Tensor, ...], lr: float) -> Tensor:
         """One step at the rate `lr`.
@@ -124,24 +109,16 @@ class Step:
 
     def _compute(self, inputs: tuple[Tensor, ...]) -> Tensor:
         network, optimiser, objective, average = self.trained
-        options, device = self.config.optim, self.device
-        batch = self.fetch(*inputs)
-        # Drawn for the whole batch, so that any number of processes sees the same numbers.
-        rows = len(batch.image) * distributed.world()
-        draws = distributed.own_rows(torch.rand(rows, DRAWS, device=device))
-        noise = distributed.own_rows(torch.randn(rows, network.latent, device=device))
-        points = choose_points(batch.points, self.config.network.points, draws)
-        image, points, azimuth = self.augmentation(batch.image, points, batch.azimuth, draws)
-        if device.type == "cuda":
-            image = image.contiguous(memory_format=torch.channels_last)
+        options, task = self.options, self.task
+        batch = task.draw(network, inputs)
         # No weight is used twice, and what the cache holds would outlive a capture.
         bf16 = options.precision == "bf16"
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
-            out = self.model(image, points, noise if network.latent else None)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+            out = task.forward(self.model, batch)
         self.clock.mark("loss")
-        terms = objective(out, Target(points, batch.sample, azimuth))
+        terms = task.loss(objective, out, batch)
         self.clock.mark("backward")
-        self.clock.watch(out.points)
+        self.clock.watch(out[0])
         # Freed and not zeroed, so that a capture has its gradients in its own memory.
         optimiser.zero_grad(set_to_none=True)
         terms["loss"].backward()
@@ -186,6 +163,5 @@ class Step:
         for number, parameter in enumerate(network.parameters()):
             for name, value in optimiser.state.get(parameter, {}).items():
                 found[number, name] = value
-        if (prices := objective.emd_loss.price_cache) is not None:
-            found["prices"] = prices
+        found.update(objective.named_buffers())
         return found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Train a single-image reconstruction network, then score it on held-out objects.
+"""Train a network, then score it on held-out objects.
 
     python -m models.train              the set in the repository, minutes on two CPU cores
     python -m models.train --config F.toml --set loss.w_kl=0 --out runs/no-kl
@@ -24,36 +24,20 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from models import checkpoint, distributed, files, log, plots
 from models import config as configs
 from models.average import Average
-from models.baselines import mean_shape
-from models.batches import Batches
-from models.build import (
-    build_network,
-    check_orientation,
-    check_sources,
-    initialise,
-    make_val_loader,
-    open_training,
-    pick_device,
-)
+from models.build import pick_device
 from models.config import Config, ConfigError
-from models.cost import count_macs
-from models.data.dataset import ReconstructionDataset, Sample
 from models.determinism import deterministic
-from models.evaluate import evaluate, open_asked
-from models.losses import Objective
-from models.report import as_markdown, write
 from models.step import Step, Trained, make_optimiser, restore_optimiser
-from pointloss import chamfer, emd
+from models.tasks import open_task
+from models.tasks.base import Batches, Task
 
 RUNS = Path("runs")
 DEFAULT = Path(__file__).parent / "configs" / "default.toml"
-VAL_RTOL = 1e-2  # of the EMD that chooses the best epoch, whatever the training's is
 INTERRUPTED = 130  # what a shell reports for a program stopped by Ctrl-C
 
 
@@ -61,7 +45,7 @@ class Run(NamedTuple):
     """What a checkpoint holds of a run, besides its config."""
 
     trained: Trained
-    mean: Tensor  # [N, 3] mean shape of the training set
+    kept: dict[str, Tensor]  # what the task needs in evaluation: Task.keeps
     history: list[log.Row]  # one row of metrics.csv per epoch that is over
     seconds: float  # trained so far
 
@@ -84,31 +68,28 @@ def learning_rate(config: Config, epoch: float, per_epoch: int, seconds: float) 
     return full * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(over, 1.0))))
 
 
-def begin(
-    config: Config, data: ReconstructionDataset, device: str, resumed: dict[str, Any] | None = None
-) -> Run:
+def begin(task: Task, resumed: dict[str, Any] | None = None) -> Run:
     """A fresh run, or the one in a loaded checkpoint."""
-    torch.manual_seed(config.optim.seed)
-    network = build_network(config).to(device)
+    options, device = task.config.optim, task.device
+    torch.manual_seed(options.seed)
+    network = task.build().to(device)
     if device.startswith("cuda"):
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    objective = Objective(config.loss, len(data), config.network.points).to(device)
-    objective.check(network, has_azimuth=bool(data[0].camera.azimuth.isfinite()))
-    check_sources(network, config.network)
-    check_orientation(config, data.front)
+        for weight in network.parameters():
+            if weight.dim() == 4:
+                weight.data = weight.data.to(memory_format=torch.channels_last)
+    objective = task.objective(network)
     if resumed:
         checkpoint.restore(network, resumed, "trained")
         checkpoint.restore(objective, resumed, "objective")
-        mean, history, seconds = (resumed[key] for key in ("mean_shape", "history", "seconds"))
+        history, seconds = resumed["history"], resumed["seconds"]
+        kept = {key: resumed[key] for key in task.keeps}
     else:
         began = time.monotonic()
-        clouds = data.points[:, : config.network.points]
-        mean, history = mean_shape(clouds, device, seed=config.optim.seed), []
-        initialise(network, config.network, mean.to(device))
+        kept, history = task.initialise(network), []
         seconds = time.monotonic() - began
     optimiser, average = (
-        make_optimiser(network, config, device),
-        Average(network, config.optim.average),
+        make_optimiser(network, task.config, device),
+        Average(network, options.average),
     )
     average.to(device)
     if resumed:
@@ -116,14 +97,15 @@ def begin(
         checkpoint.restore(average.network, resumed, "network")
         average.steps.fill_(resumed["averaged"])
     trained = Trained(network, optimiser, objective, average)
-    return Run(trained, mean, list(history), seconds)
+    return Run(trained, kept, list(history), seconds)
 
 
-def save(run: Run, config: Config, out: Path) -> None:
+def save(run: Run, task: Task, out: Path) -> None:
     """Checkpoint first, then the readable copy of its history, which can be written again.
 
     Raises FloatingPointError if a weight is not finite: what was saved before stays.
     """
+    config = task.config
     network, optimiser, objective, average = run.trained
     weights = network.state_dict()
     wrong = [k for k, v in weights.items() if v.is_floating_point() and not v.isfinite().all()]
@@ -135,10 +117,11 @@ def save(run: Run, config: Config, out: Path) -> None:
     scored = {
         "config": configs.to_dict(config),
         "network": average.network.state_dict(),
-        "mean_shape": run.mean,
+        **run.kept,
         "history": run.history,
     }
-    values = [row["val_cd"] + row["val_emd"] for row in run.history if "val_cd" in row]
+    rows = [row for row in run.history if row.keys() >= set(task.chooses)]
+    values = [sum(row[key] for key in task.chooses) for row in rows]
     if values and values[-1] == min(
         filter(math.isfinite, values), default=None
     ):  # latest of equals
@@ -156,26 +139,8 @@ def save(run: Run, config: Config, out: Path) -> None:
         log.write_csv(out / "metrics.csv", run.history)
 
 
-@torch.no_grad()
-def validate(run: Run, loader: DataLoader[Sample], device: str) -> dict[str, float]:
-    """Mean unsquared Chamfer and EMD over the validation images, alike for all losses.
-
-    By the averaged weights, at z = mu.
-    """
-    network = run.trained.average.network
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
-    for batch in loader:
-        points = batch.points.to(device)
-        predicted = network(batch.image.to(device), points).points
-        cd = chamfer(predicted, points, squared=False, batch_reduction="sum")
-        matched = emd(predicted, points, rtol=VAL_RTOL, batch_reduction="sum")
-        sums += torch.stack([cd, matched, cd.new_tensor(len(points))]).double()
-    cd, matched, count = distributed.total(sums).tolist()
-    return {"val_cd": cd / count, "val_emd": matched / count} if count else {}
-
-
 def check_steps(
-    pending: list[tuple[int, Tensor, Tensor]], data: ReconstructionDataset, epoch: int, lr: float
+    pending: list[tuple[int, Tensor, Tensor]], batches: Batches, epoch: int, lr: float
 ) -> None:
     """Raise FloatingPointError for the first step whose loss or gradient is not finite.
 
@@ -186,19 +151,18 @@ def check_steps(
     for (step, _, samples), (loss, norm) in zip(pending, found, strict=True):
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = f"norm of the gradient is {norm}" if math.isfinite(loss) else f"loss is {loss}"
-            names = ", ".join(data.name(index) for index in samples.tolist())
+            names = ", ".join(batches.name(index) for index in samples.tolist())
+            look = f", or look at the samples of this batch: {names}" if names else ""
             raise FloatingPointError(
-                f"the {what} in epoch {epoch + 1}, step {step + 1}; lower optim.lr ({lr:.2g}), or "
-                f"look at the samples of this batch: {names}"
+                f"the {what} in epoch {epoch + 1}, step {step + 1}; lower optim.lr ({lr:.2g}){look}"
             )
     pending.clear()
 
 
-def train_epoch(
-    run: Run, step: Step, config: Config, batches: Batches, epoch: int, bar: "tqdm[Any]"
-) -> log.Row:
+def train_epoch(run: Run, step: Step, batches: Batches, epoch: int, bar: "tqdm[Any]") -> log.Row:
     """One epoch: rate, mean losses, where the time went."""
-    options, began = config.optim, time.monotonic() - run.seconds
+    config, began = step.task.config, time.monotonic() - run.seconds
+    options = config.optim
     torch.manual_seed(options.seed * 1_000_003 + epoch)  # every draw of this epoch comes from here
     batches.begin(epoch)
     step.model.train()
@@ -217,30 +181,30 @@ def train_epoch(
         pending.append((number, numbers[:: len(numbers) - 1], samples))
         if number % config.log.every == 0 or done == len(batches):  # the only wait for the GPU
             step.clock.drain()
-            check_steps(pending, batches.data, epoch, lr)
+            check_steps(pending, batches, epoch, lr)
             shown = zip(step.names[:-1], (sums / done).tolist(), strict=False)
             bar.set_postfix_str("  ".join(f"{key} {value:.4f}" for key, value in shown))
         bar.update()
     step.clock.drain()
-    check_steps(pending, batches.data, epoch, lr)
-    run.trained.objective.emd_loss.gather_price_cache()
+    check_steps(pending, batches, epoch, lr)
+    step.task.end_epoch(run.trained.objective)
     means = distributed.total(sums / (done * distributed.world()))
     losses = dict(zip(step.names[:-1], means.tolist(), strict=False))
     return {"lr": lr, **losses, **step.clock.summary()}
 
 
-def train(config: Config, out: Path, device: str, resumed: dict[str, Any] | None = None) -> Run:
+def train(task: Task, out: Path, resumed: dict[str, Any] | None = None) -> Run:
     """Train into `out`, from the start or from a loaded checkpoint."""
+    config = task.config
     if config.optim.max_minutes and distributed.world() > 1:
         raise ConfigError("optim.max_minutes: clocks of processes differ; only for one process")
-    data = open_training(config)
-    batches, val_loader = Batches(config, data, device), make_val_loader(config)
-    run = begin(config, data, device, resumed)
-    model = distributed.parallel(run.trained.network, device)
-    step = Step(run.trained, model, config, batches.fetch, device)
+    batches = task.batches()
+    run = begin(task, resumed)
+    model = distributed.parallel(run.trained.network, task.device)
+    step = Step(run.trained, model, task)
     chief = distributed.rank() == 0
     if chief:
-        save(run, config, out)  # so that even the first epoch can be interrupted
+        save(run, task, out)  # so that even the first epoch can be interrupted
     board = (
         log.open_tensorboard(out, len(run.history)) if chief and config.log.tensorboard else None
     )
@@ -253,13 +217,13 @@ def train(config: Config, out: Path, device: str, resumed: dict[str, Any] | None
             began = time.monotonic()
             bar.set_description(f"epoch {epoch + 1}/{epochs}")
             row: log.Row = {"epoch": epoch + 1}
-            row |= train_epoch(run, step, config, batches, epoch, bar)
-            row |= validate(run, val_loader, device)
+            row |= train_epoch(run, step, batches, epoch, bar)
+            row |= task.validate(run.trained.average.network)
             run = run._replace(seconds=run.seconds + time.monotonic() - began)
             run.history.append(row | {"minutes": round(run.seconds / 60, 3)})
             if chief:
-                save(run, config, out)
-                log.tell(row, config.optim.batch_size, board, bar)
+                save(run, task, out)
+                log.tell(row, config.optim.batch_size, task.unit, board, bar)
     return run
 
 
@@ -277,8 +241,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def prepare(args: argparse.Namespace, device: str) -> tuple[Config, Path, dict[str, Any] | None]:
-    """Config, run folder and, for --resume, the loaded checkpoint."""
+def prepare(args: argparse.Namespace, device: str) -> tuple[Task, Path, dict[str, Any] | None]:
+    """Task, run folder and, for --resume, the loaded checkpoint."""
     if args.resume is None:
         config, resumed = configs.load(args.config or DEFAULT), None
         out = args.out or RUNS / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{config.network.name}"
@@ -291,15 +255,17 @@ def prepare(args: argparse.Namespace, device: str) -> tuple[Config, Path, dict[s
     config = configs.override(config, args.set)
     if args.epochs is not None:
         config = configs.update(config, {"optim": {"epochs": args.epochs}})
-    open_asked(config, images=False)  # not only after hours of training
-    macs = count_macs(build_network(config), config)  # also checks the names
+    task = open_task(config, device)
+    if resumed:
+        checkpoint.require(resumed, path, task.keeps)
+    cost = task.check()  # not only after hours of training
     if distributed.rank() == 0:
         print(
             f"run folder {out}; {config.network.name} {config.network.preset} "
-            f"({macs / 1e9:.3f} GMAC an image) on {device} x {distributed.world()}\n"
-            f"[loss] {config.loss}"
+            f"({cost}) on {device} x {distributed.world()}\n"
+            f"[{task.section}] {getattr(config, task.section)}"
         )
-    return config, out, resumed
+    return task, out, resumed
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -308,12 +274,13 @@ def main(argv: list[str] | None = None) -> int:
     out = None
     try:
         device = distributed.begin(pick_device(args.device))
-        config, out, resumed = prepare(args, device)
+        task, out, resumed = prepare(args, device)
+        config = task.config
         with ExitStack() as held:
             if distributed.rank() == 0:
                 held.enter_context(files.locked(out))
             with deterministic(config.optim.deterministic or device == "cpu"):
-                run = train(config, out, device, resumed)
+                run = train(task, out, resumed)
             chief = distributed.rank() == 0
             distributed.end()
             if not chief:
@@ -321,8 +288,7 @@ def main(argv: list[str] | None = None) -> int:
             if run.history:
                 plots.loss_curves(out / "metrics.csv", out / "loss_curves.png")
             path = checkpoint.choose(out, config.evaluate.checkpoint)
-            results = evaluate(config, device, checkpoint.load(path, device))
-            write(results, out)
+            text = task.evaluate(checkpoint.load(path, device), out)
     except KeyboardInterrupt:
         print(f"\ninterrupted{how_to_go_on(out)}", file=sys.stderr)
         return INTERRUPTED
@@ -333,7 +299,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     minutes = (time.monotonic() - began) / 60
-    print(f"\n{as_markdown(results)}\n{out}: table, checkpoint, pictures; {minutes:.1f} minutes")
+    print(f"\n{text}\n{out}: table, checkpoint, pictures; {minutes:.1f} minutes")
     return 0
 
 

@@ -20,6 +20,8 @@ from models import checkpoint, compare, evaluate, judge, plots, train
 from models import config as configs
 from models.build import open_split
 from models.config import Config, ConfigError
+from models.score import score as score_state
+from models.score import spread_views
 from pointloss.protocols import PROTOCOLS
 
 pytestmark = pytest.mark.usefixtures("one_cpu_thread")
@@ -70,7 +72,7 @@ def test_the_views_that_are_scored_go_around_the_object():
     samples = [(0, view) for view in range(24)] + [(1, view) for view in range(3)]
 
     def views(wanted, owner):
-        chosen = [samples[i] for i in evaluate.spread_views(samples, wanted)]
+        chosen = [samples[i] for i in spread_views(samples, wanted)]
         return [view for of, view in chosen if of == owner]
 
     assert views(4, 0) == [0, 6, 12, 18]
@@ -315,7 +317,7 @@ def test_a_network_is_not_loaded_from_anothers_checkpoint(world):
     config = configs.update(Config(), state["config"])
     config = configs.update(config, {"network": {"points": 256}})
     with pytest.raises(checkpoint.CheckpointError, match="does not fit the config"):
-        evaluate.evaluate(config, "cpu", state)
+        score_state(config, "cpu", state)
 
 
 def test_an_empty_split_is_an_error(tmp_path, capsys):
@@ -323,7 +325,7 @@ def test_an_empty_split_is_an_error(tmp_path, capsys):
     (root / "splits" / "test_models.json").write_text("{}")
     config = configs.update(Config(), {"data": {"root": str(root)}, "network": {"points": 64}})
     with pytest.raises(ConfigError, match="evaluate.split: 'test' of .* holds no"):
-        evaluate.evaluate(config, "cpu", pred_dir=tmp_path)
+        score_state(config, "cpu", pred_dir=tmp_path)
     folder = save_clouds(make_set(tmp_path / "other"), tmp_path / "clouds", 1024)
     (tmp_path / "other" / "splits" / "train_models.json").write_text("{}")
     words = ["--pred-dir", str(folder), "--set", f"data.root={tmp_path / 'other'}"]

@@ -12,7 +12,7 @@ from PIL import Image
 from test_viewer import check_alone, data_of
 from test_weights import make_manifest, make_run
 
-from models import checkpoint, evaluate, predict, weights
+from models import checkpoint, predict, score, weights
 from models import config as configs
 from models.build import build_network, open_split
 from models.config import Config
@@ -67,7 +67,7 @@ def test_a_rendering_is_predicted_as_evaluation_does(tmp_path, ask):
     data = open_split(options, "test", images=False)
     index = data.samples.index((4, 3))
     batch = data[index]._replace(image=data[index].image[None])
-    expected = evaluate.network_predictor(network, config, "cpu")(batch)[0]
+    expected = score.network_predictor(network, config, "cpu")(batch)[0]
 
     path = FURNITURE / "ShapeNetRendering" / data.objects[4] / "rendering" / "03.png"
     with Image.open(path) as image:

@@ -9,12 +9,12 @@ from torch import nn
 from models import config as configs
 from models import train
 from models.average import Average
-from models.batches import Batches
 from models.build import open_training
 from models.config import Config, ConfigError
 from models.data import dataset
 from models.determinism import deterministic
 from models.step import Step, make_optimiser, restore_optimiser
+from models.tasks import open_task
 
 STEPS = 6
 
@@ -47,7 +47,7 @@ def test_the_average_follows_the_weights_and_the_running_statistics():
 
 def test_an_epoch_of_so_many_steps_goes_on_with_another_pass(root):
     config = configure(root, optim_epoch_steps=6)
-    batches = Batches(config, open_training(config), "cpu")
+    batches = open_task(config, "cpu").batches()
     assert len(batches) == 6
     epochs = []
     for epoch in (0, 1, 0):
@@ -66,7 +66,7 @@ def test_batches_from_memory_are_those_of_the_loader(root, monkeypatch):
     found = []
     for memory in (dataset.IN_MEMORY, 0):
         monkeypatch.setattr("models.build.IN_MEMORY", memory)
-        batches = Batches(config, open_training(config), "cpu")
+        batches = open_task(config, "cpu").batches()
         assert (batches.loader is None) == (memory > 0)
         found.append([(samples, batches.fetch(*inputs)) for samples, inputs in batches])
     for (here, one), (there, two) in zip(*found, strict=True):
@@ -87,10 +87,9 @@ def test_dense_clouds_and_kept_prices_do_not_go_together(root):
 
 def steps(config, device, count=STEPS):
     """The numbers of `count` steps on `device`, and what they have trained."""
-    data = open_training(config)
-    batches = Batches(config, data, device)
-    run = train.begin(config, data, device)
-    step = Step(run.trained, run.trained.network, config, batches.fetch, device)
+    task = open_task(config, device)
+    batches, run = task.batches(), train.begin(task)
+    step = Step(run.trained, run.trained.network, task)
     values = []
     while len(values) < count:
         epoch = len(values) // len(batches)
@@ -156,10 +155,9 @@ def test_a_captured_step_draws_anew_and_follows_the_seed(root, cuda):
     # Else another matching, as good, is another loss.
     matched = {"loss_emd_cache": "false", "loss_emd_rtol": 1e-4}
     config = configure(root, optim_lr=1e-12, loss_w_kl=1e-3, **matched)
-    data = open_training(config)
-    batches = Batches(config, data, "cuda")
-    run = train.begin(config, data, "cuda")
-    step = Step(run.trained, run.trained.network, config, batches.fetch, "cuda")
+    task = open_task(config, "cuda")
+    batches, run = task.batches(), train.begin(task)
+    step = Step(run.trained, run.trained.network, task)
     inputs = next(iter(batches))[1]
     losses = []
     for seed in (1, 2, 1):

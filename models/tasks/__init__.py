@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: MIT
+"""The kinds of problems. The config's network.name decides which one a run is of."""
+
+from models.config import Config, ConfigError
+from models.networks import NETWORKS
+from models.tasks.base import Task
+from models.tasks.reconstruction import Reconstruction
+
+TASKS: dict[str, type[Task]] = dict.fromkeys(NETWORKS, Reconstruction)
+
+
+def open_task(config: Config, device: str) -> Task:
+    """The task of the network that the config names."""
+    name = config.network.name
+    if name not in TASKS:
+        raise ConfigError(f"network.name: expected one of {', '.join(TASKS)}, got {name!r}")
+    return TASKS[name](config, device)
