@@ -7,8 +7,8 @@ RUN is a folder with a results.json, such a file, or a folder of such folders, w
 its name, one run for each fold or seed. Other runs that differ in nothing but the set, its
 fold or the seed are one system, and NAME=RUN puts a run into the system NAME. A system's objects
 are those of all its folds; seeds on one fold are averaged object by object. The baselines of a fold
-are those of the first RUN on it. Prints a table of CD and one of EMD for each
-protocol, and with --out writes compare.md and compare.json.
+are those of the first RUN on it. Prints a table of each column (CD, EMD) for
+each protocol, and with --out writes compare.md and compare.json.
 """
 
 import argparse
@@ -160,7 +160,7 @@ def gather(records: list[Record], protocol: str, column: str) -> dict[str, Colum
             name = row["method"] if beside else row["method"].replace(record.method, record.system)
             values = found.setdefault(name, {})
             for key, value in zip(keys, row["values"], strict=True):
-                if not (beside and key in values):
+                if value is not None and not (beside and key in values):
                     values.setdefault(key, []).append(value)
     return {
         system: Column({k: sum(v) / len(v) for k, v in values.items()}, categories, images)
@@ -232,13 +232,14 @@ def main(argv: list[str] | None = None) -> int:
         records = read_all([run for given in args.runs for run in expand(given)])
         against, folds = args.against or records[0].system, sorted({r.fold for r in records})
         protocols = dict.fromkeys(row["protocol"] for r in records for row in r.scores)
+        columns = dict.fromkeys(row["column"] for r in records for row in r.scores)
         if args.protocol and args.protocol not in protocols:
             known = ", ".join(protocols)
             raise ValueError(f"--protocol: expected one of {known}, got {args.protocol!r}")
         tables = [
             compare(records, protocol, column, against)
             for protocol in ([args.protocol] if args.protocol else protocols)
-            for column in ("CD", "EMD")
+            for column in columns
         ]
         tables = [rows for rows in tables if rows]
         texts = [
@@ -248,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
             f"what sees the image alone is bold. Folds: {', '.join(folds)}."
         ]
         for rows in tables:
-            if rows[0]["column"] == "CD":
+            if rows[0]["column"] == next(iter(columns)):
                 texts.append(f"## {rows[0]['protocol']}")
             texts.append(as_markdown(rows))
         text = "\n\n".join(texts) + "\n"

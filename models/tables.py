@@ -16,6 +16,7 @@ from models.paired import bootstrap
 
 Row = dict[str, Any]
 KEYS = ("protocol", "method", "category", "objects", "images")  # of Tables.rows, then the columns
+MORE, LESS = ("F@", "IoU", "within"), ("CD", "EMD", "MPJPE", "PA-MPJPE", "error")  # is better
 MACRO, IMAGES = "mean", "all images"  # in place of a category
 
 
@@ -33,7 +34,7 @@ class Tables(NamedTuple):
 
 def sign(column: str) -> int:
     """1 if more is better, -1 if less is, 0 if a column has no better."""
-    return 1 if column.startswith("F@") else -1 if column.startswith(("CD", "EMD")) else 0
+    return 1 if column.startswith(MORE) else -1 if column.startswith(LESS) else 0
 
 
 def short(value: float) -> float:
