@@ -7,8 +7,8 @@ RUN is a folder with a results.json, such a file, or a folder of such folders, w
 its name, one run for each fold or seed. Other runs that differ in nothing but the set, its
 fold or the seed are one system, and NAME=RUN puts a run into the system NAME. A system's objects
 are those of all its folds; seeds on one fold are averaged object by object. The baselines of a fold
-are those of the first RUN on it. Prints a table of each column (CD, EMD) for
-each protocol, and with --out writes compare.md and compare.json.
+are those of the first RUN on it. Prints a table of each column (CD, EMD) for each
+protocol, and with --out writes compare.md and compare.json.
 """
 
 import argparse

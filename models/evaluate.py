@@ -85,6 +85,8 @@ def main(argv: list[str] | None = None) -> int:
         config = configs.update(config, {"evaluate": given})
         out = results_folder(args, own, config)
         task = open_task(config, device)
+        if state is not None:
+            checkpoint.require(state, path, task.keeps)
         asked = {"pred_dir": args.pred_dir, "samples": args.samples}
         asked["save_clouds"] = out / "clouds" if args.save_clouds else None
         asked = {key: value for key, value in asked.items() if value}

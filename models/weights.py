@@ -75,7 +75,7 @@ def open_weights(name: str = DEFAULT, device: str = "cpu") -> Weights:
 
 def open_run(run: Path, device: str = "cpu") -> Weights:
     """Load the best epoch of a run, called after its folder; raises ValueError if there is none."""
-    state = checkpoint.load(checkpoint.choose(run), device, checkpoint.SCORED)
+    state = checkpoint.load(checkpoint.choose(run), device, checkpoint.SCORED | {MEAN})
     return _ready(run.resolve().name, configs.update(Config(), state["config"]), state, device)
 
 
@@ -256,7 +256,7 @@ def write(run: Path, name: str, folder: Path = FOLDER) -> Path:
     out = folder / name
     if out.exists():
         raise ValueError(f"{out}: is there already; remove it first, or choose another name")
-    state = checkpoint.load(checkpoint.choose(run), parts=checkpoint.SCORED)
+    state = checkpoint.load(checkpoint.choose(run), parts=checkpoint.SCORED | {MEAN})
     exact = _ready(name, configs.update(Config(), state["config"]), state, "cpu")
     results, objects = read_results(run), training_objects(exact.config)
     content = encode(exact.config, state)

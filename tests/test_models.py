@@ -119,7 +119,7 @@ def test_checkpoint_round_trip(tmp_path):
 def test_a_checkpoint_without_its_parts_is_named(tmp_path):
     checkpoint.save(tmp_path / checkpoint.NAME, {"config": {}})
     with pytest.raises(
-        checkpoint.CheckpointError, match="parts are missing: averaged, history, mean_shape"
+        checkpoint.CheckpointError, match="parts are missing: averaged, history, network"
     ):
         checkpoint.load(tmp_path / checkpoint.NAME, parts=checkpoint.PARTS)
 
