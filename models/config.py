@@ -112,6 +112,22 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Lifting:
+    """The keypoints of models.data.rigs and the loss of the lifter."""
+
+    w_shape: float = setting(1.0, above=0)  # mean squared error of the visible joints
+    procrustes: bool = True  # the loss is taken after the best similarity
+    held_out: str = "bench sofa vessel hexapod"  # categories that are never trained on
+    anchors: int = setting(16, above=3)  # joints of a category's rig in training
+    other_anchors: int = setting(20, above=3)  # of its other rig, which is only tested
+    occlusion: float = setting(0.3, at_least=0)  # the largest share of joints that is not visible
+    poses: int = setting(8192, above=0)  # of each skeleton, 1/64 of that of each drawn tree
+    trees: int = setting(512, above=0)  # drawn skeletons in training
+    views: int = setting(4, above=0)  # of each test shape
+    mlp_steps: int = setting(3000, above=0)  # of training the baseline of fixed order
+
+
+@dataclass(frozen=True)
 class Optim:
     lr: float = setting(1e-3, above=0)
     # "cosine": down to a hundredth; "step": times step_factor every step_epochs.
@@ -169,6 +185,7 @@ class Config:
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
     loss: Loss = field(default_factory=Loss)
+    lifting: Lifting = field(default_factory=Lifting)
     optim: Optim = field(default_factory=Optim)
     evaluate: Evaluate = field(default_factory=Evaluate)
     log: Log = field(default_factory=Log)

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: MIT
+"""3D-LFM: Dabhi, Jeni and Lucey, "3D-LFM: Lifting Foundation Model" (2023),
+https://arxiv.org/abs/2312.11894
+
+Keypoints of one view -> their 3-D shape, for any kind of object and any number and order of joints.
+What its text fixes, and this file keeps:
+
+- keypoints enter by a tokenised position encoding of analytic random Fourier features, which knows
+  neither order nor meaning of a joint; a mask says which joints are there;
+- each layer has attention among neighbours of the skeleton (local, a graph) and among all joints
+  (global) side by side, joined, then an MLP with GELU and layer norm;
+- an MLP decodes the tokens into a shape in a canonical frame; a Procrustes fit, in the loss, brings
+  it to the truth.
+
+Widths, depths, the standard deviation of the frequencies and the place of the norms (before each
+part, with a residual around it) are ours.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.networks.base import choose, float32_apply
+
+
+class Preset(NamedTuple):
+    """Sizes, and the variants of the document's ablations."""
+
+    depth: int
+    width: int
+    heads: int
+    learnt: bool = False  # an MLP in place of the Fourier features
+    branches: tuple[str, str] = ("local", "global")  # the attention of both halves of a layer
+
+
+PRESETS = {"default": Preset(6, 256, 8), "tiny": Preset(3, 64, 4)}
+for _size, _preset in list(PRESETS.items()):
+    PRESETS |= {
+        f"{_size}-learnt": _preset._replace(learnt=True),
+        f"{_size}-local": _preset._replace(branches=("local", "local")),
+        f"{_size}-global": _preset._replace(branches=("global", "global")),
+    }
+
+
+class FourierFeatures(nn.Module):
+    """Positions [B, N, 2] -> [B, N, width]: sqrt(2 / width) [sin(x W + b), cos(x W + b)].
+
+    W and b are drawn once and never trained. W is normal with standard deviation `spread`, in
+    radians per unit; a cosine kernel of two features so is exp(-(spread |x - y|)^2 / 2).
+    """
+
+    frequencies: Tensor
+    phases: Tensor
+
+    def __init__(self, width: int, spread: float = 2.0):
+        super().__init__()
+        self.register_buffer("frequencies", spread * torch.randn(2, width // 2))
+        self.register_buffer("phases", 2 * math.pi * torch.rand(width // 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        turns = x @ self.frequencies + self.phases
+        return torch.cat([turns.sin(), turns.cos()], -1) * turns.shape[-1] ** -0.5
+
+
+class Attention(nn.Module):
+    """Multi-head attention of each token [B, N, C] to those that `allowed` [B, 1, N, N] names."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+
+    def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
+        parts = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = parts.unbind()  # [B, heads, N, C / heads]
+        return F.scaled_dot_product_attention(query, key, value, allowed).transpose(1, 2).flatten(2)
+
+
+class Layer(nn.Module):
+    """Two attentions side by side, joined, then an MLP; a residual around both."""
+
+    def __init__(self, preset: Preset):
+        super().__init__()
+        width = preset.width
+        self.branches = preset.branches
+        self.before = nn.LayerNorm(width)
+        self.attention = nn.ModuleList(Attention(width, preset.heads) for _ in self.branches)
+        self.join = nn.Linear(2 * width, width)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x: Tensor, allowed: dict[str, Tensor]) -> Tensor:
+        y = self.before(x)
+        both = [
+            attention(y, allowed[branch])
+            for attention, branch in zip(self.attention, self.branches, strict=True)
+        ]
+        x = x + self.join(torch.cat(both, -1))
+        out: Tensor = x + self.mlp(x)
+        return out
+
+
+class Lifter(nn.Module):
+    """Keypoints -> shape in a canonical frame, equivariant to the order of the joints.
+
+    Args:
+        preset: a name in PRESETS.
+    """
+
+    def __init__(self, preset: str = "default"):
+        super().__init__()
+        options = choose(PRESETS, preset)
+        width = options.width
+        self.encoding: nn.Module = (
+            nn.Sequential(nn.Linear(2, width), nn.GELU(), nn.Linear(width, width))
+            if options.learnt
+            else FourierFeatures(width)
+        )
+        self.layers = nn.ModuleList(Layer(options) for _ in range(options.depth))
+        self.head = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 3)
+        )
+
+    def forward(self, keypoints: Tensor, mask: Tensor, edges: Tensor) -> tuple[Tensor]:
+        """The shape of each view.
+
+        keypoints: [B, N, 2], centred on the mean of the joints that are there, with a mean square
+            distance of 1 from it; the others may hold anything finite.
+        mask: bool [B, N], the joints that are there.
+        edges: bool [B, N, N], symmetric: which joints are neighbours in the skeleton.
+
+        Returns a shape [B, N, 3] float32, in a tuple; 0 for joints that are not there.
+        """
+        itself = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
+        pairs = mask[:, :, None] & mask[:, None]
+        # A joint that is not there sees itself, since a softmax over nothing is NaN.
+        allowed = {"local": (pairs & edges | itself)[:, None], "global": (pairs | itself)[:, None]}
+        x = float32_apply(self.encoding, keypoints)
+        for layer in self.layers:
+            x = layer(x, allowed)
+        return (float32_apply(self.head, x) * mask[..., None],)
