@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: MIT
+"""Lifting of keypoints: network, rigs, views, baselines, and a run of seconds."""
+
+import json
+
+import pytest
+import torch
+from objects import make_set
+
+from models import checkpoint, compare, evaluate, step, train
+from models import config as configs
+from models.data import rigs
+from models.networks.lifter import PRESETS, FourierFeatures, Lifter
+from models.tasks import lifting, lifting_baselines, open_task
+from pointloss import pa_mpjpe
+
+pytestmark = pytest.mark.usefixtures("one_cpu_thread")
+
+
+def drawn_views(count=4, occlusion=0.3):
+    """Views of the made-up bodies, each its own."""
+    bodies = [rigs.skeleton_rig(name, bones, 8, 0) for name, bones in rigs.SKELETONS.items()]
+    pool = rigs.Pool([bodies], "cpu", occlusion)
+    return pool.draw(torch.rand(count, rigs.TURNS))
+
+
+def see(network, views):
+    with torch.no_grad():
+        return network(views.keypoints, views.mask, views.edges)[0]
+
+
+# ---- the network
+
+
+@pytest.mark.parametrize("preset", sorted(name for name in PRESETS if name.startswith("tiny")))
+def test_the_order_of_the_joints_does_not_matter(preset):
+    network, views = Lifter(preset).eval(), drawn_views()
+    order = torch.randperm(rigs.JOINTS)
+    turned = rigs.Views(
+        views.keypoints[:, order],
+        views.mask[:, order],
+        views.edges[:, order][:, :, order],
+        views.truth[:, order],
+        views.size,
+    )
+    expected = see(network, views)[:, order]
+    torch.testing.assert_close(see(network, turned), expected, rtol=0, atol=1e-5)
+    assert expected.abs().max() > 0.1
+
+
+def test_joints_that_are_not_there_change_nothing_and_are_0():
+    network, views = Lifter("tiny").eval(), drawn_views()
+    shape = see(network, views)
+    hidden = ~views.mask
+    assert (shape[hidden] == 0).all()
+    assert shape[views.mask].isfinite().all()
+    other = views._replace(keypoints=views.keypoints + 7 * hidden[..., None])
+    assert torch.equal(see(network, other), shape)
+    # A tensor that is wider by joints that are not there gives the same.
+    few = slice(0, int(views.mask.nonzero()[:, 1].max()) + 1)
+    short = network(views.keypoints[:, few], views.mask[:, few], views.edges[:, few, few])[0]
+    torch.testing.assert_close(short, shape[:, few], rtol=0, atol=1e-5)
+
+
+def test_the_graph_matters_only_to_local_attention():
+    views = drawn_views()
+    rewired = views._replace(edges=torch.zeros_like(views.edges))
+    for preset, alike in (("tiny", False), ("tiny-local", False), ("tiny-global", True)):
+        network = Lifter(preset).eval()
+        assert torch.equal(see(network, views), see(network, rewired)) == alike
+    # Of a joint without neighbours local attention sees the joint alone.
+    network, moved = Lifter("tiny-local").eval(), views.keypoints.clone()
+    moved[:, 1] += 1
+    change = see(network, rewired) - see(network, rewired._replace(keypoints=moved))
+    assert (change[:, 2:] == 0).all()
+
+
+def test_fourier_features_have_the_kernel_of_a_gaussian():
+    features = FourierFeatures(8192, spread=2.0)
+    x, y = torch.tensor([[[0.3, -0.1]]]), torch.tensor([[[0.5, 0.2]]])
+    found = (features(x) * features(y)).sum().item()
+    assert found == pytest.approx(torch.exp(-2 * (x - y).square().sum()).item(), abs=0.05)
+    assert not list(features.parameters())
+
+
+# ---- the data
+
+
+def test_a_view_is_the_truth_without_its_depth():
+    views = drawn_views(64)
+    count = views.mask.sum(1)
+    assert torch.equal(views.keypoints, views.truth[..., :2])
+    assert (views.truth[~views.mask] == 0).all()
+    torch.testing.assert_close(views.truth.sum(1), torch.zeros(64, 3), rtol=0, atol=1e-4)
+    spread = (views.keypoints.square().sum((1, 2)) / count).sqrt()
+    torch.testing.assert_close(spread, torch.ones(64))
+    assert (views.size >= 1).all()
+    assert (views.edges == views.edges.transpose(1, 2)).all()
+
+
+def test_as_many_joints_are_hidden_as_asked():
+    bones = rigs.SKELETONS["hand"]
+    pool = rigs.Pool([[rigs.skeleton_rig("hand", bones, 4, 0)]], "cpu", 0.3)
+    shown = pool.draw(torch.rand(500, rigs.TURNS)).mask.sum(1)
+    assert shown.max() == len(bones) == 21
+    assert shown.min() == 21 - 6  # 30 %
+    assert len(shown.unique()) == 7
+    pool.occlusion = 0.0
+    assert (pool.draw(torch.rand(50, rigs.TURNS)).mask.sum(1) == 21).all()
+
+
+def test_views_of_one_shape_are_one_shape():
+    rig = rigs.skeleton_rig("biped", rigs.SKELETONS["biped"], 1, 0)
+    views, number = lifting.views_of([rig], 5, 0.0, seed=0)
+    assert number.tolist() == [0] * 5
+    first = views.truth[:1].expand(5, -1, -1)
+    assert (pa_mpjpe(first, views.truth, mask=views.mask) < 1e-5).all()
+    assert (views.truth[1:] - first[1:]).abs().amax((1, 2)).min() > 0.05
+
+
+def test_bones_keep_their_lengths_and_joints_turn():
+    bones = rigs.SKELETONS["quadruped"]
+    numbers = torch.rand(1, len(bones), 4).expand(6, -1, -1).clone()
+    numbers[..., 1:] = torch.rand(6, len(bones), 3)  # one animal in six poses
+    shapes = rigs.pose(bones, numbers)
+    parents = [bone[0] for bone in bones[1:]]
+    length = (shapes[:, 1:] - shapes[:, parents]).norm(dim=2)
+    ratio = length / length[:, :1]  # the size is that of the pose's box
+    torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio))
+    assert (pa_mpjpe(shapes[:1].expand(6, -1, -1), shapes)[1:] > 0.01).all()
+
+
+def test_turns_are_rotations():
+    turns = rigs.turn(torch.randn(50, 3, dtype=torch.float64))
+    identity = torch.eye(3, dtype=torch.float64).expand(50, 3, 3)
+    torch.testing.assert_close(turns @ turns.transpose(1, 2), identity)
+    assert (torch.linalg.det(turns) > 0).all()
+    small = rigs.turn(torch.tensor([0.0, 0.0, 1e-3], dtype=torch.float64))
+    assert small[1, 0].item() == pytest.approx(1e-3, rel=1e-5)
+
+
+def test_a_rig_finds_the_same_place_on_moved_copies():
+    cloud = torch.rand(64, 3) * torch.tensor([1.0, 0.5, 0.2])
+    shift = torch.tensor([[0.0, 0, 0], [0.02, 0, 0], [0, -0.02, 0]])
+    clouds = cloud + shift[:, None]
+    one, two = rigs.assigned_rigs("box", ["a", "b", "c"], clouds, 2, (6, 8), "cpu")
+    assert one.joints.sum() == 6
+    assert two.joints.sum() == 8
+    torch.testing.assert_close(
+        one.shapes[1:, :6] - one.shapes[:1, :6],
+        shift[1:, None].expand(2, 6, 3),
+        rtol=0,
+        atol=1e-6,
+    )
+    assert (one.edges == one.edges.T).all()
+    assert not one.edges.diagonal().any()
+    assert (one.edges.sum(1)[:6] >= 3).all()
+    assert not one.edges[6:].any()
+
+
+def test_every_group_is_drawn_equally_often():
+    def rig(value):
+        bones = rigs.SKELETONS["biped"]
+        made = rigs.skeleton_rig(str(value), bones, 2, value)
+        edges = torch.zeros_like(made.edges)
+        edges[0, value] = True
+        return rigs.Rig("", "", made.shapes, made.objects, made.joints, edges)
+
+    pool = rigs.Pool([[rig(0)], [rig(1), rig(2)]], "cpu", 0.0)
+    edges = pool.draw(torch.rand(4000, rigs.TURNS)).edges
+    share = [edges[:, 0, i].float().mean().item() for i in range(3)]
+    assert share == pytest.approx([0.5, 0.25, 0.25], abs=0.04)
+
+
+# ---- loss and baselines
+
+
+def test_the_loss_knows_a_shape_in_any_frame_only_with_procrustes():
+    views = drawn_views()
+    turned = 3 * views.truth @ rigs.turn(torch.randn(4, 3)) + 1
+    assert (lifting_baselines.masked_error(turned, views, align=True) < 1e-8).all()
+    assert (lifting_baselines.masked_error(turned, views, align=False) > 0.1).all()
+    depths = views.truth * torch.tensor([1.0, 1, 0])
+    found = lifting_baselines.masked_error(depths, views, align=False)
+    lost = views.truth[..., 2].square().sum(1) / (3 * views.mask.sum(1) * views.size.square())
+    torch.testing.assert_close(found, lost)
+
+
+def test_a_known_shape_is_placed_by_its_keypoints():
+    views = drawn_views(32, occlusion=0.0)
+    turned = (0.5 * views.truth) @ rigs.turn(torch.randn(32, 3)) + 2
+    placed = lifting_baselines.place(turned, views) * views.mask[..., None]
+    torch.testing.assert_close(placed, views.truth, rtol=0, atol=2e-3)
+
+
+def test_pca_finds_a_shape_that_its_components_span():
+    generator = torch.Generator().manual_seed(0)
+    bases = torch.randn(3, rigs.JOINTS, 3, generator=generator)
+    parts = torch.randn(200, 2, generator=generator)
+    shapes = bases[0] + 0.2 * torch.einsum("sk,knc->snc", parts, bases[1:])
+    joints = torch.ones(rigs.JOINTS, dtype=torch.bool)
+    edges = torch.zeros(rigs.JOINTS, rigs.JOINTS, dtype=torch.bool)
+    rig = rigs.Rig("r", "r", shapes, ["o"] * 200, joints, edges)
+    views, number = lifting.views_of([rig.of(range(5))], 1, 0.0, seed=0)
+    found = lifting_baselines.Bases([rig], "cpu")
+    error = pa_mpjpe(found.fit(views, number, 1e-4, rounds=30), views.truth)
+    assert (error < 0.1 * pa_mpjpe(found.mean[number], views.truth)).all()
+
+
+def test_the_nearest_view_is_found_also_where_joints_are_hidden():
+    rig = rigs.skeleton_rig("hand", rigs.SKELETONS["hand"], 1, 0)
+    pool = rigs.Pool([[rig]], "cpu", 0.3)
+    generator = torch.Generator().manual_seed(1)
+    numbers = torch.rand(lifting_baselines.BANK, rigs.TURNS, generator=generator)[:4]
+    views = pool.draw(numbers)  # views of the bank, with hidden joints
+    found = lifting_baselines.nearest_view([rig], "cpu")(views, torch.zeros(4, dtype=torch.int64))
+    torch.testing.assert_close(found * views.mask[..., None], views.truth, rtol=0, atol=1e-4)
+
+
+def test_each_mlp_has_its_own_weights_and_learns():
+    bodies = [rigs.skeleton_rig(n, rigs.SKELETONS[n], 4, 0) for n in ("biped", "hand")]
+    mlp = lifting_baselines.train_fixed_order(bodies, "cpu", 0.0, steps=60, width=32, batch=16)
+    views, number = lifting.views_of(bodies, 2, 0.0, seed=0)
+    errors = {}
+    for name, order in (("own", number), ("other", 1 - number)):
+        errors[name] = lifting_baselines.masked_error(mlp.of(views, order), views, True).mean()
+    assert errors["own"] < 0.5 * errors["other"]
+
+
+# ---- a run
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """Arguments of a run of a few steps on a made-up set, of which tables are held out."""
+    root = make_set(tmp_path_factory.mktemp("lifter") / "set")
+    values = {
+        "data.root": json.dumps(str(root)),
+        "data.train_split": '"train"',
+        "lifting.held_out": '"table hexapod"',
+        "lifting.poses": 64,
+        "lifting.trees": 4,
+        "lifting.mlp_steps": 2,
+        "lifting.views": 1,
+        "optim.batch_size": 8,
+        "optim.epoch_steps": 3,
+        "optim.epochs": 2,
+        "optim.warmup": 0,
+    }
+    config = str(train.DEFAULT.parent / "lifter-tiny.toml")
+    pairs = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    return ["--config", config, *pairs]
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """The made-up set has 4 training objects a category; fewer test items; a smaller bank."""
+    monkeypatch.setattr(lifting, "FEWEST", 4)
+    monkeypatch.setattr(lifting, "TEST_POSES", 4)
+    monkeypatch.setattr(lifting, "TEST_TREES", 2)
+    monkeypatch.setattr(lifting_baselines, "BANK", 16)
+
+
+def test_a_run_of_the_tiny_config_is_scored_beside_every_baseline(words, few, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert train.main(["--out", str(out), *words]) == 0, capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert "views/s; " in shown.out + shown.err
+    record = json.loads((out / "results.json").read_text())
+    methods = {row["method"] for row in record["rows"] if row["group"] == lifting.SEEN}
+    alone = {"flat", "mean shape", "PCA", "MLP, fixed order", "nearest view"}
+    assert methods == {"lifter", *alone}
+    groups = {row["group"]: row["category"] for row in record["objects"]}
+    assert set(groups) == {lifting.SEEN, lifting.OTHER, lifting.DRAWN, lifting.UNSEEN}
+    unseen = {r["category"] for r in record["objects"] if r["group"] == lifting.UNSEEN}
+    assert unseen == {"table", "hexapod"}
+    assert (out / "reconstructions.png").stat().st_size > 10_000
+    assert (out / "loss_curves.png").exists()
+    names = [row["object"] for row in record["objects"]]
+    assert len(set(names)) == len(names)
+    # The same weights give the same table, and two results can be put side by side.
+    assert evaluate.main([str(out)]) == 0
+    assert json.loads((out / "results.json").read_text())["scores"] == record["scores"]
+    assert evaluate.main([str(out), "--samples", "4"]) == 2
+    assert "--samples: lifter has no use for it" in capsys.readouterr().err
+    assert compare.main([f"a={out}", f"b={out}", "--protocol", lifting.SEEN]) == 0
+    assert "PA-MPJPE" in capsys.readouterr().out
+
+
+def test_interrupt_and_resume_give_the_straight_run(words, few, tmp_path, monkeypatch):
+    monkeypatch.setattr(lifting.Lifting, "evaluate", lambda *_: "")
+    straight, parts = tmp_path / "straight", tmp_path / "parts"
+    assert train.main(["--out", str(straight), *words]) == 0
+    calls, call = [], step.Step.__call__
+
+    def interrupting(*args):
+        calls.append(1)
+        if len(calls) == 5:  # in the middle of the second epoch
+            raise KeyboardInterrupt
+        return call(*args)
+
+    monkeypatch.setattr(step.Step, "__call__", interrupting)
+    assert train.main(["--out", str(parts), *words]) == train.INTERRUPTED
+    monkeypatch.setattr(step.Step, "__call__", call)
+    assert train.main(["--resume", str(parts)]) == 0
+    one, two = (checkpoint.load(run / checkpoint.NAME) for run in (straight, parts))
+    for part in ("network", "trained"):
+        for key, value in one[part].items():
+            assert torch.equal(value, two[part][key]), key
+    assert one["history"][1]["val_pa_mpjpe"] == two["history"][1]["val_pa_mpjpe"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("lifting.other_anchors=30", "lifting.other_anchors: expected 24 or less"),
+        ("lifting.occlusion=0.9", "lifting.occlusion: expected 0.5 or less"),
+        ("optim.epoch_steps=0", "optim.epoch_steps: views are drawn without end"),
+        ("network.preset=huge", "network.preset: expected one of default"),
+        ("data.root=nowhere", "nowhere"),
+    ],
+)
+def test_settings_that_do_not_fit_are_told(words, setting, message, tmp_path, capsys):
+    assert train.main(["--out", str(tmp_path / "run"), *words, "--set", setting]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_a_category_that_is_large_enough_there_is_no_run(words, tmp_path, capsys):
+    assert train.main(["--out", str(tmp_path / "run"), *words]) == 2
+    assert "no category has 5 training objects" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("procrustes", [True, False])
+def test_steps_lower_the_loss(words, few, procrustes):
+    path, settings = words[1], [w for w in words[2:] if w != "--set"]
+    config = configs.override(configs.load(path), settings)
+    config = configs.update(config, {"lifting": {"procrustes": procrustes}})
+    task = open_task(config, "cpu")
+    task.batches()
+    run = train.begin(task)
+    take = step.Step(run.trained, run.trained.network, task)
+    losses = [take((), 2e-3)[0].item() for _ in range(40)]
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
