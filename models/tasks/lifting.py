@@ -81,6 +81,8 @@ def open_rigs(config: Config, device: str) -> Rigs:
         rigs.val.append(first.of(val.tolist()))
         rigs.test[SEEN].append(first.of(test.tolist()))
         rigs.test[OTHER].append(second.of(test.tolist()))
+    if not rigs.seen:
+        raise ConfigError(f"data.root: no category has {FEWEST} training objects for a rig")
     for name, bones in SKELETONS.items():
         test_rig = skeleton_rig(name, bones, TEST_POSES, seed=3)
         rigs.test[UNSEEN if name in held_out else SEEN].append(test_rig)
@@ -178,8 +180,7 @@ class Lifting(Task):
         return Lifter(self.config.network.preset)
 
     def batches(self) -> Batches:
-        if not self.rigs.train[0]:
-            raise ConfigError(f"data.root: no category has {FEWEST} training objects for a rig")
+        assert self.rigs.train  # opened now
         return Drawn(self.config.optim.epoch_steps, self.device)
 
     def objective(self, network: nn.Module) -> nn.Module:
@@ -265,25 +266,23 @@ class Lifting(Task):
         own, device = self.config.lifting, self.device
         found: dict[str, Lift] = {}
         width = 512 if device.startswith("cuda") else 128
-        weight = 0.0
+        weight = self._prior()
         for rigs, suffix in ((self.rigs.seen, ""), (self.rigs.other, KNOWN)):
-            if not rigs:
-                continue
             bases = baselines.Bases(rigs, device)
-            weight = weight or self._prior(bases)
-            with torch.enable_grad():
-                mlp = baselines.train_fixed_order(rigs, device, own.occlusion, own.mlp_steps, width)
             pca, nearest = partial(bases.fit, weight=weight), baselines.nearest_view(rigs, device)
             found |= {
                 baselines.MEAN + suffix: _placing(bases.average),
                 baselines.PCA + suffix: _placing(pca, placed=True),
-                baselines.MLP + suffix: _placing(mlp.of),
                 baselines.RETRIEVAL + suffix: _placing(nearest, placed=True),
             }
-        return found
+        train = baselines.train_fixed_order
+        with torch.enable_grad():
+            mlp = train(self.rigs.seen, device, own.occlusion, own.mlp_steps, width)
+        return found | {baselines.MLP: _placing(mlp.of)}
 
-    def _prior(self, bases: baselines.Bases) -> float:
+    def _prior(self) -> float:
         """The weight of the PCA's prior that is best on the validation shapes."""
+        bases = baselines.Bases(self.rigs.seen, self.device)
         rigs = self.rigs.val[: len(self.rigs.seen)]  # the same rigs in the same order
         views, rig = views_of(rigs, 1, self.config.lifting.occlusion, seed=9)
         views, rig = _to(views, self.device), rig.to(self.device)
