@@ -17,6 +17,7 @@ from models.networks.base import Reconstruction
 from models.networks.efficient import EfficientPointNet
 from models.report import Results, as_markdown
 from models.tables import KEYS
+from models.tasks import open_task
 from models.unfinished_auction import unfinished_auction
 from pointloss import chamfer, emd, reference
 from pointloss.protocols import PLAIN, PROTOCOLS
@@ -42,7 +43,7 @@ CONFIGS = sorted(path.relative_to(MODELS) for path in MODELS.rglob("*.toml"))
 @pytest.mark.parametrize("name", CONFIGS, ids=str)
 def test_shipped_configs_load(name):
     path = MODELS / name
-    build_network(configs.load(path))
+    open_task(configs.load(path), "cpu").build()
 
 
 RESULTS = MODELS / "results"
