@@ -128,6 +128,20 @@ class Lifting:
 
 
 @dataclass(frozen=True)
+class Pointmap:
+    """Of the network "pointmap", in place of [loss]."""
+
+    least: float = setting(15.0, at_least=0)  # degrees between the two cameras of a pair
+    most: float = setting(90.0, at_least=0)
+    alpha: float = setting(0.2, at_least=0)  # of the confidence's regulariser
+    roll: float = setting(15.0, at_least=0)  # of each camera in training, degrees, either way
+    # Part of the training pairs of which one view is blank, so that the network can be asked what
+    # it says of a single view.
+    blank: float = setting(0.1, at_least=0)
+    aligned: int = setting(8, at_least=0)  # objects whose views are all aligned in evaluation
+
+
+@dataclass(frozen=True)
 class Optim:
     lr: float = setting(1e-3, above=0)
     # "cosine": down to a hundredth; "step": times step_factor every step_epochs.
@@ -186,6 +200,7 @@ class Config:
     augment: Augment = field(default_factory=Augment)
     loss: Loss = field(default_factory=Loss)
     lifting: Lifting = field(default_factory=Lifting)
+    pointmap: Pointmap = field(default_factory=Pointmap)
     optim: Optim = field(default_factory=Optim)
     evaluate: Evaluate = field(default_factory=Evaluate)
     log: Log = field(default_factory=Log)

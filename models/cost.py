@@ -36,10 +36,15 @@ def example(network: Network, config: Config, batch: int) -> tuple[Tensor, Tenso
 
 def count_macs(network: Network, config: Config) -> int:
     """Multiply-accumulates of one forward pass, convolutions and linear layers only."""
+    return macs_of(network, *example(network, config, 1))
+
+
+def macs_of(network: nn.Module, *arguments: Tensor | None) -> int:
+    """Multiply-accumulates of the products in `network(*arguments)`, in evaluation mode."""
     training = network.training
     network.eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(*example(network, config, 1))
+        network(*arguments)
     network.train(training)
     return int(counter.get_total_flops()) // 2
 

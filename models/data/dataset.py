@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,7 +136,7 @@ class ReconstructionDataset(Dataset[Sample]):
             sample=torch.tensor(index),
             object=torch.tensor(owner),
             view=torch.tensor(view),
-            camera=self._view(index),
+            camera=self.camera(index),
             depth=depth,
             normal=normal,
             alpha=image[3:],
@@ -187,7 +188,8 @@ class ReconstructionDataset(Dataset[Sample]):
                 images[index] = image
         return images
 
-    def _view(self, index: int) -> View:
+    def camera(self, index: int) -> View:
+        """The camera of a sample."""
         camera = self._cameras[index]
         nan = float("nan")
         if camera is None:
@@ -200,23 +202,28 @@ class ReconstructionDataset(Dataset[Sample]):
             torch.from_numpy(intrinsics(self.width, self.image_size, self._fov)).float(),
         )
 
+    def depth(self, index: int) -> torch.Tensor:
+        """The depth map of a sample, [H, W] float32 at image_size; 0 where nothing is seen."""
+        path = self._path(index, "depth")
+        return torch.from_numpy(self._resized(path, maps.read_depth))
+
     def _geometry(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        paths = [self._path(index, kind) for kind in ("depth", "normal")]
-        for path in paths:
-            if not path.exists():
-                raise FileNotFoundError(f"missing {path}")
-        depth, normal = maps.read_depth(paths[0]), maps.read_normal(paths[1])
-        for path, found in zip(paths, (depth, normal), strict=True):
-            if found.shape[:2] != (self.width, self.width):
-                sides = f"{found.shape[1]} x {found.shape[0]}"
-                raise ValueError(f"{path}: {sides} pixels, its image has {self.width} a side")
+        depth, path = self.depth(index), self._path(index, "normal")
+        normal = self._resized(path, maps.read_normal).transpose(2, 0, 1)
+        return depth, torch.from_numpy(np.ascontiguousarray(normal))
+
+    def _resized(self, path: Path, read: Callable[[Path], np.ndarray]) -> np.ndarray:
+        if not path.exists():
+            raise FileNotFoundError(f"missing {path}")
+        found = read(path)
+        if found.shape[:2] != (self.width, self.width):
+            sides = f"{found.shape[1]} x {found.shape[0]}"
+            raise ValueError(f"{path}: {sides} pixels, its image has {self.width} a side")
         # The nearest pixel: a mean over an edge would be on no surface.
         offset, side = window(self.width, self.image_size)
         size = self.image_size or self.width
         pick = offset + ((np.arange(size) + 0.5) * side / size).astype(np.int64)
-        grid = np.ix_(pick, pick)
-        normal = np.ascontiguousarray(normal[grid].transpose(2, 0, 1))
-        return torch.from_numpy(depth[grid]), torch.from_numpy(normal)
+        return np.asarray(found[np.ix_(pick, pick)])
 
     def _split_file(self, split: str) -> Path:
         return self.root / "splits" / f"{split}_models.json"
