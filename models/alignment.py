@@ -110,7 +110,8 @@ def _similarity(start: Tensor, translation: Tensor, log_scale: Tensor, bend: Ten
 def _misfit(edges: Edges, placed: Tensor, fit: Similarity) -> Tensor:
     moved = fit.apply(edges.points.flatten(1, 2))
     off = torch.linalg.vector_norm(placed[edges.views].flatten(1, 2) - moved, dim=-1)
-    return (edges.weights.flatten(1) * off).sum() / edges.weights.sum()
+    misfit: Tensor = (edges.weights.flatten(1) * off).sum() / edges.weights.sum()
+    return misfit
 
 
 def _descend(misfit: Callable[[], Tensor], free: list[Tensor], steps: int, rate: float) -> Tensor:
@@ -121,7 +122,7 @@ def _descend(misfit: Callable[[], Tensor], free: list[Tensor], steps: int, rate:
     for _ in range(steps):
         optimiser.zero_grad()
         loss = misfit()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         losses.append(loss.detach())
         optimiser.step()
         falling.step()

@@ -116,8 +116,8 @@ class PairAugmentation(nn.Module):
             paint = paint.flatten(0, 1)
         pair = pair._replace(image=torch.cat([paint, alpha.flatten(0, 1)], 1).unflatten(0, (-1, 2)))
         angle = torch.deg2rad(self.roll * _centred(roll))
-        shift = [o.shift * _centred(way) for way in (right, down)]
-        pair = roll_pair(pair, 1 + o.scale * _centred(larger), *shift, angle)
+        right, down = o.shift * _centred(right), o.shift * _centred(down)
+        pair = roll_pair(pair, 1 + o.scale * _centred(larger), right, down, angle)
         hidden = torch.stack([blank < self.blank / 2, 1 - blank < self.blank / 2], 1)
         shown = ~hidden[:, :, None, None]
         pair = pair._replace(image=pair.image * shown.unsqueeze(2), mask=pair.mask & shown)
@@ -141,9 +141,14 @@ def _choose(condition: Tensor, one: Pair, other: Pair) -> Pair:
 
 def mirror_pair(pair: Pair) -> Pair:
     """What the cameras see of the mirror image of the scene, left and right exchanged."""
-    x = pair.points.new_tensor([-1.0, 1.0, 1.0])
-    motion = pair.motion * torch.cat([x * x[:, None], x[:, None]], 1)
-    return Pair(pair.image.flip(4), pair.points.flip(3) * x, pair.mask.flip(3), motion)
+    motion = _negate(_negate(pair.motion, 1), 2)
+    return Pair(pair.image.flip(4), _negate(pair.points.flip(3), 4), pair.mask.flip(3), motion)
+
+
+def _negate(values: Tensor, axis: int) -> Tensor:
+    """The first entry along an axis with the other sign: of x, y, z it is x."""
+    first, others = values.split([1, values.shape[axis] - 1], axis)
+    return torch.cat([-first, others], axis)
 
 
 def roll_pair(pair: Pair, factor: Tensor, right: Tensor, down: Tensor, angle: Tensor) -> Pair:
@@ -172,7 +177,7 @@ def roll_pair(pair: Pair, factor: Tensor, right: Tensor, down: Tensor, angle: Te
 def _about_axis(angle: Tensor) -> Tensor:
     """Rotations [N, 3, 3] about z that take x towards y, which points down: clockwise."""
     cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
-    return torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], 1).unflatten(1, (3, 3))
+    return torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], 1).view(-1, 3, 3)
 
 
 def swap_colours(paint: Tensor, order: Tensor, orders: Tensor) -> Tensor:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from models import config as configs
-from models import files, log, merged_clouds
+from models import files, merged_clouds
 from models.alignment import STEPS, Edges, align
 from models.augment import mirror_pair
 from models.baselines import thumbnails
@@ -25,16 +26,18 @@ from models.cost import describe_machine
 from models.data.pairs import Pair, Pairs, relative_motion, turn
 from models.determinism import deterministic
 from models.networks.pointmap import Pointmaps
-from models.paired import Estimate, bootstrap, show
 from models.report import as_json, table
-from models.tables import short
+from models.tables import by_object, short
+from models.tasks.results import Results
+from models.tasks.results import write as write_results
 from pointloss import depth_to_points, pointmap_error, procrustes, transform_points
 
 NETWORK, BLANKED, RETRIEVAL = "pointmap", "second view blanked", "nearest pair"
 CATEGORY, PLANE = "category's mean depth, true pose", "plane at the median depth, true pose"
 TREE, DESCENT = "spanning tree", "global alignment"
 NEAR = 15.0  # degrees that a pose may be off, the field's RRA@15 and RTA@15
-BINS = (15, 30, 45, 60, 75, 90)  # degrees between the cameras
+COLUMNS = ["error", "error of rotation", f"within {NEAR:g}°: rotation"]
+COLUMNS += [f"within {NEAR:g}°: translation"]
 ALIGNED_SIDE = 48  # pixels of a view's side that a global alignment uses
 
 
@@ -42,7 +45,7 @@ class Guess(NamedTuple):
     """What a method says of a batch of pairs."""
 
     points: Tensor  # [B, 2, H, W, 3], first camera's frame, any unit
-    motion: Tensor | None = None  # [B, 3, 4], second camera's frame -> first's; None: not asked
+    motion: Tensor  # [B, 3, 4], second camera's frame -> first's, in any unit
     confidence: Tensor | None = None  # [B, 2, H, W]
 
 
@@ -103,7 +106,8 @@ def unit_size(points: Tensor, mask: Tensor) -> Tensor:
     """Points [B, ..., 3] over the mean distance to the origin of those that count, [B, ...]."""
     distance = torch.linalg.vector_norm(points, dim=-1) * mask
     size = distance.flatten(1).sum(1) / mask.flatten(1).sum(1).clamp_min(1)
-    return points / size.clamp_min(1e-8).view(-1, *[1] * (points.dim() - 1))
+    unit: Tensor = points / size.clamp_min(1e-8).view(-1, *[1] * (points.dim() - 1))
+    return unit
 
 
 def _with_true_pose(depth: Tensor, test: Pairs, pair: Pair, numbers: Tensor) -> Guess:
@@ -111,7 +115,7 @@ def _with_true_pose(depth: Tensor, test: Pairs, pair: Pair, numbers: Tensor) -> 
     intrinsics = test.views.intrinsics[test.index[numbers]]
     points = depth_to_points(depth.flatten(0, 1), intrinsics.flatten(0, 1)).unflatten(0, (-1, 2))
     second = transform_points(points[:, 1], pair.motion)
-    return Guess(torch.stack([points[:, 0], second], 1))
+    return Guess(torch.stack([points[:, 0], second], 1), pair.motion)
 
 
 def plane_guesser(test: Pairs) -> Guesser:
@@ -120,7 +124,7 @@ def plane_guesser(test: Pairs) -> Guesser:
     def guess(pair: Pair, numbers: Tensor) -> Guess:
         depth = test.views.depth[test.index[numbers]]  # [B, 2, H, W]
         seen = torch.where(depth > 0, depth, torch.nan).flatten(2)
-        middle = seen.nanmedian(2).values[:, :, None, None]
+        middle = seen.nanquantile(0.5, dim=2, interpolation="lower")[:, :, None, None]
         return _with_true_pose(middle.expand_as(depth), test, pair, numbers)
 
     return guess
@@ -186,25 +190,16 @@ def _filled(points: Tensor, mask: Tensor) -> Tensor:
     return torch.stack(filled).view_as(points)
 
 
-class Scores(NamedTuple):
-    """Of one method, for each pair; NaN where it was not asked for a pose."""
-
-    error: Tensor  # [P]
-    rotation: Tensor  # [P] degrees off
-    translation: Tensor  # [P] degrees off, of its direction
-
-
-def judge(guess: Guess, pair: Pair) -> Scores:
-    """A method's answers for a batch, on the CPU."""
+def judge(guess: Guess, pair: Pair) -> Tensor:
+    """A method's answers for a batch: [B, COLUMNS] float64, on the CPU."""
     error = pointmap_error(guess.points, pair.points, mask=pair.mask)
-    if guess.motion is None:
-        nothing = torch.full_like(error, torch.nan)
-        return Scores(*(x.double().cpu() for x in (error, nothing, nothing)))
     rotation = turn(guess.motion[:, :, :3] @ pair.motion[:, :, :3].mT)
-    directions = (guess.motion[:, :, 3], pair.motion[:, :, 3])
-    cosine = torch.cosine_similarity(*directions, dim=1).clamp(-1, 1)
-    translation = torch.rad2deg(cosine.acos())
-    return Scores(*(x.double().cpu() for x in (error, rotation, translation)))
+    ways = [F.normalize(motion[:, :, 3].double(), dim=1) for motion in (guess.motion, pair.motion)]
+    # Half of the chord, which is exact also for small angles.
+    chord = torch.linalg.vector_norm(ways[0] - ways[1], dim=1) / 2
+    translation = torch.rad2deg(2 * chord.clamp(max=1).asin())
+    columns = (error, rotation, rotation <= NEAR, translation <= NEAR)
+    return torch.stack([column.double() for column in columns], 1).cpu()
 
 
 class Pixels(NamedTuple):
@@ -256,7 +251,9 @@ def connected(views: Tensor) -> bool:
     return len(reached) == int(views.max()) + 1
 
 
-def align_object(network: nn.Module, test: Pairs, numbers: Tensor) -> tuple[Aligned, Any]:
+def align_object(
+    network: nn.Module, test: Pairs, numbers: Tensor
+) -> tuple[Aligned, merged_clouds.Merged]:
     """All views of the object of these pairs; and the clouds to be drawn."""
     stride = max(1, test.views.depth.shape[1] // ALIGNED_SIDE)
     edges = _edges(network, test, numbers, stride)
@@ -280,18 +277,29 @@ def align_object(network: nn.Module, test: Pairs, numbers: Tensor) -> tuple[Alig
     return Aligned(name, count, error, near), shown
 
 
-class Results(NamedTuple):
+class Scored(NamedTuple):
     """Everything the tables and pictures need."""
 
-    header: list[str]
-    pairs: list[dict[str, Any]]  # {pair, category, angle}
-    scores: dict[str, Scores]
+    results: Results
+    pairs: list[dict[str, Any]]  # {pair, degrees}
+    values: dict[str, Tensor]  # by method: [pairs, COLUMNS]
     deciles: list[float]
     aligned: list[Aligned]
-    config: dict[str, Any]
-    objects: list[str]  # of each pair
-    pictures: list[Any]
-    alignments: list[Any]
+    pictures: list[merged_clouds.PairPicture]
+    alignments: list[merged_clouds.Merged]
+
+
+def guessers(config: Config, network: nn.Module, train: Pairs, test: Pairs) -> dict[str, Guesser]:
+    """The network, and beside it what evaluate.baselines asks for."""
+    own = {NETWORK: network_guesser(network)}
+    if not config.evaluate.baselines:
+        return own
+    return own | {
+        BLANKED: blanked_guesser(network),
+        RETRIEVAL: retrieval_guesser(train, config.augment.mirror != "none"),
+        CATEGORY: category_guesser(train, test),
+        PLANE: plane_guesser(test),
+    }
 
 
 @deterministic()
@@ -302,75 +310,102 @@ def score(
     train: Pairs,
     test: Pairs,
     commit: str | None = None,
-) -> Results:
+) -> Scored:
     """Score the network and every baseline on evaluate.views pairs of each test object."""
     device = test.index.device
     chosen = test.spread(config.evaluate.views)
-    guessers: dict[str, Guesser] = {NETWORK: network_guesser(network)}
-    if config.evaluate.baselines:
-        guessers |= {
-            BLANKED: blanked_guesser(network),
-            RETRIEVAL: retrieval_guesser(train, config.augment.mirror != "none"),
-            CATEGORY: category_guesser(train, test),
-            PLANE: plane_guesser(test),
-        }
-    found: dict[str, list[Scores]] = {name: [] for name in guessers}
+    methods = guessers(config, network, train, test)
+    found: dict[str, list[Tensor]] = {name: [] for name in methods}
     pixels, pictures, shown = [], [], set[int]()
     parts = torch.tensor(chosen, device=device).split(config.evaluate.batch_size)
     for rows in tqdm(parts, "scores", unit="batch", leave=False):
         pair = test(rows)
-        for name, guesser in guessers.items():
+        for name, guesser in methods.items():
             guess = guesser(pair, rows)
             found[name].append(judge(guess, pair))
-            if name != NETWORK:
-                continue
-            pixels.append(judge_pixels(guess, pair))
-            for row, number in enumerate(rows.tolist()):
-                if (category := test.category(number)) not in shown:
-                    shown.add(category)
-                    pictures.append(_picture(test, number, pair, guess, row))
-    aligned, alignments = [], []
-    for numbers in tqdm(_to_align(config, test), "alignments", leave=False):
-        one, picture = align_object(network, test, numbers)
-        aligned.append(one)
-        alignments.append(picture)
-    options = config.pointmap
-    why = f"the best on split {state['chosen_on']!r}" if state.get("chosen_on") else "its last"
-    header = [
-        f"Split {config.evaluate.split!r}: {len({test.owner(n) for n in chosen})} objects, "
-        f"{len(chosen)} ordered pairs of views, {options.least:g} to {options.most:g} degrees "
-        f"apart, "
-        f"{config.data.image_size} x {config.data.image_size} pixels.",
-        f"Weights after epoch {len(state['history'])} of the run, {why}.",
-        describe_machine(str(device), commit),
-    ]
-    return Results(
-        header,
-        [_describe(test, number) for number in chosen],
-        {n: Scores(*map(torch.cat, zip(*s, strict=True))) for n, s in found.items()},
+            if name == NETWORK:
+                pixels.append(judge_pixels(guess, pair))
+                for row, number in enumerate(rows.tolist()):
+                    if (category := test.category(number)) not in shown:
+                        shown.add(category)
+                        pictures.append(_picture(test, number, pair, guess, row))
+    aligning = tqdm(_to_align(config, test), "alignments", leave=False)
+    aligned = [align_object(network, test, numbers) for numbers in aligning]
+    values = {name: torch.cat(parts) for name, parts in found.items()}
+    results = tabulate(config, test, chosen, values, describe(config, test, chosen, state))
+    results.header.append(describe_machine(str(device), commit))
+    return Scored(
+        results,
+        [{"pair": test.name(n), "degrees": short(test.angle[n].item())} for n in chosen],
+        values,
         deciles(Pixels(*map(torch.cat, zip(*pixels, strict=True)))),
-        aligned,
-        configs.to_dict(config),
-        [test.data.objects[test.owner(number)] for number in chosen],
+        [one for one, _ in aligned],
         pictures,
-        alignments,
+        [picture for _, picture in aligned],
     )
 
 
-def _describe(test: Pairs, number: int) -> dict[str, Any]:
-    category = test.data.categories[test.category(number)]
-    return {
-        "pair": test.name(number),
-        "category": category,
-        "angle": short(test.angle[number].item()),
+def tabulate(
+    config: Config,
+    test: Pairs,
+    chosen: list[int],
+    values: dict[str, Tensor],
+    header: list[str],
+) -> Results:
+    """Means over each object's pairs: of all of them, of the nearer ones and of the farther ones.
+
+    Pairs of one object are no independent items, so objects are what the errors are of.
+    """
+    options = config.pointmap
+    middle = (options.least + options.most) / 2
+    angle = test.angle[chosen].cpu()
+    groups = {
+        "all pairs": torch.ones_like(angle, dtype=torch.bool),
+        f"cameras {options.least:g} to {middle:g} degrees apart": angle < middle,
+        f"cameras {middle:g} to {options.most:g} degrees apart": angle >= middle,
     }
+    owners = torch.tensor([test.owner(number) for number in chosen])
+    data, items = test.data, []
+    found: dict[str, list[Tensor]] = {name: [] for name in values}
+    for group, own in groups.items():
+        if not own.any():
+            continue
+        for owner in owners[own].unique().tolist():
+            category = data.categories[data.object_categories[owner]]
+            items.append({"group": group, "category": category, "object": data.objects[owner]})
+        for name, each in values.items():
+            found[name].append(by_object(each[own], owners[own]))
+    means = {name: torch.cat(parts) for name, parts in found.items()}
+    bounds = frozenset({CATEGORY, PLANE})
+    return Results(header, COLUMNS, items, means, configs.to_dict(config), bounds)
 
 
-def _picture(test: Pairs, number: int, pair: Pair, guess: Guess, row: int) -> Any:
-    label = f"{test.data.categories[test.category(number)]}\n{test.angle[number].item():.0f}°"
+def describe(config: Config, test: Pairs, chosen: list[int], state: dict[str, Any]) -> list[str]:
+    """What was scored, and what the columns and methods are."""
+    options, side = config.pointmap, config.data.image_size
+    why = f"the best on split {state['chosen_on']!r}" if state.get("chosen_on") else "its last"
+    return [
+        f"Split {config.evaluate.split!r}: {len({test.owner(n) for n in chosen})} objects, "
+        f"{len(chosen)} ordered pairs of views, {options.least:g} to {options.most:g} degrees "
+        f"apart, {side} x {side} pixels. An item is an object, with the mean of its pairs.",
+        f"Weights after epoch {len(state['history'])} of the run, {why}.",
+        "error: mean distance of the points of both views, up to scale and shift in depth, in "
+        "units of the median distance from their middle (pointloss.pointmap_error). error of "
+        "rotation: degrees between the second camera, seen from the first, and the true one; "
+        f"within {NEAR:g}°: share of the pairs, by that angle and by the translation's direction.",
+        f"{BLANKED}: the same network; of the two views the one that is not asked about is white, "
+        f"as in {options.blank:.0%} of the training pairs. {RETRIEVAL}: the training pair whose "
+        f"images are nearest. {CATEGORY} and {PLANE}: the true cameras are given, and of the plane "
+        "the true median too, so they are bounds.",
+    ]
+
+
+def _picture(
+    test: Pairs, number: int, pair: Pair, guess: Guess, row: int
+) -> merged_clouds.PairPicture:
     assert guess.confidence is not None
     return merged_clouds.PairPicture(
-        label,
+        f"{test.data.categories[test.category(number)]}\n{test.angle[number].item():.0f}°",
         pair.image[row, :, :3].permute(0, 2, 3, 1).cpu(),
         pair.mask[row].cpu(),
         pair.points[row].cpu(),
@@ -383,187 +418,60 @@ def _to_align(config: Config, test: Pairs) -> list[Tensor]:
     """The pairs of pointmap.aligned objects, spread over the split; those whose pairs connect."""
     owners = torch.tensor([test.owner(number) for number in range(len(test))])
     groups = [(owners == owner).nonzero()[:, 0] for owner in owners.unique()]
-    index = test.index.cpu()
+    index, wanted = test.index.cpu(), config.pointmap.aligned
     whole = [own for own in groups if connected(index[own] - index[own].min())]
-    wanted = config.pointmap.aligned
-    step = max(len(whole) / wanted, 1) if wanted else len(whole) + 1
+    step = max(len(whole) / max(wanted, 1), 1)
     spread = [whole[int(n * step)] for n in range(min(wanted, len(whole)))]
     return [own.to(test.index.device) for own in spread]
 
 
-def means(results: Results) -> list[dict[str, Any]]:
-    """A row a method: means with their standard errors, and the network's less the method's."""
-    objects = sorted(set(results.objects))
-    member = torch.tensor([objects.index(name) for name in results.objects])
-    counts = torch.bincount(member).tolist()
-    category = {o: p["category"] for o, p in zip(results.objects, results.pairs, strict=True)}
-
-    def estimate(values: Tensor) -> Estimate:
-        sums = torch.zeros(len(objects), dtype=torch.float64).index_add(0, member, values)
-        each = (sums / torch.tensor(counts)).numpy()
-        return bootstrap(each, [category[name] for name in objects], counts)
-
-    own, rows = results.scores[NETWORK], []
-    for name, scores in results.scores.items():
-        row: dict[str, Any] = {"method": name, "error": _plain(estimate(scores.error))}
-        if name != NETWORK:
-            row["difference"] = _plain(estimate(own.error - scores.error))
-        if scores.rotation.isfinite().all():
-            row["rotation_median"] = short(scores.rotation.median().item())
-            for key in ("rotation", "translation"):
-                near = (getattr(scores, key) <= NEAR).double()
-                row[f"{key}_near"] = _plain(estimate(near))
-        rows.append(row)
-    return rows
-
-
-def _plain(estimate: Estimate) -> dict[str, float]:
-    return {key: short(value) for key, value in estimate._asdict().items()}
-
-
-def by_angle(results: Results) -> list[dict[str, Any]]:
-    """A row a bin of the angle between the cameras: pairs, and each method's mean error and share
-    of rotations within NEAR; means over pairs."""
-    angle = torch.tensor([pair["angle"] for pair in results.pairs])
-    rows = []
-    for low, high in zip(BINS, BINS[1:], strict=False):
-        own = (low <= angle) & (angle < high)
-        if not own.any():
-            continue
-        row: dict[str, Any] = {"angle": f"{low} to {high}", "pairs": int(own.sum())}
-        row["error"] = {n: short(s.error[own].mean().item()) for n, s in results.scores.items()}
-        row["near"] = {
-            name: short((scores.rotation[own] <= NEAR).double().mean().item())
-            for name, scores in results.scores.items()
-            if scores.rotation.isfinite().all()
-        }
-        rows.append(row)
-    return rows
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %"
-
-
-def as_markdown(results: Results) -> str:
-    """The tables as people read them, each with what its numbers are."""
-    rows = means(results)
-    lines = []
-    for row in rows:
-        line = [row["method"], f"{row['error']['mean']:.3f}", f"{row['error']['images']:.3f}"]
-        gap = row.get("difference")
-        line.append(show(gap["mean"], gap["error"]) if gap else "-")
-        if "rotation_median" in row:
-            line.append(f"{row['rotation_median']:.1f}")
-            line += [_percent(row[f"{key}_near"]["mean"]) for key in ("rotation", "translation")]
-        else:
-            line += ["-"] * 3
-        lines.append(line)
-    head = ["", "error ↓", "error, pairs ↓", f"{NETWORK} minus it", "rotation off, median ↓"]
-    head += [f"rotation within {NEAR:g}° ↑", f"translation within {NEAR:g}° ↑"]
+def _extra(scored: Scored) -> str:
+    """The tables that only pointmaps have: confidence, alignment."""
     parts = [
-        f"# {NETWORK}",
-        "\n".join(f"{line}  " for line in results.header),
-        "Error: mean distance of the points of both views up to scale and shift in depth, in units "
-        "of the median distance from their middle (pointloss.pointmap_error). Means are those of "
-        "the categories, of pairs where a column says so; ± is one standard error of the paired "
-        "difference (a bootstrap over objects, 2000 draws). Rotation and translation: of the "
-        "second camera in the first's frame, degrees off; the translation's direction alone.",
-        table(head, lines),
-        f"**Second view blanked**: the same network, of whose two views the one that is not asked "
-        f"about is white. {config_of_blanks(results)}",
-    ]
-    angles = by_angle(results)
-    methods = list(results.scores)
-    posed = list(angles[0]["near"]) if angles else []
-    parts += [
-        "By the angle between the cameras, means over pairs.",
+        "## Confidence",
+        "Mean distance of the pixels in each tenth, from the least sure to the most, in units of "
+        "the pair's mean distance to the camera, x1000.",
         table(
-            ["degrees", "pairs", *(f"error, {m}" for m in methods)]
-            + [f"within {NEAR:g}°, {m}" for m in posed],
-            [
-                [r["angle"], str(r["pairs"]), *(f"{r['error'][m]:.3f}" for m in methods)]
-                + [_percent(r["near"][m]) for m in posed]
-                for r in angles
-            ],
+            [f"{n}." for n in range(1, 11)], [[f"{1000 * value:.1f}" for value in scored.deciles]]
         ),
-        "By confidence: mean distance of the pixels in each tenth, from the least sure to the "
-        "most, in units of the pair's mean distance to the camera, x1000.",
-        table([str(n) for n in range(1, 11)], [[f"{1000 * d:.1f}" for d in results.deciles]]),
     ]
-    if results.aligned:
-        parts += [_aligned_text(results)]
+    if count := len(scored.aligned):
+        lines = [
+            [
+                name,
+                f"{sum(one.error[name] for one in scored.aligned) / count:.3f}",
+                f"{sum(one.near[name] for one in scored.aligned) / count:.3f}",
+            ]
+            for name in (TREE, DESCENT)
+        ]
+        parts += [
+            "## All views of an object in one frame",
+            f"Means over {count} objects: the error over all views, and the share of all pairs of "
+            f"cameras, near or far, whose rotation is within {NEAR:g}°.",
+            table(["", "error ↓", f"within {NEAR:g}°: rotation ↑"], lines),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
-def config_of_blanks(results: Results) -> str:
-    """A sentence on what training has shown the network of blank views."""
-    share = results.config["pointmap"]["blank"]
-    return f"{_percent(share)} of the training pairs were such."
-
-
-def _aligned_text(results: Results) -> str:
-    count = len(results.aligned)
-    lines = [
-        [
-            name,
-            f"{sum(a.error[name] for a in results.aligned) / count:.3f}",
-            _percent(sum(a.near[name] for a in results.aligned) / count),
-        ]
-        for name in (TREE, DESCENT)
-    ]
-    return (
-        f"All views of {count} objects in one frame, from all of their pairs: means over the "
-        f"objects. Error over all views; share of the pairs of cameras, near or far, whose "
-        f"rotation is within {NEAR:g}°.\n\n"
-        + table(["", "error ↓", f"rotation within {NEAR:g}° ↑"], lines)
-    )
-
-
-def write(results: Results, folder: Path) -> str:
-    """results.md, results.csv, results.json and the pictures; returns the Markdown."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = as_markdown(results)
+def write(scored: Scored, folder: Path) -> str:
+    """results.md, .csv and .json as for every task; pairs.json: each pair, confidence, alignments;
+    pictures. Returns the Markdown."""
+    text = f"{write_results(scored.results, folder)}\n{_extra(scored)}"
     files.write_text(folder / "results.md", text)
-    rows = means(results)
-    flat = [
-        {"method": row["method"]}
-        | {
-            f"{key} {part}" if isinstance(value, dict) else key: number
-            for key, value in row.items()
-            if key != "method"
-            for part, number in (value.items() if isinstance(value, dict) else [("", value)])
-        }
-        for row in rows
-    ]
-    columns = dict.fromkeys(key for row in flat for key in row)
-    log.write_csv(
-        folder / "results.csv",
-        [{key: row.get(key) for key in columns} for row in flat],
-        results.header,
-    )
     record = {
-        "header": results.header,
-        "methods": rows,
-        "angles": by_angle(results),
-        "deciles": [short(value) for value in results.deciles],
-        "aligned": [one._asdict() for one in results.aligned],
-        "config": results.config,
-        "pairs": results.pairs,
-        "scores": [
-            {
-                "method": name,
-                "column": column,
-                "values": [float(f"{value:.4g}") for value in values.tolist()],
-            }
-            for name, scores in results.scores.items()
-            for column, values in scores._asdict().items()
-            if values.isfinite().all()
+        "columns": COLUMNS,
+        "deciles": [short(value) for value in scored.deciles],
+        "aligned": [one._asdict() for one in scored.aligned],
+        "pairs": scored.pairs,
+        "values": [
+            {"method": name, "column": column, "values": [float(f"{v:.4g}") for v in numbers]}
+            for name, values in scored.values.items()
+            for column, numbers in zip(COLUMNS[:2], values.T.tolist(), strict=False)
         ],
     }
-    files.write_text(folder / "results.json", as_json(record))
-    if results.pictures:
-        merged_clouds.draw_pairs(folder / "reconstructions.png", results.pictures)
-    if results.alignments:
-        merged_clouds.draw_alignments(folder / "alignments.png", results.alignments)
+    files.write_text(folder / "pairs.json", as_json(record))
+    if scored.pictures:
+        merged_clouds.draw_pairs(folder / "reconstructions.png", scored.pictures)
+    if scored.alignments:
+        merged_clouds.draw_alignments(folder / "alignments.png", scored.alignments)
     return text

@@ -163,9 +163,9 @@ class PointmapNetwork(nn.Module):
         )
         self.norm = nn.LayerNorm(sizes.width)
         self.decoder_places = Places(self.side, sizes.decoder_width // sizes.decoder_heads)
-        self.branches = nn.ModuleList(Branch(sizes) for _ in range(2))
+        self.one, self.two = Branch(sizes), Branch(sizes)
         self.apply(_initialise)
-        for branch in self.branches:
+        for branch in (self.one, self.two):
             nn.init.normal_(branch.head.weight, std=0.01)
         # Before training a view is a plane.
         self.start = nn.Parameter(_plane(image_size))
@@ -180,24 +180,17 @@ class PointmapNetwork(nn.Module):
     def forward(self, image: Tensor) -> Pointmaps:
         """Pointmaps of pairs of images [B, 2, 3, S, S] with values in 0..1."""
         tokens = self.encode(image.flatten(0, 1)).unflatten(0, (-1, 2))
-        one, two = self.branches
-        first, second = one.enter(tokens[:, 0]), two.enter(tokens[:, 1])
-        for a, b in zip(one.blocks, two.blocks, strict=True):
+        first, second = self.one.enter(tokens[:, 0]), self.two.enter(tokens[:, 1])
+        for a, b in zip(self.one.blocks, self.two.blocks, strict=True):
             # Both read what the block before has left.
             first, second = (
                 a(first, second, self.decoder_places),
                 b(second, first, self.decoder_places),
             )
-        maps = torch.stack(
-            [
-                self._head(branch, x)
-                for branch, x in zip(self.branches, (first, second), strict=True)
-            ],
-            dim=1,
-        )
+        maps = torch.stack([self._head(self.one, first), self._head(self.two, second)], dim=1)
         return Pointmaps(_unfold(maps[..., :3] + self.start), maps[..., 3])
 
-    def _head(self, branch: nn.Module, tokens: Tensor) -> Tensor:
+    def _head(self, branch: Branch, tokens: Tensor) -> Tensor:
         """Tokens [B, T, width] -> [B, S, S, 4] float32: what stands for points and confidence."""
         values = float32_apply(branch.head, float32_apply(branch.norm, tokens))
         grid = values.transpose(1, 2).unflatten(2, (self.side, self.side))
@@ -205,7 +198,7 @@ class PointmapNetwork(nn.Module):
 
 
 def _plane(side: int) -> Tensor:
-    """What `_unfold` makes a plane before a camera whose image is as wide as it is far, [S, S, 3]."""
+    """[S, S, 3] of which `_unfold` makes a plane before a camera with 53 degrees across."""
     across = (torch.arange(side) + 0.5) / side - 0.5
     ray = torch.stack([*torch.meshgrid(across, across, indexing="xy"), torch.ones(side, side)], 2)
     length = torch.linalg.vector_norm(ray, dim=2, keepdim=True)

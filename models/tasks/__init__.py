@@ -5,9 +5,14 @@ from models.config import Config, ConfigError
 from models.networks import NETWORKS
 from models.tasks.base import Task
 from models.tasks.lifting import Lifting
+from models.tasks.pointmaps import PointmapTask
 from models.tasks.reconstruction import Reconstruction
 
-TASKS: dict[str, type[Task]] = {**dict.fromkeys(NETWORKS, Reconstruction), "lifter": Lifting}
+TASKS: dict[str, type[Task]] = {
+    **dict.fromkeys(NETWORKS, Reconstruction),
+    "lifter": Lifting,
+    "pointmap": PointmapTask,
+}
 
 
 def open_task(config: Config, device: str) -> Task:
