@@ -271,7 +271,7 @@ def align_object(
         one, two = torch.combinations(torch.arange(count, device=samples.device)).unbind(1)
         between, wanted = (m[one][:, :, :3].mT @ m[two][:, :, :3] for m in (found.motion, motion))
         near[name] = (turn(between @ wanted.mT) <= NEAR).double().mean().item()
-    name = test.data.objects[test.owner(int(numbers[0]))]
+    name = test.data.objects[test.owners[int(numbers[0])]]
     colours = test.views.image[samples, :3, ::stride, ::stride].float() / 255
     shown = merged_clouds.Merged(name, colours.permute(0, 2, 3, 1), mask, truth, clouds)
     return Aligned(name, count, error, near), shown
@@ -364,7 +364,7 @@ def tabulate(
         f"cameras {options.least:g} to {middle:g} degrees apart": angle < middle,
         f"cameras {middle:g} to {options.most:g} degrees apart": angle >= middle,
     }
-    owners = torch.tensor([test.owner(number) for number in chosen])
+    owners = torch.tensor([test.owners[number] for number in chosen])
     data, items = test.data, []
     found: dict[str, list[Tensor]] = {name: [] for name in values}
     for group, own in groups.items():
@@ -385,7 +385,7 @@ def describe(config: Config, test: Pairs, chosen: list[int], state: dict[str, An
     options, side = config.pointmap, config.data.image_size
     why = f"the best on split {state['chosen_on']!r}" if state.get("chosen_on") else "its last"
     return [
-        f"Split {config.evaluate.split!r}: {len({test.owner(n) for n in chosen})} objects, "
+        f"Split {config.evaluate.split!r}: {len({test.owners[n] for n in chosen})} objects, "
         f"{len(chosen)} ordered pairs of views, {options.least:g} to {options.most:g} degrees "
         f"apart, {side} x {side} pixels. An item is an object, with the mean of its pairs.",
         f"Weights after epoch {len(state['history'])} of the run, {why}.",
@@ -416,7 +416,7 @@ def _picture(
 
 def _to_align(config: Config, test: Pairs) -> list[Tensor]:
     """The pairs of pointmap.aligned objects, spread over the split; those whose pairs connect."""
-    owners = torch.tensor([test.owner(number) for number in range(len(test))])
+    owners = torch.tensor(test.owners)
     groups = [(owners == owner).nonzero()[:, 0] for owner in owners.unique()]
     index, wanted = test.index.cpu(), config.pointmap.aligned
     whole = [own for own in groups if connected(index[own] - index[own].min())]

@@ -85,7 +85,8 @@ class Pairs:
         data: the split.
         least, most: degrees between the two cameras, inclusive.
 
-    `index` [P, 2] int64 holds the samples of each pair, by object; `angle` [P] its degrees.
+    `index` [P, 2] int64 holds the samples of each pair, by object; `angle` [P] its degrees;
+    `owners` its object.
     """
 
     def __init__(self, data: ReconstructionDataset, least: float, most: float):
@@ -102,6 +103,7 @@ class Pairs:
             index.append(pairs[taken])
             angles.append(angle[taken])
         self.index, self.angle = torch.cat(index), torch.cat(angles)
+        self.owners: list[int] = owners[self.index[:, 0]].tolist()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -128,19 +130,15 @@ class Pairs:
         one, two = self.index[number].tolist()
         return f"{self.data.name(one)}-{self.data.samples[two][1]:02d}"
 
-    def owner(self, number: int) -> int:
-        """The object of a pair."""
-        return self.data.samples[int(self.index[number, 0])][0]
-
     def category(self, number: int) -> int:
         """The category of a pair's object, an index into the split's categories."""
-        return self.data.object_categories[self.owner(number)]
+        return self.data.object_categories[self.owners[number]]
 
     def spread(self, wanted: int) -> list[int]:
         """`wanted` pairs of each object, spread evenly over its own; 0: all."""
         groups: dict[int, list[int]] = {}
-        for number in range(len(self)):
-            groups.setdefault(self.owner(number), []).append(number)
+        for number, owner in enumerate(self.owners):
+            groups.setdefault(owner, []).append(number)
         return [number for group in groups.values() for number in _evenly(group, wanted)]
 
 

@@ -7,7 +7,8 @@ with weights of their own, in which each block attends to its own tokens, then t
 tokens as the block before has left them; a head of each view for its pointmap and the confidence
 of each point; both pointmaps in the frame of the first camera. As in CroCo v2, on which the paper
 builds, attention knows places by rotary embeddings, in two dimensions.
-Ours: the sizes, and that training starts from random weights.
+Ours: the sizes; that training starts from random weights; and, for few images have to suffice, that
+tokens also have learnt embeddings of their places, and that heads give what is added to a plane.
 """
 
 from typing import NamedTuple
@@ -146,6 +147,8 @@ class PointmapNetwork(nn.Module):
         image_size: pixels of an image's side, a multiple of the preset's patch.
     """
 
+    start: Tensor
+
     def __init__(self, preset: str, image_size: int):
         super().__init__()
         sizes = choose(PRESETS, preset)
@@ -167,8 +170,8 @@ class PointmapNetwork(nn.Module):
         self.apply(_initialise)
         for branch in (self.one, self.two):
             nn.init.normal_(branch.head.weight, std=0.01)
-        # Before training a view is a plane.
-        self.start = nn.Parameter(_plane(image_size))
+        # What the heads give is added to a plane before the camera.
+        self.register_buffer("start", _plane(image_size), persistent=False)
 
     def encode(self, image: Tensor) -> Tensor:
         """Images [N, 3, S, S] in 0..1 -> tokens [N, T, width]."""
