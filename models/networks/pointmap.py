@@ -169,7 +169,7 @@ class PointmapNetwork(nn.Module):
         self.one, self.two = Branch(sizes), Branch(sizes)
         self.apply(_initialise)
         for branch in (self.one, self.two):
-            nn.init.normal_(branch.head.weight, std=0.01)
+            nn.init.normal_(branch.head.weight, std=0.002)
         # What the heads give is added to a plane before the camera.
         self.register_buffer("start", _plane(image_size), persistent=False)
 
