@@ -101,7 +101,7 @@ def draw_alignments(path: Path, pictures: list[Merged]) -> None:
         squeeze=False,
     )  # fmt: skip
     for ax, title in zip(axes[0], titles, strict=True):
-        ax.set_title(title, fontsize=10)
+        ax.set_title(title, fontsize=8)
     for line, picture in zip(axes, pictures, strict=True):
         mask, views = picture.mask.cpu(), len(picture.images)
         images, truth = picture.images.cpu(), picture.truth.cpu()[mask]
