@@ -142,6 +142,22 @@ class Pointmap:
 
 
 @dataclass(frozen=True)
+class Voxel:
+    """Of network.name = "voxel"; which preset gives what: models.networks.voxel.Volumes."""
+
+    # What the true volumes are carved by: "depth" maps, or the "silhouette" of a set without them.
+    source: str = setting("depth", "depth", "silhouette")
+    # What missing a voxel costs in the cross-entropy; inventing one costs 1.
+    missed: float = setting(1.0, above=0)
+    w_occupancy: float = 1.0  # cross-entropy of the image's volume
+    w_again: float = 0.0  # tl: cross-entropy of the volume that is encoded and decoded
+    w_code: float = 0.0  # tl: the image's code to the volume's; disentangled: to the other view's
+    w_kl: float = 0.0  # vae, hierarchical: 3e-5 = 1 / 32^3 is the evidence bound
+    w_azimuth: float = 0.0  # disentangled: the pose code tells the camera's azimuth
+    w_swapped: float = 0.0  # disentangled: cross-entropy of a shape in another image's pose
+
+
+@dataclass(frozen=True)
 class Optim:
     lr: float = setting(1e-3, above=0)
     # "cosine": down to a hundredth; "step": times step_factor every step_epochs.
@@ -201,6 +217,7 @@ class Config:
     loss: Loss = field(default_factory=Loss)
     lifting: Lifting = field(default_factory=Lifting)
     pointmap: Pointmap = field(default_factory=Pointmap)
+    voxel: Voxel = field(default_factory=Voxel)
     optim: Optim = field(default_factory=Optim)
     evaluate: Evaluate = field(default_factory=Evaluate)
     log: Log = field(default_factory=Log)

@@ -26,7 +26,7 @@ class Tables(NamedTuple):
     conventions: dict[str, list[str]]  # by protocol: units, factors and sampling
     rows: list[Row]  # {KEYS, columns}: a category's means, the categories' mean, the images' mean
     objects: list[Row]  # {object, category, images}: what the values of `scores` belong to
-    # {protocol, method, column, values}: means over an object's images, of CD and EMD
+    # {protocol, method, column, values}: means over an object's images, of CD, EMD and IoU
     scores: list[Row]
     # {protocol, method, column, fields of paired.Estimate}: the scored clouds minus another method
     differences: list[Row]
@@ -118,7 +118,7 @@ def tabulate(
             for column in (c for c in columns if sign(c) and not c.startswith("CD to")):
                 key = {"protocol": protocol, "method": method, "column": column}
                 one = values[:, columns.index(column)]
-                if column in ("CD", "EMD"):
+                if column in ("IoU", "CD", "EMD"):
                     tables.scores.append({**key, "values": [float(f"{v:.5g}") for v in one]})
                 if values is not own and method != FLOOR:
                     gap = (own[:, columns.index(column)] - one).numpy()

@@ -7,11 +7,13 @@ from models.tasks.base import Task
 from models.tasks.lifting import Lifting
 from models.tasks.pointmaps import PointmapTask
 from models.tasks.reconstruction import Reconstruction
+from models.tasks.voxels import Voxels
 
 TASKS: dict[str, type[Task]] = {
     **dict.fromkeys(NETWORKS, Reconstruction),
     "lifter": Lifting,
     "pointmap": PointmapTask,
+    "voxel": Voxels,
 }
 
 
