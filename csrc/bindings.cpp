@@ -22,6 +22,10 @@ STABLE_TORCH_LIBRARY(pointloss, m) {
       "nearest_query(Tensor x, Tensor? x_lengths, Tensor y, Tensor? y_lengths, Tensor index, "
       "int norm) -> (Tensor dist, Tensor idx)");
   m.def(
+      "k_nearest(Tensor x, Tensor y, Tensor? x_lengths, Tensor? y_lengths, Tensor? index, int "
+      "norm, "
+      "int k, str method) -> (Tensor dist, Tensor idx)");
+  m.def(
       "nearest_backward(Tensor? grad_x, Tensor? grad_y, Tensor x, Tensor y, Tensor idx_x, "
       "Tensor idx_y, int norm, bool deterministic) -> (Tensor, Tensor)");
   m.def(

@@ -51,6 +51,37 @@ def nearest(
     return Nearest(dist, idx)
 
 
+def k_nearest(
+    x: Tensor,
+    y: Tensor,
+    k: int,
+    x_lengths: Tensor | None = None,
+    y_lengths: Tensor | None = None,
+    norm: int = 2,
+) -> Nearest:
+    """The k nearest neighbours, [B, N, k], by sorting the rows of the full distance matrix."""
+    batch, n, m = x.shape[0], x.shape[1], y.shape[1]
+    dist = torch.zeros(batch, n, k, dtype=torch.float64)
+    idx = torch.full((batch, n, k), -1)
+    for b in range(batch):
+        rows = n if x_lengths is None else int(x_lengths[b])
+        columns = m if y_lengths is None else int(y_lengths[b])
+        if not (0 <= rows <= n and 0 <= columns <= m):
+            dist[b] = torch.nan
+            continue
+        d = pairwise(x[b, :rows].cpu(), y[b, :columns].cpu(), norm)
+        d = torch.where(d.isnan(), torch.inf, d)
+        values, order = d.sort(dim=1, stable=True)  # stable: equal distances by ascending index
+        found = min(k, columns)
+        dist[b, :rows] = torch.inf
+        dist[b, :rows, :found] = values[:, :k]
+        idx[b, :rows, :found] = torch.where(values.isinf(), -1, order)[:, :k]
+        bad = x[b, :rows].isnan().any(-1).cpu()
+        dist[b, :rows][bad] = torch.nan
+        idx[b, :rows][bad] = -1
+    return Nearest(dist, idx)
+
+
 def chamfer(x: Tensor, y: Tensor, norm: int = 2, squared: bool = True) -> Tensor:
     """Mean over the points, both directions added, [B] in float64; without lengths."""
     total = []

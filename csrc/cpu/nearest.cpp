@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
-// pointloss::nearest on the CPU: check, allocate, choose brute force or tree, share the work among
-// the threads.
+// pointloss::nearest and k_nearest on the CPU: check, allocate, choose brute force or tree, share
+// the work among the threads.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
 #include <tuple>
 #include <type_traits>
 
+#include "../common/k_nearest_call.h"
 #include "nearest.h"
 #include "nearest/brute_force.h"
 #include "nearest/tree.h"
@@ -43,15 +44,19 @@ struct Problem {
 
 template <class T>
 struct Answer {
-  T* dist;       // [B, rows]
-  int64_t* idx;  // [B, rows]
+  T* dist;       // [B, rows, k]
+  int64_t* idx;  // [B, rows, k]
   int64_t rows;
+  int64_t k;  // neighbours of a row
+
+  T* dist_of(int64_t b) const { return dist + b * rows * k; }
+  int64_t* idx_of(int64_t b) const { return idx + b * rows * k; }
 
   // Rows of one cloud that no search answers: padding, or all of them where a length is bad.
   void fill(int64_t b, int64_t first, int64_t last, bool bad) const {
     const T value = bad ? std::numeric_limits<T>::quiet_NaN() : T(0);
-    std::fill(dist + b * rows + first, dist + b * rows + last, value);
-    std::fill(idx + b * rows + first, idx + b * rows + last, int64_t{-1});
+    std::fill(dist_of(b) + first * k, dist_of(b) + last * k, value);
+    std::fill(idx_of(b) + first * k, idx_of(b) + last * k, int64_t{-1});
   }
 };
 
@@ -89,8 +94,15 @@ void search_brute(const T* x, const T* panels, const Clouds& size, const int64_t
       const int64_t n = valid_length(x_lengths, b, N), m = valid_length(y_lengths, b, M);
       const bool bad = n < 0 || m < 0;
       const int64_t valid = bad ? first : std::max(first, std::min(n, last));
-      nearest_rows_dispatch<kNorm>(x + b * N * D, first, valid, panels + b * of_cloud,
-                                   panel_count<T>(m), D, answer.dist + b * N, answer.idx + b * N);
+      const T *rows = x + b * N * D, *columns = panels + b * of_cloud;
+      T* dist = answer.dist_of(b);
+      int64_t* idx = answer.idx_of(b);
+      if (answer.k == 1) {
+        nearest_rows_dispatch<kNorm>(rows, first, valid, columns, panel_count<T>(m), D, dist, idx);
+      } else {
+        k_nearest_rows_dispatch<kNorm>(rows, first, valid, columns, panel_count<T>(m), D, dist, idx,
+                                       answer.k);
+      }
       answer.fill(b, valid, last, bad);
       begin += last - first;
     }
@@ -116,12 +128,12 @@ struct ParallelFor {
 template <int kNorm, int kDim, class T>
 void search_from(const NearestTree<kDim, T>& from, const TreeView<T>& in, int64_t b,
                  const Answer<T>& answer, const ParallelFor& parallel_for) {
-  T* dist = answer.dist + b * answer.rows;
-  int64_t* idx = answer.idx + b * answer.rows;
+  T* dist = answer.dist_of(b);
+  int64_t* idx = answer.idx_of(b);
   parallel_for(0, from.packets(), kPacketsPerTask, [&](int64_t begin, int64_t end) {
-    nearest_packets<kNorm>(from, begin, end, in, dist, idx);
+    nearest_packets<kNorm>(from, begin, end, in, dist, idx, answer.k);
   });
-  from.answer_rest(dist, idx);
+  from.answer_rest(dist, idx, answer.k);
 }
 
 // One pair of clouds by trees, both directions from one pair of them.
@@ -136,7 +148,7 @@ void search_pair(NearestTree<kDim, T>& x, NearestTree<kDim, T>& y, const T* x_po
   if (p.both) to_x.fill(b, bad ? 0 : m, p.size.M, bad);
   if (bad) return;
   x.set_points(x_points + b * p.size.N * p.size.D, n, p.size.D);
-  y.set_points(y_points + b * p.size.M * p.size.D, m, p.size.D);
+  y.set_points(y_points + b * p.size.M * p.size.D, m, p.size.D, to_y.k);
   build_trees<kDim, T>({&x, &y}, parallel_for);
   search_from<kNorm>(x, y.view(), b, to_y, parallel_for);
   if (p.both) search_from<kNorm>(y, x.view(), b, to_x, parallel_for);
@@ -213,10 +225,10 @@ void run(const Tensor& x, const Tensor& y, const Problem& p, Method method, cons
 }
 
 template <class T>
-void search_typed(const NearestCall& call, const NearestOutput& out) {
+void search_typed(const NearestCall& call, const NearestOutput& out, int64_t k) {
   const Problem problem{call.size, call.x_lengths_data(), call.y_lengths_data(), call.both};
-  const Answer<T> to_y{static_cast<T*>(out.dist_x), out.idx_x, call.size.N};
-  const Answer<T> to_x{static_cast<T*>(out.dist_y), out.idx_y, call.columns()};
+  const Answer<T> to_y{static_cast<T*>(out.dist_x), out.idx_x, call.size.N, k};
+  const Answer<T> to_x{static_cast<T*>(out.dist_y), out.idx_y, call.columns(), 1};
   if (call.norm == 1) {
     run<1>(call.x, call.y, problem, call.method, to_y, to_x);
   } else {
@@ -251,7 +263,8 @@ void build_index(const Tensor& y, const int64_t* lengths, char* images, int64_t 
   const int64_t M = y.size(1), D = y.size(2);
   each_cloud(y.size(0), [&](int64_t b, const ParallelFor& parallel_for) {
     NearestTree<kDim, T> tree;
-    tree.set_points(points + b * M * D, std::max<int64_t>(0, valid_length(lengths, b, M)), D);
+    tree.set_points(points + b * M * D, std::max<int64_t>(0, valid_length(lengths, b, M)), D,
+                    kMostNeighbours);
     build_trees<kDim, T>({&tree}, parallel_for);
     tree.save(images + b * bytes);
   });
@@ -273,46 +286,56 @@ Tensor nearest_index_cpu(Tensor y, std::optional<Tensor> y_lengths) {
   return index;
 }
 
+// The k nearest in y by its index. False, and nothing is done, where a search without is faster.
 template <class T>
-std::tuple<Tensor, Tensor> query_typed(const Tensor& x, const char* images, int64_t bytes,
-                                       const Problem& p, int64_t norm) {
-  Tensor dist = new_tensor(x, {p.size.B, p.size.N}, x.scalar_type());
-  Tensor idx = new_tensor(x, {p.size.B, p.size.N}, ScalarType::Long);
-  const Answer<T> to_y{dist.mutable_data_ptr<T>(), idx.mutable_data_ptr<int64_t>(), p.size.N};
-  with_tree_dim(p.size.D, [&](auto dim) {
-    auto* search = norm == 1 ? &search_index<1, dim(), T> : &search_index<2, dim(), T>;
-    search(x.const_data_ptr<T>(), images, bytes, p, to_y);
+bool query_index(const NearestCall& call, const Tensor& index, const NearestOutput& out,
+                 int64_t k) {
+  const int64_t bytes = image_bytes(call.y);
+  check_index(index, call.y, call.size.B * bytes);
+  // With more axes a tree pays only in large clouds, whoever built it.
+  const bool slower = call.size.D > 4 && !takes_tree<T>(Method::kAuto, call.size);
+  if (index.numel() == 0 || call.size.N > NearestTree<3, T>::kMaxPoints || slower) return false;
+  const Problem problem{call.size, call.x_lengths_data(), call.y_lengths_data(), false};
+  const Answer<T> to_y{static_cast<T*>(out.dist_x), out.idx_x, call.size.N, k};
+  const auto* images = reinterpret_cast<const char*>(index.const_data_ptr<uint8_t>());
+  with_tree_dim(call.size.D, [&](auto dim) {
+    auto* search = call.norm == 1 ? &search_index<1, dim(), T> : &search_index<2, dim(), T>;
+    search(call.x.const_data_ptr<T>(), images, bytes, problem, to_y);
   });
-  return {dist, idx};
+  return true;
+}
+
+// By the index where there is one that helps.
+void search(const NearestCall& call, const std::optional<Tensor>& index, const NearestOutput& out,
+            int64_t k) {
+  const bool single = call.x.scalar_type() == ScalarType::Float;
+  auto* query = single ? &query_index<float> : &query_index<double>;
+  if (index.has_value() && query(call, *index, out, k)) return;
+  (single ? &search_typed<float> : &search_typed<double>)(call, out, k);
 }
 
 std::tuple<Tensor, Tensor> nearest_query_cpu(Tensor x, std::optional<Tensor> x_lengths, Tensor y,
                                              std::optional<Tensor> y_lengths, Tensor index,
                                              int64_t norm) {
-  const Clouds size = check_clouds(x, y);
-  STD_TORCH_CHECK(norm == 1 || norm == 2, "norm must be 1 or 2");
-  const int64_t bytes = image_bytes(y);
-  check_index(index, y, size.B * bytes);
-  // With more axes a tree pays only in large clouds, whoever built it.
-  const bool slower = size.D > 4 && !takes_tree<float>(Method::kAuto, size);
-  if (index.numel() == 0 || size.N > NearestTree<3, float>::kMaxPoints || slower) {
-    const auto found = nearest_cpu(x, y, x_lengths, y_lengths, norm, false, "auto");
-    return {std::get<0>(found), std::get<1>(found)};
-  }
-  const auto n = check_lengths(x_lengths, x), m = check_lengths(y_lengths, x);
-  const Problem problem{size, data_or_null<int64_t>(n), data_or_null<int64_t>(m), false};
-  const Tensor points = torch::stable::contiguous(x);
-  const auto* images = reinterpret_cast<const char*>(index.const_data_ptr<uint8_t>());
-  auto* query = x.scalar_type() == ScalarType::Float ? &query_typed<float> : &query_typed<double>;
-  return query(points, images, bytes, problem, norm);
+  const NearestCall call = check_nearest(x, y, x_lengths, y_lengths, norm, false, "auto");
+  const auto found = run_nearest(
+      call, [&](const NearestCall&, const NearestOutput& out) { search(call, index, out, 1); });
+  return {std::get<0>(found), std::get<1>(found)};
+}
+
+std::tuple<Tensor, Tensor> k_nearest_cpu(Tensor x, Tensor y, std::optional<Tensor> x_lengths,
+                                         std::optional<Tensor> y_lengths,
+                                         std::optional<Tensor> index, int64_t norm, int64_t k,
+                                         std::string method) {
+  const KNearestCall call = check_k_nearest(x, y, x_lengths, y_lengths, norm, k, method);
+  search(call.search, index, call.output(), k);
+  return {call.dist, call.idx};
 }
 
 }  // namespace
 
 void search_nearest_cpu(const NearestCall& call, const NearestOutput& out) {
-  auto* search =
-      call.x.scalar_type() == ScalarType::Float ? &search_typed<float> : &search_typed<double>;
-  search(call, out);
+  search(call, std::nullopt, out, 1);
 }
 
 }  // namespace pointloss
@@ -321,4 +344,5 @@ STABLE_TORCH_LIBRARY_IMPL(pointloss, CPU, m) {
   m.impl("nearest", TORCH_BOX(&pointloss::nearest_cpu));
   m.impl("nearest_index", TORCH_BOX(&pointloss::nearest_index_cpu));
   m.impl("nearest_query", TORCH_BOX(&pointloss::nearest_query_cpu));
+  m.impl("k_nearest", TORCH_BOX(&pointloss::k_nearest_cpu));
 }

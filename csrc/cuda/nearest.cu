@@ -97,6 +97,24 @@ int64_t index_bytes(const Tensor& y) {
   return static_cast<int64_t>(tree_workspace_bytes(B, 0, M));
 }
 
+std::tuple<Tensor, Tensor> nearest_query_cuda(Tensor x, std::optional<Tensor> x_lengths, Tensor y,
+                                              std::optional<Tensor> y_lengths, Tensor index,
+                                              int64_t norm) {
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  const NearestCall call = check_nearest(x, y, x_lengths, y_lengths, norm, false, "auto");
+  check_index_cuda(index, y);
+  const auto [B, N, M, D] = call.size;
+  // Small clouds are sorted in shared memory faster than the index is walked.
+  const bool useful =
+      index.numel() > 0 && norm == 2 && !small_supports(N, M) && tree_supports(B, N, M);
+  const auto found = run_nearest(call, [&](const NearestCall&, const NearestOutput& out) {
+    useful ? search_tree(call, out, index.mutable_data_ptr()) : search_nearest_cuda(call, out);
+  });
+  return {std::get<0>(found), std::get<1>(found)};
+}
+
+}  // namespace
+
 Tensor nearest_index_cuda(Tensor y, std::optional<Tensor> y_lengths) {
   check_clouds(y, y);
   const torch::stable::accelerator::DeviceGuard guard(y.get_device_index());
@@ -113,23 +131,9 @@ Tensor nearest_index_cuda(Tensor y, std::optional<Tensor> y_lengths) {
   return index;
 }
 
-std::tuple<Tensor, Tensor> nearest_query_cuda(Tensor x, std::optional<Tensor> x_lengths, Tensor y,
-                                              std::optional<Tensor> y_lengths, Tensor index,
-                                              int64_t norm) {
-  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  const NearestCall call = check_nearest(x, y, x_lengths, y_lengths, norm, false, "auto");
+void check_index_cuda(const Tensor& index, const Tensor& y) {
   check_index(index, y, index_bytes(y));
-  const auto [B, N, M, D] = call.size;
-  // Small clouds are sorted in shared memory faster than the index is walked.
-  const bool useful =
-      index.numel() > 0 && norm == 2 && !small_supports(N, M) && tree_supports(B, N, M);
-  const auto found = run_nearest(call, [&](const NearestCall&, const NearestOutput& out) {
-    useful ? search_tree(call, out, index.mutable_data_ptr()) : search_nearest_cuda(call, out);
-  });
-  return {std::get<0>(found), std::get<1>(found)};
 }
-
-}  // namespace
 
 void search_nearest_cuda(const NearestCall& call, const NearestOutput& out) {
   const Clouds& size = call.size;

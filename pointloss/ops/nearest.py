@@ -11,16 +11,18 @@ from torch import Tensor
 from pointloss import _checks
 from pointloss.ops import _function
 
+MAX_NEIGHBOURS = 64
+
 
 class Nearest(NamedTuple):
-    """For each point of x its nearest point of y."""
+    """For each point of x its nearest point of y, or its k nearest."""
 
     dist: Tensor
     idx: Tensor
 
 
-Nearest.dist.__doc__ = "[B, N]; squared for norm 2, plain for norm 1."
-Nearest.idx.__doc__ = "int64 [B, N] into y; -1 where there is none."
+Nearest.dist.__doc__ = "[B, N] or [B, N, k]; squared for norm 2, plain for norm 1."
+Nearest.idx.__doc__ = "int64 [B, N] or [B, N, k] into y; -1 where there is none."
 
 
 def nearest(
@@ -30,12 +32,13 @@ def nearest(
     x_lengths: Tensor | None = None,
     y_lengths: Tensor | None = None,
     norm: int = 2,
+    k: int | None = None,
     method: str = "auto",
 ) -> Nearest:
-    """For each point of x, the nearest point of y: exact, by direct differences.
+    """For each point of x, the nearest point of y, or the k nearest: exact, by direct differences.
 
-    dist[b, i] = min_j sum_k (x[b, i, k] - y[b, j, k])^2 for norm 2, and with the absolute value in
-    place of the square for norm 1.
+    dist[b, i] = min_j sum_d (x[b, i, d] - y[b, j, d])^2 for norm 2, and with the absolute value in
+    place of the square for norm 1; dist[b, i, p] is the p-th least of these, from p = 0.
 
     Args:
         x: points [B, N, D] or [N, D], 1 <= D <= 64; float32 and float64 run natively, float16 and
@@ -45,19 +48,25 @@ def nearest(
         x_lengths: int [B], the valid points of each x; the rest is padding.
         y_lengths: int [B], likewise for y.
         norm: 2 (squared euclidean distance) or 1 (sum of absolute differences, not squared).
+        k: how many neighbours of each point, 1 to 64, the nearest first; None is one, without an
+            axis for it.
         method: "auto" takes the faster one by size; "brute" compares all pairs; "tree" searches a
             spatial index (on the CPU for D <= 8, on CUDA for float32, D = 3 and norm 2). All give
             the same bits.
 
     Returns:
-        Nearest(dist, idx), both [B, N] ([N] for single clouds). dist has the compute dtype and is
-        differentiable with respect to both clouds, twice and more; idx is int64.
+        Nearest(dist, idx), both [B, N] or, with k, [B, N, k] ([N], [N, k] for single clouds). dist
+        has the compute dtype and is differentiable with respect to both clouds, twice and more; idx
+        is int64. With k, distances rise along the last axis, and equal ones are in the order of
+        their indices. A y of fewer than k points fills the first places; the others have dist inf
+        and idx -1.
         A point that has a NaN coordinate is never anyone's neighbour; its own dist is NaN and its
-        idx -1. Where y has no point at a finite distance, dist is inf and idx -1. Padding has dist
-        0 and idx -1. A cloud whose length is negative or larger than the tensor gets dist NaN and
-        idx -1. Wherever idx is -1 the gradient is 0. What reaches a point from those that it is
-        the nearest of is summed to the rounding of the result, however many they are; a row whose
-        idx was set out of range before the backward pass gets the gradient NaN.
+        idx -1, at all k places as in what follows. Where y has no point at a finite distance, dist
+        is inf and idx -1. Padding has dist 0 and idx -1. A cloud whose length is negative or larger
+        than the tensor gets dist NaN and idx -1. Wherever idx is -1 the gradient is 0. What reaches
+        a point from those that it is a neighbour of is summed to the rounding of the result,
+        however many they are; a row whose idx was set out of range before the backward pass gets
+        the gradient NaN.
 
     Works on strided and expanded inputs, any batch size and more than 2^31 numbers or pairs; under
     autocast, which rounds nothing here; in torch.func.vmap, also over grad; in
@@ -65,23 +74,34 @@ def nearest(
     and on a GPU that is not the current one. Nothing waits for the GPU.
 
     Raises:
-        ValueError: shapes, devices or norm do not fit.
-        TypeError: dtypes do not fit.
-        RuntimeError: CUDA tensors in a build without CUDA.
+        ValueError: shapes, devices, norm or k do not fit.
+        TypeError: dtypes do not fit, or k is not an integer.
+        RuntimeError: CUDA tensors in a build without CUDA; k on CUDA and 2^31 - 1 points or more in
+            a cloud of y.
 
     Determinism: the forward pass is deterministic, ties take the lowest index, and CPU and CUDA
     agree bit for bit. On CUDA the gradients add in any order, except under
     torch.use_deterministic_algorithms(True). Forward-mode AD raises.
 
+    Source: the lists of k on CUDA are those of WarpSelect (Johnson, Douze and Jegou, Billion-scale
+    similarity search with GPUs, 2017) without its thread queues.
+
     Example:
-        >>> dist, idx = nearest(torch.zeros(1, 3), torch.tensor([[0.0, 0, 2], [0, 1, 0]]))
+        >>> x, y = torch.zeros(1, 3), torch.tensor([[0.0, 0, 2], [0, 1, 0]])
+        >>> dist, idx = nearest(x, y)
         >>> dist.tolist(), idx.tolist()
         ([1.0], [1])
+        >>> nearest(x, y, k=3).dist.tolist()
+        [[1.0, 4.0, inf]]
     """
     _checks.choice("nearest", "norm", norm, (1, 2))
+    check_neighbours("nearest", k)
     c = _checks.clouds("nearest", x, y, x_lengths, y_lengths)
     _check_method("nearest", method, c, norm)
-    dist, idx, _, _ = nearest_batched(c, norm, both=False, method=method)
+    if k is None:
+        dist, idx, _, _ = nearest_batched(c, norm, both=False, method=method)
+    else:
+        dist, idx = k_nearest_batched(c, None, norm, k, method)
     return Nearest(dist[0], idx[0]) if c.single else Nearest(dist, idx)
 
 
@@ -196,6 +216,72 @@ class _Nearest(torch.autograd.Function):
         return tuple(t.unflatten(0, (info.batch_size, batch)) for t in out), (0,) * 4
 
 
+def check_neighbours(op: str, k: object) -> None:
+    """Raise unless k is None or a number of neighbours."""
+    if k is None:
+        return
+    if not isinstance(k, int) or isinstance(k, bool):
+        raise TypeError(f"{op}: k must be an int or None, got {type(k).__name__}")
+    if not 1 <= k <= MAX_NEIGHBOURS:
+        raise ValueError(f"{op}: k must be from 1 to {MAX_NEIGHBOURS}, got {k}")
+
+
+def k_nearest_batched(
+    c: _checks.Clouds, index: Tensor | None, norm: int, k: int, method: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """(dist, idx) of the k nearest, [B, N, k]; `index` is what nearest_index made of y, or None."""
+    args = (c.x, c.y, c.x_lengths, c.y_lengths, index, norm, k, method)
+    return cast("tuple[Tensor, Tensor]", _function.call(_KNearest, *args))
+
+
+class _KNearest(torch.autograd.Function):
+    """The op with its derivative, which is that of `nearest` for rows that occur k times."""
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        y: Tensor,
+        x_lengths: Tensor | None,
+        y_lengths: Tensor | None,
+        index: Tensor | None,
+        norm: int,
+        k: int,
+        method: str,
+    ) -> tuple[Tensor, Tensor]:
+        args = (x, y, x_lengths, y_lengths, index, norm, k, method)
+        out = torch.ops.pointloss.k_nearest.default(*args)
+        return cast("tuple[Tensor, Tensor]", out)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, y, _, _, _, ctx.norm, _, _ = inputs
+        idx = output[1]
+        ctx.mark_non_differentiable(idx)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, y, idx)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        x, y, idx = ctx.saved_tensors
+        grad_x = grad_y = None
+        if grad is not None:
+            rows = x.unsqueeze(2).expand(*idx.shape, -1).flatten(1, 2)
+            found = idx.flatten(1)
+            args = (grad.flatten(1), None, rows, y, found, found[:, :0], ctx.norm)
+            terms, grad_y = nearest_gradients(*args)
+            grad_x = terms.view(*idx.shape, -1).sum(2)
+        return grad_x, grad_y, None, None, None, None, None, None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], *args: Any
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        batch, joined = _function.join_clouds(info.batch_size, in_dims, args)
+        joined[4] = None  # the index knows nothing of a mapped axis; the search needs none
+        out = _function.call(_KNearest, *joined)
+        return tuple(t.unflatten(0, (info.batch_size, batch)) for t in out), (0, 0)
+
+
 def nearest_gradients(*args: Any) -> tuple[Tensor, Tensor]:
     """Gradients to x and y from those of the distances, by the arguments of gradients_in_torch."""
     if torch.is_grad_enabled():  # create_graph: the kernel has no derivative of its own
@@ -275,6 +361,13 @@ def _nearest_fake(
     )
 
 
+def _k_nearest_fake(
+    x: Tensor, _y: Tensor, _n: Any, _m: Any, _index: Any, _norm: int, k: int, _method: str
+) -> tuple[Tensor, Tensor]:
+    rows = (*x.shape[:2], k)
+    return x.new_empty(rows), x.new_empty(rows, dtype=torch.int64)
+
+
 def _nearest_backward_fake(
     _grad_x: Any, _grad_y: Any, x: Tensor, y: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor]:
@@ -282,4 +375,5 @@ def _nearest_backward_fake(
 
 
 torch.library.register_fake("pointloss::nearest", _nearest_fake)
+torch.library.register_fake("pointloss::k_nearest", _k_nearest_fake)
 torch.library.register_fake("pointloss::nearest_backward", _nearest_backward_fake)

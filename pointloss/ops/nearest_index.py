@@ -10,7 +10,13 @@ from torch import Tensor
 
 from pointloss import _checks
 from pointloss.ops import _function
-from pointloss.ops.nearest import Nearest, nearest_batched, nearest_gradients
+from pointloss.ops.nearest import (
+    Nearest,
+    check_neighbours,
+    k_nearest_batched,
+    nearest_batched,
+    nearest_gradients,
+)
 
 
 class NearestIndex:
@@ -56,7 +62,9 @@ class NearestIndex:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_y": self._y.detach()}
 
-    def query(self, x: Tensor, *, x_lengths: Tensor | None = None, norm: int = 2) -> Nearest:
+    def query(
+        self, x: Tensor, *, x_lengths: Tensor | None = None, norm: int = 2, k: int | None = None
+    ) -> Nearest:
         """What `nearest(x, y)` returns, with the same bits.
 
         Args:
@@ -64,14 +72,15 @@ class NearestIndex:
                 dtype, the query searches without the index.
             x_lengths: int [B], the valid points of each x; the rest is padding.
             norm: 2 (squared euclidean distance) or 1 (sum of absolute differences, not squared).
+            k: how many neighbours of each point, 1 to 64; None is one, without an axis for it.
 
         Returns:
-            Nearest(dist, idx), both [B, N] ([N] for single clouds), see `nearest`. dist is
-            differentiable with respect to x and to y, twice and more.
+            Nearest(dist, idx), both [B, N] or, with k, [B, N, k] ([N], [N, k] for single clouds),
+            see `nearest`. dist is differentiable with respect to x and to y, twice and more.
 
         Raises:
-            ValueError: shapes, devices or norm do not fit.
-            TypeError: dtypes do not fit.
+            ValueError: shapes, devices, norm or k do not fit.
+            TypeError: dtypes do not fit, or k is not an integer.
 
         Determinism: as `nearest`.
 
@@ -81,8 +90,12 @@ class NearestIndex:
             [1.0]
         """
         _checks.choice("NearestIndex.query", "norm", norm, (1, 2))
+        check_neighbours("NearestIndex.query", k)
         c = _checks.clouds("NearestIndex.query", x, self._y, x_lengths, self._y_lengths)
-        if c.y.dtype != torch.promote_types(self._y.dtype, torch.float32):  # x's is the wider one
+        wider = c.y.dtype != torch.promote_types(self._y.dtype, torch.float32)  # x is
+        if k is not None:
+            dist, idx = k_nearest_batched(c, None if wider else self._index, norm, k)
+        elif wider:
             dist, idx, _, _ = nearest_batched(c, norm, both=False)
         else:
             args = (c.x, c.x_lengths, c.y, c.y_lengths, self._index, norm)

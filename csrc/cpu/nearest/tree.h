@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Nearest neighbours by a tree over each cloud, exact: what brute force answers, bit for bit.
 //
-// Problem: for each point of one cloud its nearest in another, D <= 8, in O((n + m) log m)
-// where few boxes are near a point.
+// Problem: for each point of one cloud its nearest, or its k nearest, in another, D <= 8, in
+// O((n + m) log m) where few boxes are near a point.
 // Method: both clouds are ordered into leaves of kWidth points (tree_order.h), the leaves
 // carry boxes, and kWidth boxes make a node of the level above, without pointers. The leaves of one
 // cloud are the packets of queries that walk the other's tree (tree_search.h), so the two
@@ -16,9 +16,9 @@
 //   x.set_points(x_data, n, 3), y.set_points(y_data, m, 3);
 //   build_trees<3, float>({&x, &y}, parallel_for);
 //   parallel_for(0, x.packets(), grain, [&](int64_t begin, int64_t end) {
-//     nearest_packets<kNorm>(x, begin, end, y.view(), dist, idx);
+//     nearest_packets<kNorm>(x, begin, end, y.view(), dist, idx, 1);
 //   });
-//   x.answer_rest(dist, idx);
+//   x.answer_rest(dist, idx, 1);
 #pragma once
 
 #include <algorithm>
@@ -31,6 +31,7 @@
 #include <vector>
 
 #include "../../common/distance.h"
+#include "k_nearest.h"
 #include "tree_order.h"
 #include "tree_search.h"
 
@@ -68,9 +69,10 @@ class NearestTree {
   static constexpr int64_t kMaxPoints = std::numeric_limits<TreeIndex<T>>::max() - 1;
 
   // The cloud [m, dim], m <= kMaxPoints, dim <= kDim, which must live until build_trees() is
-  // through.
-  void set_points(const T* points, int64_t m, int64_t dim) {
+  // through. Up to `most` nearest points will be searched for in it.
+  void set_points(const T* points, int64_t m, int64_t dim, int64_t most = 1) {
     source_ = points;
+    most_ = most;
     dim_ = dim;
     total_ = size_ = m;
     leaves_ = 0;
@@ -107,9 +109,13 @@ class NearestTree {
   }
 
   // The answers of the points that are in no packet: they have no neighbour.
-  void answer_rest(T* dist, int64_t* idx) const {
-    for (const int64_t i : nan_) dist[i] = std::numeric_limits<T>::quiet_NaN(), idx[i] = -1;
-    for (const int64_t i : infinite_) dist[i] = std::numeric_limits<T>::infinity(), idx[i] = -1;
+  void answer_rest(T* dist, int64_t* idx, int64_t k) const {
+    const auto answer = [&](int64_t i, T value) {
+      std::fill(dist + i * k, dist + (i + 1) * k, value);
+      std::fill(idx + i * k, idx + (i + 1) * k, int64_t{-1});
+    };
+    for (const int64_t i : nan_) answer(i, std::numeric_limits<T>::quiet_NaN());
+    for (const int64_t i : infinite_) answer(i, std::numeric_limits<T>::infinity());
   }
 
  private:
@@ -196,7 +202,7 @@ class NearestTree {
   }
 
   LeafArrays<kDim, T> arrays() const {
-    return {items_.get(), size_, points_.get(), ids_.get(), boxes_.get()};
+    return {items_.get(), size_, points_.get(), ids_.get(), boxes_.get(), most_};
   }
 
   int64_t split(LeafRange range) const {
@@ -228,7 +234,7 @@ class NearestTree {
   TreeBuffer<TreeIndex<T>> ids_;
   std::vector<int64_t> nan_, infinite_;
   const T* source_ = nullptr;
-  int64_t dim_ = kDim, total_ = 0, size_ = 0, leaves_ = 0;
+  int64_t dim_ = kDim, total_ = 0, size_ = 0, leaves_ = 0, most_ = 1;
 };
 
 // Builds trees together, phase by phase; each phase is a list of independent tasks.
@@ -311,20 +317,21 @@ void build_trees(std::initializer_list<NearestTree<kDim, T>*> trees,
   TreeBuilder<kDim, T, ParallelFor>(trees, parallel_for).run();
 }
 
-// The nearest in the tree y of the points of x in packets [begin, end) of x.packets(). dist [n] and
-// idx [n] are in the order of x's cloud; dist is squared for kNorm 2. Calls on disjoint ranges may
-// run at once.
+// The k nearest in the tree y of the points of x in packets [begin, end) of x.packets(). dist and
+// idx, [n, k], are in the order of x's cloud; dist is squared for kNorm 2. Calls on disjoint ranges
+// may run at once.
 template <int kNorm, int kDim, class T>
 void nearest_packets(const NearestTree<kDim, T>& x, int64_t begin, int64_t end,
-                     const TreeView<T>& y, T* dist, int64_t* idx) {
+                     const TreeView<T>& y, T* dist, int64_t* idx, int64_t k) {
   const TreeView<T> queries = x.view();
   if (y.leaves > 0) {
-    search_packets_dispatch<kNorm, kDim>(queries, begin, end, y, dist, idx);
+    auto* search = k == 1 ? &search_packets_dispatch<PacketSearch<kNorm, kDim, T>, T>
+                          : &search_packets_dispatch<KPacketSearch<kNorm, kDim, T>, T>;
+    search(queries, begin, end, y, dist, idx, k);
     return;
   }
   for (int64_t i = begin * kWidth<T>; i < end * kWidth<T> && queries.ids[i] >= 0; ++i) {
-    dist[queries.ids[i]] = std::numeric_limits<T>::infinity();
-    idx[queries.ids[i]] = -1;
+    SortedRow<T>{dist + queries.ids[i] * k, idx + queries.ids[i] * k, k}.clear();
   }
 }
 

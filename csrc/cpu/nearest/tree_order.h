@@ -43,6 +43,7 @@ struct LeafArrays {
   T* points;
   TreeIndex<T>* ids;
   T* boxes;
+  int64_t most;  // nearest points that are searched for
 
   POINTLOSS_HD int64_t begin(LeafRange range) const { return range.first * kWidth<T>; }
   POINTLOSS_HD int64_t end(LeafRange range) const {
@@ -220,25 +221,23 @@ POINTLOSS_HD void write_leaf(const LeafArrays<kDim, T>& tree, int64_t leaf) {
 }
 
 // Writes leaves that are not split further: one, or many whose points are all equal. Of those the
-// lowest index answers for all; the other leaves get an empty box, at distance inf from everything,
-// so that duplicates cost a search nothing.
+// `most` lowest indices answer for all; leaves without any of them get an empty box, at distance
+// inf from everything, so that duplicates cost a search nothing.
 template <int kDim, class T>
 POINTLOSS_HD void write_leaves(const LeafArrays<kDim, T>& tree, LeafRange range,
                                const TreeBox<kDim, T>& box) {
   constexpr T kInf = std::numeric_limits<T>::infinity();
-  if (range.count > 1) {
-    TreeItem<kDim, T>*first = tree.items + tree.begin(range), *end = tree.items + tree.end(range);
-    TreeItem<kDim, T>* lowest = first;
-    for (TreeItem<kDim, T>* item = first; item < end; ++item) {
-      if (item->id < lowest->id) lowest = item;
-    }
-    std::swap(*first, *lowest);
+  TreeItem<kDim, T>*first = tree.items + tree.begin(range), *end = tree.items + tree.end(range);
+  if (range.count > 1 && tree.most < end - first) {
+    std::nth_element(first, first + (tree.most - 1), end,
+                     [](const auto& a, const auto& b) { return a.id < b.id; });
   }
+  const int64_t answering = (tree.most + kWidth<T> - 1) / kWidth<T>;
   for (int64_t leaf = range.first; leaf < range.first + range.count; ++leaf) {
     write_leaf(tree, leaf);
     TreeBox<kDim, T> empty;
     for (int k = 0; k < kDim; ++k) empty.lo[k] = kInf, empty.hi[k] = -kInf;
-    set_box(tree.boxes, leaf, leaf == range.first ? box : empty);
+    set_box(tree.boxes, leaf, leaf < range.first + answering ? box : empty);
   }
 }
 

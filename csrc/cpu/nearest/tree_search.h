@@ -35,16 +35,18 @@ struct TreeView {
   int64_t levels, leaves;
 };
 
-template <int kNorm, int kDim, class T>
-class PacketSearch {
+// The walk of one packet. Search, which derives from it, keeps what is found: scan(leaf) takes up
+// the points of a leaf and lowers best_, the distance of each lane beyond which nothing matters to
+// its query, and worst_, the largest of them in all lanes.
+template <class Search, int kNorm, int kDim, class T>
+class PacketWalk {
+ protected:
   using Real = RealLanes<T>;
   using Int = IntLanes<T>;
   using Index = TreeIndex<T>;
   static constexpr int64_t W = kWidth<T>;
-  static constexpr Index kNone = std::numeric_limits<Index>::max();
 
- public:
-  POINTLOSS_HD PacketSearch(const TreeView<T>& queries, int64_t packet, const TreeView<T>& tree)
+  POINTLOSS_HD PacketWalk(const TreeView<T>& queries, int64_t packet, const TreeView<T>& tree)
       : tree_(tree), ids_(queries.ids + packet * W) {
     const T* points = queries.points + packet * kDim * W;
     const T* box = queries.nodes[0] + packet / W * (2 * kDim * W) + packet % W;
@@ -60,21 +62,8 @@ class PacketSearch {
     const Int used = load_lanes<Int>(ids_) >= 0;
     best_ = used ? broadcast<T>(std::numeric_limits<T>::max()) : broadcast<T>(-1);
     worst_ = broadcast<T>(std::numeric_limits<T>::max());
-    best_id_ = Int{} + kNone;
   }
 
-  POINTLOSS_HD void run(T* dist, int64_t* idx) {
-    const int64_t seed = descend();
-    scan(seed);
-    walk(seed);
-    for (int64_t lane = 0; lane < W && ids_[lane] >= 0; ++lane) {
-      const bool found = best_id_[lane] != kNone;
-      dist[ids_[lane]] = found ? best_[lane] : std::numeric_limits<T>::infinity();
-      idx[ids_[lane]] = found ? best_id_[lane] : -1;
-    }
-  }
-
- private:
   POINTLOSS_HD const T* node_at(int64_t level, int64_t node) const {
     return tree_.nodes[level] + node * (2 * kDim * W);
   }
@@ -122,6 +111,70 @@ class PacketSearch {
     return node;
   }
 
+  // Depth first; a level keeps the bounds of its node and prunes by them again when it is resumed.
+  // Leaves [first, last) have been scanned.
+  POINTLOSS_HD void walk(int64_t first, int64_t last) {
+    int64_t node[kMaxLevels];
+    uint32_t pending[kMaxLevels];
+    Real bound[kMaxLevels];
+    int64_t level = tree_.levels - 1;
+    node[level] = 0;
+    pending[level] = children(level, 0);
+    bound[level] = bounds(low_, high_, node_at(level, 0));
+    while (level < tree_.levels) {
+      const uint32_t open = pending[level] & lane_bits<T>(bound[level] <= worst_);
+      if (open == 0) {
+        ++level;
+        continue;
+      }
+      const int64_t child = __builtin_ctz(open), below = node[level] * W + child;
+      pending[level] &= ~(1u << child);
+      // On higher levels the packet is small beside a child, and asking its queries prunes nothing.
+      if (level <= 1 && !reaches(node_at(level, node[level]), child)) continue;
+      if (level == 0) {
+        if (below < first || below >= last) static_cast<Search*>(this)->scan(below);
+        continue;
+      }
+      --level;
+      node[level] = below;
+      pending[level] = children(level, below);
+      bound[level] = bounds(low_, high_, node_at(level, below));
+    }
+  }
+
+  const TreeView<T>& tree_;
+  const Index* ids_;
+  Real query_[kDim], low_[kDim], high_[kDim];
+  Real best_, worst_;
+};
+
+// The nearest alone, in registers.
+template <int kNorm, int kDim, class T>
+class PacketSearch : PacketWalk<PacketSearch<kNorm, kDim, T>, kNorm, kDim, T> {
+  using Walk = PacketWalk<PacketSearch, kNorm, kDim, T>;
+  using typename Walk::Index, typename Walk::Int, typename Walk::Real;
+  using Walk::W, Walk::best_, Walk::ids_, Walk::query_, Walk::tree_, Walk::worst_;
+  static constexpr Index kNone = std::numeric_limits<Index>::max();
+  friend Walk;
+
+ public:
+  POINTLOSS_HD PacketSearch(const TreeView<T>& queries, int64_t packet, const TreeView<T>& tree)
+      : Walk(queries, packet, tree) {
+    best_id_ = Int{} + kNone;
+  }
+
+  POINTLOSS_HD void run(T* dist, int64_t* idx, int64_t /*k: 1*/) {
+    const int64_t seed = this->descend();
+    scan(seed);
+    this->walk(seed, seed + 1);
+    for (int64_t lane = 0; lane < W && ids_[lane] >= 0; ++lane) {
+      const bool found = best_id_[lane] != kNone;
+      dist[ids_[lane]] = found ? best_[lane] : std::numeric_limits<T>::infinity();
+      idx[ids_[lane]] = found ? best_id_[lane] : -1;
+    }
+  }
+
+ private:
   // The minima first, as most leaves of a far shell improve nothing; the indices only if one does.
   POINTLOSS_HD void scan(int64_t leaf) {
     const T* points = tree_.points + leaf * kDim * W;
@@ -147,70 +200,37 @@ class PacketSearch {
     worst_ = broadcast<T>(largest_lane<T>(best_));
   }
 
-  // Depth first; a level keeps the bounds of its node and prunes by them again when it is resumed.
-  POINTLOSS_HD void walk(int64_t seed) {
-    int64_t node[kMaxLevels];
-    uint32_t pending[kMaxLevels];
-    Real bound[kMaxLevels];
-    int64_t level = tree_.levels - 1;
-    node[level] = 0;
-    pending[level] = children(level, 0);
-    bound[level] = bounds(low_, high_, node_at(level, 0));
-    while (level < tree_.levels) {
-      const uint32_t open = pending[level] & lane_bits<T>(bound[level] <= worst_);
-      if (open == 0) {
-        ++level;
-        continue;
-      }
-      const int64_t child = __builtin_ctz(open), below = node[level] * W + child;
-      pending[level] &= ~(1u << child);
-      // On higher levels the packet is small beside a child, and asking its queries prunes nothing.
-      if (level <= 1 && !reaches(node_at(level, node[level]), child)) continue;
-      if (level == 0) {
-        if (below != seed) scan(below);
-        continue;
-      }
-      --level;
-      node[level] = below;
-      pending[level] = children(level, below);
-      bound[level] = bounds(low_, high_, node_at(level, below));
-    }
-  }
-
-  const TreeView<T>& tree_;
-  const Index* ids_;
-  Real query_[kDim], low_[kDim], high_[kDim];
-  Real best_, worst_;
   Int best_id_;
 };
 
-// Packets [begin, end) of the queries; dist and idx are in the order of the queries' cloud.
-template <int kNorm, int kDim, class T>
+// Packets [begin, end) of the queries by a Search; dist and idx are in the order of the queries'
+// cloud, [n, k].
+template <class Search, class T>
 POINTLOSS_HD void search_packets(const TreeView<T>& queries, int64_t begin, int64_t end,
-                                 const TreeView<T>& tree, T* dist, int64_t* idx) {
+                                 const TreeView<T>& tree, T* dist, int64_t* idx, int64_t k) {
   for (int64_t packet = begin; packet < end; ++packet) {
-    PacketSearch<kNorm, kDim, T>(queries, packet, tree).run(dist, idx);
+    Search(queries, packet, tree).run(dist, idx, k);
   }
 }
 
 #ifdef POINTLOSS_HAS_AVX2_VARIANT
-template <int kNorm, int kDim, class T>
+template <class Search, class T>
 POINTLOSS_AVX2 void search_packets_avx2(const TreeView<T>& queries, int64_t begin, int64_t end,
-                                        const TreeView<T>& tree, T* dist, int64_t* idx) {
-  search_packets<kNorm, kDim>(queries, begin, end, tree, dist, idx);
+                                        const TreeView<T>& tree, T* dist, int64_t* idx, int64_t k) {
+  search_packets<Search>(queries, begin, end, tree, dist, idx, k);
 }
 #endif
 
-template <int kNorm, int kDim, class T>
+template <class Search, class T>
 void search_packets_dispatch(const TreeView<T>& queries, int64_t begin, int64_t end,
-                             const TreeView<T>& tree, T* dist, int64_t* idx) {
+                             const TreeView<T>& tree, T* dist, int64_t* idx, int64_t k) {
 #ifdef POINTLOSS_HAS_AVX2_VARIANT
   if (cpu_has_avx2()) {
-    search_packets_avx2<kNorm, kDim>(queries, begin, end, tree, dist, idx);
+    search_packets_avx2<Search>(queries, begin, end, tree, dist, idx, k);
     return;
   }
 #endif
-  search_packets<kNorm, kDim>(queries, begin, end, tree, dist, idx);
+  search_packets<Search>(queries, begin, end, tree, dist, idx, k);
 }
 
 }  // namespace pointloss

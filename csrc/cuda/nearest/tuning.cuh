@@ -12,6 +12,8 @@ namespace pointloss {
 // fast; with fewer than kTreeFromSmaller in the smaller one it reads the larger only once or twice
 // anyway.
 constexpr int64_t kTreeFrom = 256, kTreeFromSmaller = 32;
+// Points of y from which on its k nearest are searched for in a tree. Not measured apart.
+constexpr int64_t kTreeFromForK = 8192;
 // Clouds of at most this many points are sorted in the shared memory of a block, with 16-bit ids.
 constexpr int kSmallMost = 8192;
 
