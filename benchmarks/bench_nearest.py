@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import baselines, harness
-from pointloss import nearest_both, reference
+from pointloss import nearest, nearest_both, reference
 from pointloss.testing.clouds import (
     blob,
     duplicates,
@@ -105,6 +105,30 @@ def test_scaling(benchmark, method, points):
     benchmark.extra_info.update(
         op="scaling", method=method, kind="surface", batch=1, points=points,
         peak_bytes=harness.peak_bytes(call),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["pointloss", "torch", *([] if ON_GPU else ["scipy"])])
+@pytest.mark.parametrize("k", [8, 32])
+@pytest.mark.parametrize(("batch", "points"), [(32, 2048), (1, 16384), (1, 131072)])
+def test_k_nearest(benchmark, batch, points, k, method):
+    """The k nearest of each point of x, against torch.cdist with topk and, on the CPU, cKDTree."""
+    if method == "torch" and batch * points * points >= (2**31 if ON_GPU else 2**28):
+        pytest.skip("the full distance matrix does not fit")
+    x, y = make(surface, batch, points, points, device=harness.device())
+    calls = {
+        "pointloss": lambda: nearest(x, y, k=k).dist,
+        "torch": lambda: baselines.torch_k_nearest(x, y, k),
+        "scipy": lambda: baselines.scipy_k_nearest(x, y, k),
+    }
+    rows = torch.randint(points, (50,), device=x.device)
+    expected = reference.pairwise(x[-1, rows], y[-1]).topk(k, largest=False).values
+    found = calls[method]()[-1].to(x.device)[rows]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-9)
+    harness.measure(benchmark, calls[method], rounds=30 if ON_GPU else 3)
+    benchmark.extra_info.update(
+        op="nearest", method=method, kind=f"surface, k = {k}", batch=batch, points=points,
+        peak_bytes=harness.peak_bytes(calls[method]),
     )  # fmt: skip
 
 
