@@ -4,6 +4,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <cstdint>
 #include <string>
 #include <tuple>
 
@@ -30,6 +31,7 @@ inline KNearestCall check_k_nearest(const Tensor& x, const Tensor& y,
   const NearestCall search = check_nearest(x, y, x_lengths, y_lengths, norm, false, method);
   STD_TORCH_CHECK(k >= 1 && k <= kMostNeighbours, "k must be in 1..", kMostNeighbours);
   const auto [B, N, M, D] = search.size;
+  STD_TORCH_CHECK(M < INT32_MAX, "k_nearest takes fewer than 2^31 - 1 points in a cloud of y");
   return {search, k, new_tensor(x, {B, N, k}, x.scalar_type()),
           new_tensor(x, {B, N, k}, ScalarType::Long)};
 }

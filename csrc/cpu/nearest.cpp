@@ -15,6 +15,8 @@
 namespace pointloss {
 namespace {
 
+static_assert(kMostPlaces == kMostNeighbours);
+
 // Pairs that one task should at least have, so that starting it costs little beside it.
 constexpr int64_t kPairsPerTask = 1 << 16;
 // Packets of 8 or 4 queries a task, when the threads share one pair of clouds.

@@ -2,7 +2,6 @@
 // pointloss::k_nearest on CUDA: check, allocate, choose brute force or tree, launch.
 #include "../common/k_nearest_call.h"
 
-#include <climits>
 #include <tuple>
 
 #include "launch.cuh"
@@ -55,7 +54,6 @@ std::tuple<Tensor, Tensor> k_nearest_cuda(Tensor x, Tensor y, std::optional<Tens
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const KNearestCall call = check_k_nearest(x, y, x_lengths, y_lengths, norm, k, method);
   const Clouds& size = call.search.size;
-  STD_TORCH_CHECK(size.M < INT_MAX, "k_nearest takes fewer than 2^31 - 1 points in a cloud of y");
   if (index.has_value()) check_index_cuda(*index, y);
   const bool single = x.scalar_type() == ScalarType::Float;
   const bool possible = single && size.D == 3 && norm == 2,

@@ -76,8 +76,8 @@ def nearest(
     Raises:
         ValueError: shapes, devices, norm or k do not fit.
         TypeError: dtypes do not fit, or k is not an integer.
-        RuntimeError: CUDA tensors in a build without CUDA; k on CUDA and 2^31 - 1 points or more in
-            a cloud of y.
+        RuntimeError: CUDA tensors in a build without CUDA; k and 2^31 - 1 points or more in a cloud
+            of y.
 
     Determinism: the forward pass is deterministic, ties take the lowest index, and CPU and CUDA
     agree bit for bit. On CUDA the gradients add in any order, except under

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
 // The k nearest neighbours by brute force (brute_force.h) and by a tree (tree_search.h), exact.
 //
-// Method: the list of a query is its row of the answer, sorted, into which points are inserted.
-// Distances are compared kWidth at once with the last of the list, as most points are too far, and
-// only those that come below it one by one. The list holds the least pairs (distance, index), so
-// that neither the order of the points nor the method matters, and ties go to the lowest index.
+// Method: a query keeps a sorted list of what it has found. Distances are compared kWidth at once
+// with the last of the list, as most points are too far, and those that come below it are inserted
+// one by one, kWidth places of the list at once and without a branch. The list holds the least
+// pairs (distance, index), so that neither the order of the points nor the method matters, and ties
+// go to the lowest index.
 // Cost: beside the distances, about k (1 + ln(m / k)) insertions a query for points in random
-// order, each of up to k moves.
+// order, each of k / kWidth steps.
 #pragma once
 
 #include <algorithm>
@@ -18,30 +19,65 @@
 
 namespace pointloss {
 
-// The row [k] of one query; inf, with index -1, where there is none yet.
+constexpr int64_t kMostPlaces = 64;
+
+// Whole registers that hold k places.
 template <class T>
-struct SortedRow {
+constexpr int64_t place_registers(int64_t k) {
+  return (k + kWidth<T> - 1) / kWidth<T>;
+}
+
+// Words of the lists of a query, and where their first place is: before it there is one that comes
+// before all points.
+template <class T>
+constexpr int64_t list_words(int64_t k) {
+  return (place_registers<T>(k) + 1) * kWidth<T>;
+}
+
+// The list of one query in arrays of list_words(k); inf, with index -1, where there is none yet.
+// Places behind k fill up its last register.
+template <class T>
+struct SortedList {
+  using Real = RealLanes<T>;
+  using Int = IntLanes<T>;
+  using Index = TreeIndex<T>;
+  static constexpr int64_t W = kWidth<T>;
+
   T* dist;
-  int64_t* idx;
+  Index* id;
   int64_t k;
 
   POINTLOSS_HD void clear() const {
-    for (int64_t place = 0; place < k; ++place) {
-      dist[place] = std::numeric_limits<T>::infinity(), idx[place] = -1;
+    for (int64_t word = 0; word < list_words<T>(k); ++word) {
+      dist[word] = (word < W ? -1 : 1) * std::numeric_limits<T>::infinity(), id[word] = -1;
     }
   }
-  POINTLOSS_HD T worst() const { return dist[k - 1]; }
+  POINTLOSS_HD T worst() const { return dist[W + k - 1]; }
 
-  // No index comes below the -1 of an empty place, so nothing at distance inf enters.
-  POINTLOSS_HD void offer(T d, int64_t i) const {
-    int64_t place = k - 1;
-    if (!(d < dist[place] || (d == dist[place] && i < idx[place]))) return;
-    for (; place > 0; --place) {
-      const T before = dist[place - 1];
-      if (before < d || (before == d && idx[place - 1] < i)) break;
-      dist[place] = before, idx[place] = idx[place - 1];
+  // d is finite; behind the last place it gets lost.
+  POINTLOSS_HD void insert(T d, Index i) const {
+    const Real new_dist = broadcast<T>(d);
+    const Int new_id = Int{} + i;
+    const auto store = [](auto* to, const auto& lanes) __attribute__((always_inline)) {
+      __builtin_memcpy(to, &lanes, sizeof lanes);
+    };
+    for (int64_t at = place_registers<T>(k) * W; at > 0; at -= W) {
+      const Real own = load_lanes<Real>(dist + at), before = load_lanes<Real>(dist + at - 1);
+      const Int own_id = load_lanes<Int>(id + at), before_id = load_lanes<Int>(id + at - 1);
+      const Int behind = (own > new_dist) | ((own == new_dist) & (own_id > new_id));
+      const Int moves = (before > new_dist) | ((before == new_dist) & (before_id > new_id));
+      const Real place = behind ? new_dist : own;
+      const Int place_id = behind ? new_id : own_id;
+      store(dist + at, moves ? before : place);
+      store(id + at, moves ? before_id : place_id);
     }
-    dist[place] = d, idx[place] = i;
+  }
+
+  // The row [k] of the answer.
+  POINTLOSS_HD void store(T* row, int64_t* idx) const {
+    for (int64_t place = 0; place < k; ++place) {
+      row[place] = dist[W + place], idx[place] = id[W + place];
+    }
   }
 };
 
@@ -57,11 +93,8 @@ class KPacketSearch : PacketWalk<KPacketSearch<kNorm, kDim, T>, kNorm, kDim, T> 
       : Walk(queries, packet, tree) {}
 
   POINTLOSS_HD void run(T* dist, int64_t* idx, int64_t k) {
-    for (int64_t lane = 0; lane < W; ++lane) {
-      const int64_t at = ids_[lane] < 0 ? 0 : ids_[lane] * k;  // a lane without a query takes none
-      rows_[lane] = {dist + at, idx + at, k};
-      if (ids_[lane] >= 0) rows_[lane].clear();
-    }
+    k_ = k;
+    for (int64_t lane = 0; lane < W; ++lane) list(lane).clear();
     // Leaves of twice k points around the packet bound most answers tightly. Whole pieces of the
     // tree, as it halves ranges, where there are as many.
     int64_t count = 1;
@@ -70,9 +103,14 @@ class KPacketSearch : PacketWalk<KPacketSearch<kNorm, kDim, T>, kNorm, kDim, T> 
     const int64_t first = std::min(this->descend() / count * count, tree_.leaves - count);
     for (int64_t leaf = first; leaf < first + count; ++leaf) scan(leaf);
     this->walk(first, first + count);
+    for (int64_t lane = 0; lane < W && ids_[lane] >= 0; ++lane) {
+      list(lane).store(dist + ids_[lane] * k, idx + ids_[lane] * k);
+    }
   }
 
  private:
+  POINTLOSS_HD SortedList<T> list(int64_t lane) { return {dist_[lane], id_[lane], k_}; }
+
   POINTLOSS_HD void scan(int64_t leaf) {
     const T* points = tree_.points + leaf * kDim * W;
     const Index* ids = tree_.ids + leaf * W;
@@ -88,15 +126,17 @@ class KPacketSearch : PacketWalk<KPacketSearch<kNorm, kDim, T>, kNorm, kDim, T> 
       __builtin_memcpy(best, &best_, sizeof best_);
       for (; nearer != 0; nearer &= nearer - 1) {
         const int64_t lane = __builtin_ctz(nearer);
-        rows_[lane].offer(value[lane], ids[point]);
-        best[lane] = std::min(rows_[lane].worst(), std::numeric_limits<T>::max());
+        list(lane).insert(value[lane], ids[point]);
+        best[lane] = std::min(list(lane).worst(), std::numeric_limits<T>::max());
       }
       best_ = load_lanes<Real>(best);
       worst_ = broadcast<T>(largest_lane<T>(best_));
     }
   }
 
-  SortedRow<T> rows_[W];
+  int64_t k_;
+  T dist_[W][list_words<T>(kMostPlaces)];
+  Index id_[W][list_words<T>(kMostPlaces)];
 };
 
 // At most kBlockRows rows x [rows, dim] against all panels; dist and idx are [rows, k].
@@ -105,7 +145,13 @@ POINTLOSS_HD void k_nearest_block(const T* x, int64_t rows, const T* panels, int
                                   int64_t dim, T* dist, int64_t* idx, int64_t k) {
   const int64_t size = dim * kPanelColumns<T>;
   const int64_t together = std::max<int64_t>(1, kBlockBytes / (size * sizeof(T)));
-  for (int64_t i = 0; i < rows; ++i) SortedRow<T>{dist + i * k, idx + i * k, k}.clear();
+  const int64_t words = list_words<T>(k);
+  T list_dist[kBlockRows * list_words<T>(kMostPlaces)];
+  TreeIndex<T> list_id[kBlockRows * list_words<T>(kMostPlaces)];
+  const auto list = [&](int64_t i) __attribute__((always_inline)) {
+    return SortedList<T>{list_dist + i * words, list_id + i * words, k};
+  };
+  for (int64_t i = 0; i < rows; ++i) list(i).clear();
   for (int64_t first = 0; first < count; first += together) {
     const int64_t last = std::min(count, first + together);
     for (int64_t i = 0; i < rows; i += kTileRows) {
@@ -115,20 +161,21 @@ POINTLOSS_HD void k_nearest_block(const T* x, int64_t rows, const T* panels, int
         RealLanes<T> d[kTileRows][kTileVectors];
         tile_distances<kNorm>(tile, panels + p * size, dim, d);
         for (int64_t r = 0; r < kTileRows && i + r < rows; ++r) {
-          const SortedRow<T> row{dist + (i + r) * k, idx + (i + r) * k, k};
+          const SortedList<T> found = list(i + r);
           for (int64_t v = 0; v < kTileVectors; ++v) {
-            uint32_t nearer = lane_bits<T>(d[r][v] < broadcast<T>(row.worst()));  // false for NaN
+            uint32_t nearer = lane_bits<T>(d[r][v] < broadcast<T>(found.worst()));  // false for NaN
             for (; nearer != 0; nearer &= nearer - 1) {
               const int64_t lane = __builtin_ctz(nearer);
-              row.offer(d[r][v][lane], p * kPanelColumns<T> + v * kWidth<T> + lane);
+              found.insert(d[r][v][lane], p * kPanelColumns<T> + v * kWidth<T> + lane);
             }
           }
         }
       }
     }
   }
-  for (int64_t i = 0; i < rows; ++i) {  // the list of a NaN row is empty: only its distances change
-    if (has_nan(x + i * dim, dim)) {
+  for (int64_t i = 0; i < rows; ++i) {
+    list(i).store(dist + i * k, idx + i * k);
+    if (has_nan(x + i * dim, dim)) {  // its list is empty
       std::fill(dist + i * k, dist + (i + 1) * k, std::numeric_limits<T>::quiet_NaN());
     }
   }

@@ -331,7 +331,8 @@ void nearest_packets(const NearestTree<kDim, T>& x, int64_t begin, int64_t end,
     return;
   }
   for (int64_t i = begin * kWidth<T>; i < end * kWidth<T> && queries.ids[i] >= 0; ++i) {
-    SortedRow<T>{dist + queries.ids[i] * k, idx + queries.ids[i] * k, k}.clear();
+    std::fill_n(dist + queries.ids[i] * k, k, std::numeric_limits<T>::infinity());
+    std::fill_n(idx + queries.ids[i] * k, k, int64_t{-1});
   }
 }
 
