@@ -30,6 +30,7 @@ from models.networks.base import Reconstruction
 from models.page import Cloud, Shown, page
 from models.turntable import turntable
 from models.weights import DEFAULT, Weights, names, open_weights
+from pointloss.io import write_ply
 
 OUT = Path("predictions")
 PAGE = "predictions.html"
@@ -72,18 +73,6 @@ def predict(
     return Prediction(points, spread, drawn)
 
 
-def write_ply(path: Path, points: Tensor, spread: Tensor | None = None) -> None:
-    """Write a binary PLY: x, y, z and, if it is given, the scalar `spread`, all float32."""
-    columns = {"x": points[:, 0], "y": points[:, 1], "z": points[:, 2]}
-    if spread is not None:
-        columns["spread"] = spread
-    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}"]
-    lines += [f"property float {name}" for name in columns] + ["end_header", ""]
-    body = torch.stack(list(columns.values()), dim=1).numpy().astype("<f4").tobytes()
-    with files.replacing(path) as file:
-        file.write("\n".join(lines).encode() + body)
-
-
 def write_npz(path: Path, prediction: Prediction, image: np.ndarray) -> None:
     """Write `points`, the `image` that the network saw, and `spread`, `samples` if there are."""
     arrays = {
@@ -114,7 +103,9 @@ def run(args: argparse.Namespace) -> list[str]:
         pixels = on_white(cutout.image, weights.config.data.image_size)[:3]
         image = torch.from_numpy(pixels).float() / 255
         found = predict(weights, image, samples)
-        write_ply(args.out / f"{path.stem}.ply", found.points, found.spread)
+        spread = {} if found.spread is None else {"spread": found.spread.numpy()}
+        with files.replacing(args.out / f"{path.stem}.ply") as file:
+            write_ply(file, found.points.numpy(), **spread)
         write_npz(args.out / f"{path.stem}.npz", found, pixels)
         turntable(args.out / f"{path.stem}.gif", image, found.points)
         cloud = Cloud(found.points, spread=found.spread)

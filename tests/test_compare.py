@@ -2,19 +2,16 @@
 """`pointloss compare`: what it reads, what it measures, and what it says of hostile files."""
 
 import csv
-import io
 import json
 import re
-import struct
 import sys
-import zipfile
 
 import numpy as np
 import pytest
 import torch
 
 from pointloss import chamfer, cli, f_score, hausdorff, normal_consistency
-from pointloss.compare import command, measure, read
+from pointloss.compare import command, measure, sample
 from pointloss.protocols import PROTOCOLS
 
 trimesh = pytest.importorskip("trimesh")
@@ -24,79 +21,14 @@ CORNERS = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
 POINTS = np.array([[0.0, 0, 0], [1, 2, 3], [4, 5, 6.5]])
 
 
-def pcd(kind, points=POINTS, normals=True):
-    """POINTS as PCL writes them, with a field of three numbers in front and normals behind."""
-    names = "rgb x y z" + " normal_x normal_y normal_z" * normals
-    count = len(names.split())
-    head = (
-        f"# .PCD v0.7\nVERSION 0.7\nFIELDS {names}\nSIZE 1{' 4' * (count - 1)}\n"
-        f"TYPE U{' F' * (count - 1)}\nCOUNT 3{' 1' * (count - 1)}\nWIDTH {len(points)}\n"
-        f"HEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\nPOINTS {len(points)}\nDATA {kind}\n"
-    ).encode()
-    rows = [(9, 8, 7, *p, *((0, 0, 2) if normals else ())) for p in points]
-    if kind == "binary":
-        return head + b"".join(struct.pack(f"<3B{len(r) - 3}f", *r) for r in rows)
-    return head + "".join(" ".join(map(str, r)) + "\n" for r in rows).encode()
-
-
-def npz(**arrays):
-    file = io.BytesIO()
-    np.savez(file, **arrays)
-    return file.getvalue()
-
-
-def npy(array, **options):
-    file = io.BytesIO()
-    np.save(file, array, **options)
-    return file.getvalue()
-
-
-PLY = (
-    "ply\nformat ascii 1.0\nelement vertex 3\n"
-    + "".join(f"property float {n}\n" for n in ("x", "y", "z", "nx", "ny", "nz"))
-    + "end_header\n"
-    + "".join(" ".join(map(str, p)) + " 0 0 2\n" for p in POINTS)
-).encode()
-
-CLOUDS = {
-    "a.npy": npy(POINTS.astype(np.float16)),
-    "b.npy": npy(np.c_[POINTS, np.ones(3)]),
-    "a.npz": npz(points=POINTS, normals=POINTS * 0 + [0, 0, 2], other=POINTS),
-    "b.npz": npz(whatever=POINTS, label=np.zeros(3)),
-    "a.xyz": b"# a comment\n0 0 0\n1 2 3\n4 5 6.5\n",
-    "b.XYZ": b"0,0,0\n1,2,3\n4,5,6.5\n",
-    "a.pcd": pcd("ascii"),
-    "b.pcd": pcd("binary"),
-    "c.pcd": pcd("binary", np.r_[POINTS, [[np.nan] * 3]], normals=False),
-    "a.ply": PLY,
-    "a.obj": b"v 0 0 0\nv 1 2 3\nv 4 5 6.5\n",
-}
-
-
-@pytest.mark.parametrize("name", CLOUDS)
-def test_clouds_are_read(name, tmp_path):
-    path = tmp_path / name
-    path.write_bytes(CLOUDS[name])
-    found = read.read(path, None, 0)
-    assert found.points.dtype == np.float64
-    np.testing.assert_allclose(found.points, POINTS, rtol=1e-6)
-    if name in ("a.npz", "a.pcd", "b.pcd", "a.ply"):
-        np.testing.assert_array_equal(found.normals, [[0, 0, 2]] * 3)
-    else:
-        assert found.normals is None
-    assert ("not looked at" in found.origin) == (name == "b.npy")
-    assert ("1 that are not finite" in found.origin) == (name == "c.pcd")
-    assert len(read.read(path, 2, 0).points) == 2
-
-
 @pytest.mark.parametrize("suffix", ["ply", "obj", "stl", "off", "glb"])
 def test_meshes_are_sampled_by_area(suffix, tmp_path):
     path = tmp_path / f"mesh.{suffix}"
     trimesh.Trimesh(CORNERS, TRIANGLES, process=False).export(path)
-    found = read.read(path, 4000, 7)
-    points, again = found.points, read.read(path, 4000, 7).points
+    found = sample.read(path, 4000, 7)
+    points, again = found.points, sample.read(path, 4000, 7).points
     assert np.array_equal(points, again)
-    assert not np.array_equal(points, read.read(path, 4000, 8).points)
+    assert not np.array_equal(points, sample.read(path, 4000, 8).points)
     slope = np.isclose(points.sum(1), 1, atol=1e-5)
     share = np.sqrt(3) / (3 + np.sqrt(3))  # the slanted side's area, of four sides
     assert slope.mean() == pytest.approx(share, abs=0.03)
@@ -105,53 +37,18 @@ def test_meshes_are_sampled_by_area(suffix, tmp_path):
     assert "4 triangles, 4000 points sampled by area" in found.origin
 
 
-class Bomb:
-    """Running it would leave a mark."""
-
-    def __reduce__(self):
-        return (exec, ("import sys; sys.pointloss_bomb = True",))
-
-
-def lying_zip():
-    """An archive whose directory says that it unpacks to four gigabytes."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("points.npy", npy(POINTS))
-    data = bytearray(file.getvalue())
-    struct.pack_into("<I", data, data.index(b"PK\x01\x02") + 24, 2**32 - 2)
-    return bytes(data)
+def test_a_large_cloud_is_thinned(tmp_path):
+    np.savez(tmp_path / "a.npz", points=np.arange(60.0).reshape(20, 3), normals=-np.ones((20, 3)))
+    found = sample.read(tmp_path / "a.npz", 7, 0)
+    assert len(np.unique(found.points, axis=0)) == len(found.normals) == 7
+    assert found.origin == "cloud of 20 points, 7 of them chosen at random"
 
 
 HOSTILE = {
-    "pickle.npy": (npy(np.array([Bomb()], object), allow_pickle=True), "pickle"),
-    "pickle.npz": (npz(points=np.array([Bomb()], object)), "pickle"),
-    "huge.npy": (npy(POINTS).replace(b"(3, 3), }      ", b"(99999999, 3), }"), ""),
-    "bomb.npz": (lying_zip(), "unpacks to 4294967294 bytes"),
-    "not.npz": (b"PK nothing", ""),
-    "names.npz": (npz(a=POINTS, b=POINTS), r"expected an array 'points' \[N, 3\], got a \[3, 3\]"),
-    "flat.npy": (npy(np.zeros((3, 2))), r"expected an array \[N, 3\], got shape \[3, 2\]"),
-    "text.npy": (npy(np.array(["a"])), "expected real numbers"),
-    "complex.npy": (npy(np.zeros((3, 3), complex)), "expected real numbers, got complex128"),
-    "empty.npy": (npy(np.zeros((0, 3))), r"expected points \[N, 3\], N > 0"),
-    "nan.npy": (npy(np.full((2, 3), np.nan)), "2 of 2 points are not finite"),
     "zero.npy": (b"", ""),
-    "words.xyz": (b"one two three\n", "could not convert"),
     "zero.xyz": (b"# nothing", "no data"),
-    "bytes.xyz": (b"\xff\xfe\x00", "utf-8"),
-    "none.pcd": (b"hello\n" * 9, "no DATA line"),
-    "count.pcd": (pcd("ascii").replace(b"POINTS 3", b"POINTS 99"), "says 99 points, there are 3"),
-    "short.pcd": (pcd("binary")[:-1], "buffer is smaller"),
-    "many.pcd": (pcd("binary").replace(b"POINTS 3", b"POINTS 99999999999"), "expected 1 to"),
-    "kind.pcd": (pcd("binary_compressed"), "DATA binary_compressed is not read"),
-    "axis.pcd": (pcd("ascii").replace(b"x y z", b"x y w"), "expected fields x, y and z"),
-    "wide.pcd": (pcd("binary").replace(b"COUNT 3", b"COUNT 999999999"), ""),
-    "word.ply": (b"ply\nnonsense", ""),
-    "lies.ply": (PLY.replace(b"vertex 3", b"vertex 99999999999"), "says 99999999999 points"),
-    "index.obj": (b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", "IndexError"),
+    "index.obj": (b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", "out of bounds"),
     "line.obj": (b"v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n", "no surface area"),
-    "none.off": (b"OFF\n0 0 0\n", ""),
-    "short.stl": (b"\0" * 83, ""),
-    "magic.glb": (b"glTF\0\0\0\0", ""),
     "other.txt": (b"", "expected one of .ply .obj"),
 }
 
@@ -161,7 +58,7 @@ def test_hostile_files_get_one_line(name, tmp_path, capfd):
     content, words = HOSTILE[name]
     bad, good = tmp_path / name, tmp_path / "good.npy"
     bad.write_bytes(content)
-    good.write_bytes(npy(POINTS))
+    np.save(good, POINTS)
     for pair in ([bad, good], [good, bad]):
         assert cli.main(["compare", *map(str, pair)]) == 2
         out, err = capfd.readouterr()
@@ -169,29 +66,19 @@ def test_hostile_files_get_one_line(name, tmp_path, capfd):
         assert err.count("\n") == 1
         assert err.startswith(f"pointloss compare: {bad}: ")
         assert re.search(words, err)
-    assert not hasattr(sys, "pointloss_bomb")
-
-
-@pytest.mark.parametrize("limit", ["MAX_BYTES", "MAX_POINTS"])
-def test_sizes_are_bounded(limit, tmp_path, monkeypatch):
-    path = tmp_path / "a.npy"
-    path.write_bytes(npy(POINTS))
-    monkeypatch.setattr(read, limit, 2)
-    with pytest.raises(ValueError, match="more than the 2 that are"):
-        read.read(path, None, 0)
 
 
 def test_a_missing_library_is_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "trimesh", None)
     for name in ("a.ply", "b.npy"):
-        (tmp_path / name).write_bytes(PLY if name == "a.ply" else npy(POINTS))
+        (tmp_path / name).touch()
     assert cli.main(["compare", *(str(tmp_path / n) for n in ("a.ply", "b.npy"))]) == 2
     expected = "pointloss compare: reading .ply needs trimesh: pip install trimesh\n"
     assert capsys.readouterr().err == expected
 
 
 def cloud(points, normals=None):
-    return read.Cloud(np.asarray(points, np.float64), normals, "by hand")
+    return sample.Cloud(np.asarray(points, np.float64), normals, "by hand")
 
 
 def test_values_are_those_of_the_library(device):
@@ -328,7 +215,7 @@ def test_heatmap(suffix, tmp_path, capsys):
         rows = np.frombuffer(body, np.dtype([("p", "<f4", 4), ("c", "u1", 3)]))
         assert b"element vertex 5\n" in header
         assert rows["p"][:, 3].tolist() == [0, 1, 2, 3, 4]
-        assert read.read(out, None, 0).points[:, 2].tolist() == [0, 1, 2, 3, 4]
+        assert sample.read(out, None, 0).points[:, 2].tolist() == [0, 1, 2, 3, 4]
 
 
 WRONG = {
@@ -349,7 +236,7 @@ def test_wrong_use_is_one_line(words, tmp_path, capsys):
     for path in names.values():
         path.mkdir()
     for path in ("a.npy", "folder/a.npy", "twice/a.npy", "twice/a.npz"):
-        (tmp_path / path).write_bytes(npy(POINTS))
+        (tmp_path / path).touch()
     names |= {"a": tmp_path / "a.npy", "missing": tmp_path / "missing.npy"}
     assert cli.main(["compare", *words.format(**names).split()]) == 2
     text, err = capsys.readouterr()

@@ -19,7 +19,8 @@ import torch
 from pointloss import _extension
 from pointloss.compare import heatmap
 from pointloss.compare.measure import Options, Pair, Radius, measure
-from pointloss.compare.read import MESH_POINTS, SUFFIXES, read
+from pointloss.compare.sample import MESH_POINTS, read
+from pointloss.io import SUFFIXES
 from pointloss.protocols import PROTOCOLS
 
 Row = dict[str, float]

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pointloss._optional import need
 from pointloss.compare.measure import Pair, distances
-from pointloss.compare.read import need
+from pointloss.io import write_ply
 
 SUFFIXES = (".png", ".ply")
 _DRAWN = 60_000  # points per panel of a picture
@@ -41,20 +42,12 @@ def write(path: Path, pair: Pair, names: tuple[str, str]) -> None:
 def _write_ply(
     path: Path, points: NDArray[np.float32], dist: NDArray[np.float64], top: float
 ) -> None:
-    """Binary PLY: x y z, the colour, and the distance itself."""
+    """Points with their distance, and its colour."""
     matplotlib = need("matplotlib", "colouring a heatmap")
-    fields = [(name, "<f4") for name in ("x", "y", "z", "distance")]
-    rows = np.empty(len(points), [*fields, *((c, "u1") for c in ("red", "green", "blue"))])
-    for axis, name in enumerate("xyz"):
-        rows[name] = points[:, axis]
-    rows["distance"] = dist
     colours = matplotlib.colormaps["viridis"](np.minimum(dist / top, 1), bytes=True)
-    for channel, name in enumerate(("red", "green", "blue")):
-        rows[name] = colours[:, channel]
-    properties = [f"property float {name}\n" for name, _ in fields]
-    properties += [f"property uchar {name}\n" for name in ("red", "green", "blue")]
-    header = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(rows)}\n"
-    path.write_bytes((header + "".join(properties) + "end_header\n").encode() + rows.tobytes())
+    red, green, blue, _ = colours.T
+    with path.open("wb") as file:
+        write_ply(file, points, distance=dist, red=red, green=green, blue=blue)
 
 
 def _write_png(

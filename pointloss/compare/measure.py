@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pointloss.compare.read import Cloud
+from pointloss.compare.sample import Cloud
 from pointloss.geometry.icp import icp
 from pointloss.metrics.hausdorff import percentile_of
 from pointloss.ops.assign import assign
