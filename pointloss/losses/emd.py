@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, overload
 
 import torch
 from torch import Tensor, distributed, nn
@@ -14,40 +14,37 @@ from pointloss.losses import _certificate
 from pointloss.ops import _function
 from pointloss.ops.assign import Assignment, assign_batched
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class _Options(TypedDict, total=False):
+    """Keyword arguments of `emd` that do not decide what it returns."""
+
+    x_lengths: Tensor | None
+    y_lengths: Tensor | None
+    squared: bool
+    rtol: float
+    price: Tensor | None
+    idx: Tensor | None
+    max_rounds: int | None
+    point_reduction: str
+    batch_reduction: str
+
 
 @overload
 def emd(
     x: Tensor,
     y: Tensor,
     *,
-    x_lengths: Tensor | None = None,
-    y_lengths: Tensor | None = None,
-    squared: bool = False,
-    rtol: float = 1e-2,
-    price: Tensor | None = None,
-    idx: Tensor | None = None,
-    max_rounds: int | None = None,
-    point_reduction: str = "mean",
-    batch_reduction: str = "mean",
     return_assignment: Literal[False] = False,
+    **options: Unpack[_Options],
 ) -> Tensor: ...
 
 
 @overload
 def emd(
-    x: Tensor,
-    y: Tensor,
-    *,
-    x_lengths: Tensor | None = None,
-    y_lengths: Tensor | None = None,
-    squared: bool = False,
-    rtol: float = 1e-2,
-    price: Tensor | None = None,
-    idx: Tensor | None = None,
-    max_rounds: int | None = None,
-    point_reduction: str = "mean",
-    batch_reduction: str = "mean",
-    return_assignment: Literal[True],
+    x: Tensor, y: Tensor, *, return_assignment: Literal[True], **options: Unpack[_Options]
 ) -> tuple[Tensor, Assignment]: ...
 
 

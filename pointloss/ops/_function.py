@@ -30,23 +30,25 @@ def is_eager() -> bool:
     )
 
 
-def join(value: Tensor | None, dim: int | None, size: int) -> Tensor | None:
-    """For vmap: the mapped axis, of this size, joins the batch axis; clouds are independent."""
-    if value is None:
-        return None
-    value = value.expand(size, *value.shape) if dim is None else value.movedim(dim, 0)
-    return value.flatten(0, 1)
-
-
-def join_clouds(
+def join(
     size: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...]
 ) -> tuple[int, list[Any]]:
-    """`join` of what most ops begin with: x, y and their lengths; the other arguments stay.
+    """For vmap: the mapped axis of every tensor joins the batch axis; clouds are independent.
 
-    Returns the batch size before joining, too: the results are split by it, because the mapped
-    axis may be empty.
+    Args:
+        size: of the mapped axis.
+        in_dims: of each argument the place of that axis; None: all share the argument.
+        args: x first; every tensor has a batch axis, what is no tensor stays as it is.
+
+    Returns:
+        The batch size before joining, by which results are split because the mapped axis may be
+        empty, and the arguments.
     """
-    x, dim = args[0], in_dims[0]
-    batch = x.shape[1 if dim == 0 else 0]
-    joined = [join(*v, size) for v in zip(args[:4], in_dims[:4], strict=True)]
-    return batch, [*joined, *args[4:]]
+
+    def joined(value: Tensor, dim: int | None) -> Tensor:
+        value = value.expand(size, *value.shape) if dim is None else value.movedim(dim, 0)
+        return value.flatten(0, 1)
+
+    batch = args[0].shape[1 if in_dims[0] == 0 else 0]
+    pairs = zip(args, in_dims, strict=True)
+    return batch, [joined(v, dim) if isinstance(v, Tensor) else v for v, dim in pairs]

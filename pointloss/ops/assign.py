@@ -183,25 +183,11 @@ def _assign_fake(
 
 
 def _assign_vmap(
-    info: Any,
-    in_dims: tuple[int | None, ...],
-    x: Tensor,
-    y: Tensor,
-    x_lengths: Tensor | None,
-    y_lengths: Tensor | None,
-    squared: bool,
-    rtol: float,
-    price: Tensor | None,
-    idx: Tensor | None,
-    *options: Any,
+    info: Any, in_dims: tuple[int | None, ...], *args: Any
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    size: int = info.batch_size
-    tensors = (x, y, x_lengths, y_lengths, price, idx)
-    dims = (*in_dims[:4], *in_dims[6:8])
-    *clouds, price, idx = (_function.join(*v, size) for v in zip(tensors, dims, strict=True))
-    out = torch.ops.pointloss.assign(*clouds, squared, rtol, price, idx, *options)
-    batch = x.shape[1 if in_dims[0] == 0 else 0]  # not -1 below: the mapped axis may be empty
-    return tuple(t.unflatten(0, (size, batch)) for t in out), (0,) * 6
+    batch, joined = _function.join(info.batch_size, in_dims, args)
+    out = torch.ops.pointloss.assign(*joined)
+    return tuple(t.unflatten(0, (info.batch_size, batch)) for t in out), (0,) * 6
 
 
 torch.library.register_fake("pointloss::assign", _assign_fake)

@@ -86,7 +86,7 @@ class _Chamfer(torch.autograd.Function):
         info: Any, in_dims: tuple[int | None, ...], *args: Any
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
         size: int = info.batch_size
-        batch, (*joined, batch_reduction) = _function.join_clouds(size, in_dims, args)
+        batch, (*joined, batch_reduction) = _function.join(size, in_dims, args)
         value, idx = _function.call(_Chamfer, *joined, "none")
         value = value.unflatten(0, (size, batch))
         if batch_reduction != "none":

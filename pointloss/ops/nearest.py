@@ -211,7 +211,7 @@ class _Nearest(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], *args: Any
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        batch, joined = _function.join_clouds(info.batch_size, in_dims, args)
+        batch, joined = _function.join(info.batch_size, in_dims, args)
         out = _function.call(_Nearest, *joined)
         return tuple(t.unflatten(0, (info.batch_size, batch)) for t in out), (0,) * 4
 
