@@ -12,7 +12,6 @@ protocol, and with --out writes compare.md and compare.json.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,14 +24,13 @@ from models.config import Config
 from models.data.dataset import FURNITURE
 from models.paired import DRAWS, Estimate, bootstrap, show
 from models.report import as_json, embolden, number, table, title
-from models.tables import Row, sign
+from models.tables import Row, read_results, sign
 
 # Settings that do not make another system of a run: what it ran on, and how it is judged.
 CIRCUMSTANCES = {
     *("data.root", "data.fold", "data.workers", "optim.seed", "optim.deterministic", "optim.graph"),
     "network.autoencoder",  # a path, another one on every fold
 }
-SCORED = "results.json"
 BESIDE = (*NAMES, FLOOR)
 
 
@@ -69,14 +67,8 @@ def read(run: str) -> dict[str, Any]:
     if not path.exists() and "=" in run:
         system, _, run = run.partition("=")
         path = Path(run)
-    path = path / SCORED if path.is_dir() else path
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; python -m models.evaluate RUN writes it") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    if not isinstance(record, dict) or not {"objects", "scores", "config"} <= record.keys():
+    record = read_results(path)
+    if not {"objects", "scores", "config"} <= record.keys():
         raise ValueError(f"{path}: holds no scores by object; score it again: models.evaluate")
     return {"system": system, **record}
 

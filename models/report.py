@@ -10,7 +10,7 @@ from typing import Any
 from models import files, log, plots
 from models.baselines import FLOOR, ORACLE, RETRIEVAL
 from models.paired import show
-from models.tables import IMAGES, KEYS, MACRO, Row, sign
+from models.tables import FILE, IMAGES, KEYS, MACRO, Row, sign
 
 
 @dataclass(frozen=True)
@@ -286,6 +286,6 @@ def write(results: Results, folder: Path) -> None:
     )
     record = asdict(replace(results, pictures=None))
     del record["pictures"]
-    files.write_text(folder / "results.json", as_json(record))
+    files.write_text(folder / FILE, as_json(record))
     if results.pictures:
         plots.reconstructions(folder / "reconstructions.png", results.pictures)

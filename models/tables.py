@@ -4,6 +4,8 @@
 Everything here is what results.json holds, one row a line, for models.report and models.compare.
 """
 
+import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +20,7 @@ Row = dict[str, Any]
 KEYS = ("protocol", "method", "category", "objects", "images")  # of Tables.rows, then the columns
 MORE, LESS = ("F@", "IoU", "within"), ("CD", "EMD", "MPJPE", "PA-MPJPE", "error")  # is better
 MACRO, IMAGES = "mean", "all images"  # in place of a category
+FILE = "results.json"
 
 
 class Tables(NamedTuple):
@@ -40,6 +43,24 @@ def sign(column: str) -> int:
 def short(value: float) -> float:
     """Six digits, which is more than any score has: results.json is kept small, to be committed."""
     return float(f"{value:.6g}")
+
+
+def read_results(run: Path) -> dict[str, Any]:
+    """What models.evaluate has written: the results.json in the folder `run`, or that file.
+
+    Raises:
+        ValueError: there is none, or it is no JSON object.
+    """
+    path = run / FILE if run.is_dir() else run
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; python -m models.evaluate RUN writes it") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}: expected a JSON object")
+    return record
 
 
 def by_category(

@@ -11,7 +11,6 @@ view of each object is shown, another side from object to object.
 
 import argparse
 import csv
-import json
 import math
 import sys
 from collections import Counter
@@ -22,7 +21,7 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from models import files
+from models import files, tables
 from models.build import open_split, pick_device
 from models.data.dataset import ReconstructionDataset, Sample
 from models.page import FRONT, Cloud, Shown, page
@@ -138,9 +137,9 @@ def collect_charts(runs: Sequence[Path], labels: list[str]) -> dict[str, Any]:
     for label, run in zip(labels, runs, strict=True):
         if columns := read_curves(run / "metrics.csv"):
             curves[label] = columns
-        if not (path := run / "results.json").is_file():
+        if not (run / tables.FILE).is_file():
             continue
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = tables.read_results(run)
         own, protocol = results["method"], next(iter(results["conventions"]))  # the one asked for
         if (convention := results["conventions"][protocol][0]) not in notes:
             notes.append(convention)

@@ -28,6 +28,7 @@ from models.config import Config
 from models.data.manifest import credits_text, is_plain, read_manifest
 from models.determinism import deterministic
 from models.networks.base import Network
+from models.tables import read_results
 
 FOLDER = Path(__file__).parent / "weights"
 DEFAULT = "furniture"  # what models.predict takes if it is not told
@@ -142,15 +143,6 @@ def rounding(exact: Weights, rounded: Weights) -> tuple[float, float]:
     first, second = (w.network(images).points for w in (exact, rounded))
     moves = (first - second).norm(dim=-1)
     return moves.mean().item(), moves.max().item()
-
-
-def read_results(run: Path) -> dict[str, Any]:
-    """What models.evaluate has written. Raises ValueError if it has not."""
-    path = run / "results.json"
-    if not path.is_file():
-        raise ValueError(f"{path}: missing; python -m models.evaluate {run} writes it")
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
 
 
 def scores_table(results: dict[str, Any], protocol: str) -> str:
