@@ -54,10 +54,10 @@ def ac3d(vertices, extra=""):
     return "\n".join([*lines, "kids 0", ""])
 
 
-def deb(path, members):
+def deb(path, members, packed="xz"):
     """A .deb with the given (name, bytes or tar type) in data.tar.xz; links lead to /etc/passwd."""
     data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w:xz") as archive:
+    with tarfile.open(fileobj=data, mode=f"w:{packed}") as archive:
         for name, content in members:
             info = tarfile.TarInfo(name)
             if content not in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
@@ -66,9 +66,14 @@ def deb(path, members):
             else:
                 info.type, info.linkname = content, "/etc/passwd"
                 archive.addfile(info)
+    return ar(path, **{"debian-binary": b"2.0", f"data.tar.{packed}".rstrip("."): data.getvalue()})
+
+
+def ar(path, **members):
+    """An ar archive, as a .deb is one."""
     with path.open("wb") as file:
         file.write(b"!<arch>\n")
-        for name, content in (("debian-binary", b"2.0"), ("data.tar.xz", data.getvalue())):
+        for name, content in members.items():
             file.write(f"{name:16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode())
             file.write(content + b"\n" * (len(content) % 2))
     return path

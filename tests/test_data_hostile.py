@@ -19,7 +19,7 @@ from models.data.prepare import ac3d, archives, licences, pictures, workers
 from models.data.prepare.archives import FolderFiles, PrepareError, unpack_deb
 from models.data.prepare.mesh import ac3d_parts, texture_colours
 from models.data.prepare.sources import debian, flightgear, sweethome
-from tests.meshes import box, deb, needs_renderer, obj
+from tests.meshes import ar, box, deb, needs_renderer, obj
 
 
 @pytest.mark.parametrize("name", ["../evil.sh3f", "/evil.sh3f", "a/../../evil.sh3f", "..\\e.sh3f"])
@@ -49,19 +49,29 @@ def test_unpack_names_rubbish(tmp_path):
         debian.find_deb("sweethome3d-furniture", tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["GNUTYPE_LONGNAME", "XHDTYPE"])
-def test_a_name_of_gigabytes_is_not_read(tmp_path, kind):
+@pytest.mark.parametrize("packed", ["", "gz", "bz2", "xz"])
+def test_packages_are_packed_in_several_ways(tmp_path, packed):
+    members = [(f"{name}.sh3f", name.encode() * 700) for name in ("a" * 200, "b", "c")]
+    package = deb(tmp_path / "a.deb", members, packed)
+    written = unpack_deb(package, tmp_path / "o", lambda name: name != "b.sh3f")
+    assert [path.read_bytes() for path in written] == [members[0][1], members[2][1]]
+    package.write_bytes(package.read_bytes()[: package.stat().st_size // 2])
+    with pytest.raises(PrepareError, match=r"a\.deb: "):
+        unpack_deb(package, tmp_path / "o", lambda name: False)
+    zstd = ar(tmp_path / "b.deb", **{"data.tar.zst": b""})
+    with pytest.raises(PrepareError, match=r"data\.tar\.zst is not supported; repack it with xz"):
+        unpack_deb(zstd, tmp_path / "o", lambda name: False)
+
+
+@pytest.mark.parametrize("kind", ["GNUTYPE_LONGNAME", "XHDTYPE", "XGLTYPE", "REGTYPE"])
+@pytest.mark.parametrize("size", [5 << 30, -512])
+def test_a_forged_header_takes_neither_memory_nor_time(tmp_path, kind, size):
     header = tarfile.TarInfo("././@LongLink")
-    header.type, header.size = getattr(tarfile, kind), 5 << 30
-    head = header.tobuf(tarfile.GNU_FORMAT)
-    with (tmp_path / "a.deb").open("wb") as file:
-        file.write(b"!<arch>\n")
-        file.write(
-            f"{'data.tar':16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(head) + 512:<10}`\n".encode()
-        )
-        file.write(head + b"a" * 512)
-    with pytest.raises(PrepareError, match="a name of 5368709120 bytes"):
-        unpack_deb(tmp_path / "a.deb", tmp_path / "o", lambda name: True)
+    header.type, header.size = getattr(tarfile, kind), size
+    content = header.tobuf(tarfile.GNU_FORMAT) + b"a" * 512
+    package = ar(tmp_path / "a.deb", **{"data.tar": content})
+    with pytest.raises(PrepareError, match=r"a\.deb: "):
+        unpack_deb(package, tmp_path / "o", lambda name: True)
 
 
 def test_a_package_is_bounded_in_all(tmp_path, monkeypatch):

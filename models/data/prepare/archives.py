@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import lzma
 import posixpath
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 FILE_LIMIT = 64 << 20  # bytes of one mesh, material or texture, unless the user says otherwise
 _MEMBER_LIMIT = 512 << 20  # bytes of one member of a package; the largest library has 60 MB
 _TOTAL_LIMIT = 8 << 30  # bytes of all of them, wanted or not
-_NAME_LIMIT = 64 << 10  # bytes of the blocks that hold a long name
+_READ_LIMIT = 1 << 20  # bytes that are read at once; a long name has some hundreds
 
 
 class PrepareError(Exception):
@@ -35,18 +38,48 @@ def ar_members(file: BinaryIO) -> Iterator[tuple[str, int]]:
         file.seek(start + int(size) + int(size) % 2)
 
 
-class _Member(tarfile.TarInfo):
-    """A tar header that is refused before tarfile reads a name of gigabytes into memory."""
+class _Forward:
+    """A tar archive's bytes, which can be read forwards only and a little at a time.
 
-    _LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE,
-             tarfile.SOLARIS_XHDTYPE)  # fmt: skip
+    tarfile reads members in small pieces, but a name in one, of the size that its header tells: a
+    forged header would take all memory, or lead back to where tarfile has been.
+    """
 
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
-        member = super().frombuf(buf, encoding, errors)
-        if member.type in cls._LONG and member.size > _NAME_LIMIT:
-            raise PrepareError(f"broken archive (a name of {member.size} bytes)")
-        return member
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._start = file, file.tell()
+
+    def tell(self) -> int:
+        return self._file.tell() - self._start
+
+    def seek(self, place: int) -> None:
+        if place < self.tell():
+            raise PrepareError("broken archive (a header leads back)")
+        with _named():
+            self._file.seek(self._start + place)
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _READ_LIMIT:
+            raise PrepareError(f"broken archive (a header of {size} bytes)")
+        with _named():
+            return self._file.read(size)
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """What a decompressor says of a broken archive, as a PrepareError."""
+    try:
+        yield
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise PrepareError(f"broken archive ({error})") from error
+
+
+_UNPACKED: dict[str, Callable[[BinaryIO], BinaryIO]] = {
+    "data.tar": lambda file: file,
+    "data.tar.gz": lambda file: gzip.GzipFile(fileobj=file),
+    "data.tar.bz2": bz2.BZ2File,
+    "data.tar.xz": lzma.LZMAFile,
+    "data.tar.lzma": lzma.LZMAFile,
+}
 
 
 def unpack_deb(deb: Path, target: Path, wanted: Callable[[str], bool]) -> list[Path]:
@@ -58,13 +91,16 @@ def unpack_deb(deb: Path, target: Path, wanted: Callable[[str], bool]) -> list[P
         for name, _ in ar_members(file):
             if not name.startswith("data.tar"):
                 continue
-            if name == "data.tar.zst":
-                raise PrepareError(f"{deb.name}: zstd is not supported; repack it with xz")
+            if name not in _UNPACKED:
+                raise PrepareError(f"{deb.name}: {name} is not supported; repack it with xz")
             try:
-                with tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as archive:
+                data = _Forward(_UNPACKED[name](file))
+                with tarfile.open(fileobj=data, mode="r:") as archive:
                     return _unpack_tar(archive, target, wanted)
-            except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as error:
+            except tarfile.TarError as error:
                 raise PrepareError(f"{deb.name}: broken archive ({error})") from error
+            except PrepareError as error:
+                raise PrepareError(f"{deb.name}: {error}") from error
     raise PrepareError(f"{deb.name}: no data.tar inside")
 
 
