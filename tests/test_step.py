@@ -85,7 +85,7 @@ def test_dense_clouds_and_kept_prices_do_not_go_together(root):
     assert values.isfinite().all()
 
 
-def steps(config, device, count=STEPS):
+def steps(config, device, count=STEPS, rate=1e-3):
     """The numbers of `count` steps on `device`, and what they have trained."""
     task = open_task(config, device)
     batches, run = task.batches(), train.begin(task)
@@ -97,7 +97,7 @@ def steps(config, device, count=STEPS):
         batches.begin(epoch)
         step.model.train()
         for _, inputs in batches:
-            values.append(step(inputs, 1e-3 / (1 + len(values))))
+            values.append(step(inputs, rate / (1 + len(values))))
         step.clock.drain()
     assert step.captures == (step.graph is not None)
     summary = step.clock.summary()
@@ -133,16 +133,26 @@ SYSTEMS = {
     ],
 )
 def test_captured_steps_are_the_steps(root, cuda, system, precision, strict):
-    """With the same random numbers; the first captured step has undone its warm-up."""
+    """With the same random numbers; the first captured step has undone its warm-up.
+
+    Without an order of sums another rounding in bfloat16, or another matching as good, is another
+    gradient where it is small, of which Adam makes a full step all the same: if one value in a
+    hundred is rounded otherwise, six steps lead the weights 1.5 % apart. So there each step is of
+    the first weights, and all its numbers must agree.
+    """
     found = []
+    rate = 1e-3 if strict else 1e-9
     for graph in ("false", "true"):
         more = SYSTEMS[system] | {"optim_graph": graph, "optim_precision": precision}
         more["loss_emd_rtol"] = 1e-3  # else another matching, as good, is another loss
         config = configure(root, network_points=256, optim_weight_decay=0.05, **more)
         with deterministic(strict):
-            found.append(steps(config, "cuda"))
+            found.append(steps(config, "cuda", rate=rate))
     (eager, run), (captured, other) = found
-    torch.testing.assert_close(captured[0], eager[0], rtol=1e-3 if strict else 2e-2, atol=1e-5)
+    if strict:
+        torch.testing.assert_close(captured[0], eager[0], rtol=1e-3, atol=1e-5)
+    else:  # 0.2 %, and 0.7 % of the norm, if one value in ten is rounded otherwise
+        torch.testing.assert_close(captured, eager, rtol=2e-2, atol=1e-5)
     torch.testing.assert_close(captured[:, 0], eager[:, 0], rtol=2e-2, atol=1e-3)
     assert run.trained.average.steps == other.trained.average.steps
     states = [r.trained.average.network.state_dict().values() for r in (run, other)]
