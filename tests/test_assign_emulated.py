@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_assign import assert_valid
+from certificates import assert_valid
 
 from pointloss import Assignment
 from pointloss.testing.clouds import (

@@ -2,9 +2,9 @@
 """What holds of every assignment, on clouds and options drawn at random."""
 
 import torch
+from certificates import assert_valid
 from hypothesis import given
 from hypothesis import strategies as st
-from test_assign import assert_valid
 
 from pointloss import assign, reference
 from pointloss.testing.clouds import CROWDED, KINDS, blob, make, surface, uniform

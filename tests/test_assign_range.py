@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from certificates import assert_valid
 from scipy.optimize import linear_sum_assignment
-from test_assign import assert_valid
 
 from pointloss import assign
 from pointloss.testing.clouds import KINDS, make

@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from test_assign import assert_same_bits, assert_valid
+from certificates import assert_same_bits, assert_valid
 
 from pointloss import assign, reference
 from pointloss.testing.clouds import (

@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from test_assign import assert_covered_by_prices, assert_valid
+from certificates import assert_covered_by_prices, assert_valid
 
 from pointloss import assign, emd
 from pointloss.testing.clouds import approach, blob, duplicates, make, noisy, surface

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from objects import make_set
+from pages import check_alone, data_of
 from PIL import Image
-from test_viewer import check_alone, data_of
-from test_weights import make_manifest, make_run
+from runs import make_manifest, make_run
 
 from models import checkpoint, predict, score, weights
 from models import config as configs

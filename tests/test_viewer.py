@@ -3,24 +3,18 @@
 
 import base64
 import json
-import re
 
 import numpy as np
 import pytest
 import torch
 from objects import make_set
-from test_weights import make_run
+from pages import check_alone, data_of
+from runs import make_run
 
 from models import page, viewer
 from pointloss import chamfer
 
 pytestmark = pytest.mark.usefixtures("one_cpu_thread")
-
-
-def data_of(html):
-    """What the page's script reads."""
-    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
-    return json.loads(text)
 
 
 def array(text, kind):
@@ -29,14 +23,6 @@ def array(text, kind):
 
 def cloud_of(packed):
     return array(packed["points"], "<i2").reshape(-1, 3) / 32767 * packed["reach"]
-
-
-def check_alone(html):
-    """Nothing in the page is fetched from anywhere, and a browser is told to forbid it."""
-    assert not re.search(r"https?:|//[a-z]+\.|@import|<link|\bfetch\(|XMLHttpRequest|url\(", html)
-    assert re.findall(r"<(?:script|img)[^>]* src=", html) == []
-    assert "default-src 'none'" in html
-    assert "{{" not in html
 
 
 @pytest.fixture(scope="module")

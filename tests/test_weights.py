@@ -8,46 +8,13 @@ import shutil
 import pytest
 import torch
 from objects import make_set
+from runs import make_manifest, make_run
 
-from models import checkpoint, evaluate, weights
+from models import checkpoint, weights
 from models import config as configs
-from models.build import build_network
 from models.config import Config
 
 pytestmark = pytest.mark.usefixtures("one_cpu_thread")
-
-
-def make_run(root, folder, points=64):
-    """A run folder with an untrained network on the set at `root`, scored."""
-    values = {
-        "data": {"root": str(root), "image_size": 32},
-        "network": {"points": points},
-        "evaluate": {"baselines": False, "protocol": "pix3d"},
-    }
-    config = configs.update(Config(), values)
-    torch.manual_seed(0)
-    network = build_network(config)
-    mean = torch.rand(points, 3) - 0.5
-    network.start_from(mean)
-    state = {"network": network.state_dict(), "mean_shape": mean, "history": []}
-    folder.mkdir()
-    checkpoint.save(folder / checkpoint.BEST, {"config": configs.to_dict(config), **state})
-    shutil.copy(folder / checkpoint.BEST, folder / checkpoint.NAME)
-    assert evaluate.main([str(folder), "--device", "cpu"]) == 0
-    return folder
-
-
-def make_manifest(root):
-    """A licence for each object of objects.make_set."""
-    records = [
-        {
-            "synset": key.parent.name, "model": key.name, "category": "chair", "name": key.name,
-            "title": "", "author": "nobody", "url": "", "licence": "CC0-1.0", "licence_url": "",
-            "source": {"file": "made.obj"},
-        }
-        for key in sorted((root / "ShapeNetRendering").glob("*/*"))
-    ]  # fmt: skip
-    (root / "manifest.json").write_text(json.dumps({"objects": records}))
 
 
 @pytest.fixture(scope="module")
