@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 from hypothesis import settings
+from runs import without_pictures
 
 # Wall-clock limits would make property tests fail on a busy machine, and say nothing.
 settings.register_profile("pointloss", deadline=None, max_examples=40, derandomize=True)
@@ -66,6 +67,12 @@ def dtype(request):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """For runs of models: pictures take longer than a run this small. test_plots draws them."""
+    without_pictures(monkeypatch)
 
 
 @pytest.fixture

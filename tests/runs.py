@@ -1,15 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""A run folder of an untrained network, and a licence for each object of its set."""
+"""Runs of seconds: without pictures, or of an untrained network; licences for their objects."""
 
 import json
 import shutil
 
+import pytest
 import torch
 
 from models import checkpoint, evaluate
 from models import config as configs
 from models.build import build_network
 from models.config import Config
+
+
+def without_pictures(monkeypatch):
+    """Let the pictures of training and evaluation be empty files."""
+    from models import plots
+
+    monkeypatch.setattr(plots, "reconstructions", lambda path, pictures: path.touch())
+    monkeypatch.setattr(plots, "loss_curves", lambda metrics, path: path.touch())
 
 
 def make_run(root, folder, points=64):
@@ -28,7 +37,9 @@ def make_run(root, folder, points=64):
     folder.mkdir()
     checkpoint.save(folder / checkpoint.BEST, {"config": configs.to_dict(config), **state})
     shutil.copy(folder / checkpoint.BEST, folder / checkpoint.NAME)
-    assert evaluate.main([str(folder), "--device", "cpu"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        without_pictures(patch)
+        assert evaluate.main([str(folder), "--device", "cpu"]) == 0
     return folder
 
 

@@ -189,6 +189,7 @@ def test_pix3d_stays_in_its_folder(tmp_path):
 
 
 @needs_renderer
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("source", ["shapenet", "pix3d"])
 def test_trained_and_scored_on_what_was_prepared(source, request, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "pick_device", lambda name: "cpu")

@@ -16,7 +16,7 @@ from objects import make_set, settings
 from scores import BARE, rows_of, save_clouds, score_clouds
 
 import pointloss
-from models import checkpoint, compare, evaluate, judge, plots, train
+from models import checkpoint, compare, evaluate, judge, train
 from models import config as configs
 from models.build import open_split
 from models.config import Config, ConfigError
@@ -24,7 +24,7 @@ from models.score import score as score_state
 from models.score import spread_views
 from pointloss.protocols import PROTOCOLS
 
-pytestmark = pytest.mark.usefixtures("one_cpu_thread")
+pytestmark = pytest.mark.usefixtures("one_cpu_thread", "no_pictures")
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +35,6 @@ def world(tmp_path_factory):
     words = ["--device", "cpu", "--out", str(folder / "run"), *settings(root, optim_epochs=1)]
     assert train.main(words) == 0
     return root, folder / "run"
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    """The picture takes longer than the scores of a set this small; test_plots draws one."""
-    monkeypatch.setattr(plots, "reconstructions", lambda path, pictures: path.touch())
 
 
 def score(run, *words, out):

@@ -9,21 +9,15 @@ import pytest
 from objects import make_set
 from scores import BARE, rows_of, save_clouds, score_clouds
 
-from models import evaluate, plots
+from models import evaluate
 from models.data.dataset import FURNITURE
 
-pytestmark = pytest.mark.usefixtures("one_cpu_thread")
+pytestmark = pytest.mark.usefixtures("one_cpu_thread", "no_pictures")
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return make_set(tmp_path_factory.mktemp("set") / "set")
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    """The picture takes longer than the scores of a set this small; test_plots draws one."""
-    monkeypatch.setattr(plots, "reconstructions", lambda path, pictures: path.touch())
 
 
 def test_a_cloud_against_itself_scores_zero(root, tmp_path):

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The picture grid: which images, and where the camera sees a point."""
+"""Pictures: the curves, the grid, which images, and where the camera sees a point."""
 
 import matplotlib.pyplot as plt
 import torch
 from PIL import Image
 
-from models import plots
+from models import log, plots
 from models.data.camera import Camera, intrinsics
 from models.data.dataset import View
 
@@ -51,3 +51,9 @@ def test_the_grid_says_what_colours_and_numbers_are(tmp_path, monkeypatch):
     assert Image.open(tmp_path / "a.png").width == 1540
     monkeypatch.undo()
     plt.close(figure)
+
+
+def test_one_loss_without_validation_images_is_drawn(tmp_path):
+    log.write_csv(tmp_path / "metrics.csv", [{"epoch": 1, "lr": 0.1, "loss": 2.0, "cd": 2.0}])
+    plots.loss_curves(tmp_path / "metrics.csv", tmp_path / "loss_curves.png")
+    assert (tmp_path / "loss_curves.png").stat().st_size > 1000

@@ -71,7 +71,9 @@ def test_only_ops_call_the_dispatcher():
 
 def test_tests_share_by_modules_and_not_from_one_another():
     for path in (ROOT / "tests").glob("*.py"):
-        assert not re.search(r"^(from|import) (tests\.)?test_", path.read_text(), re.MULTILINE), path
+        assert not re.search(r"^(from|import) (tests\.)?test_", path.read_text(), re.MULTILINE), (
+            path
+        )
 
 
 def test_device_code_stays_in_its_room():

@@ -22,7 +22,7 @@ from models.networks import NETWORKS
 from models.tasks import open_task
 from models.tasks.reconstruction import Reconstruction
 
-pytestmark = pytest.mark.usefixtures("one_cpu_thread")
+pytestmark = pytest.mark.usefixtures("one_cpu_thread", "no_pictures")
 
 
 @pytest.fixture
@@ -157,12 +157,6 @@ def test_two_runs_into_one_folder_are_refused(root, tmp_path, capsys):
         assert not list(out.iterdir())
     with files.locked(out):  # the lock has gone with its owner
         pass
-
-
-def test_one_loss_without_validation_images_is_drawn(tmp_path):
-    log.write_csv(tmp_path / "metrics.csv", [{"epoch": 1, "lr": 0.1, "loss": 2.0, "cd": 2.0}])
-    plots.loss_curves(tmp_path / "metrics.csv", tmp_path / "loss_curves.png")
-    assert (tmp_path / "loss_curves.png").stat().st_size > 1000
 
 
 def test_threads_sleep_while_they_wait():

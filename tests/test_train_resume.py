@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = train.DEFAULT.parent
 FIRST, SECOND = "lmnet-autoencoder", ("lmnet", "lmnet-probabilistic")  # 3D-LMNet's stages
 
-pytestmark = pytest.mark.usefixtures("one_cpu_thread")
+pytestmark = pytest.mark.usefixtures("one_cpu_thread", "no_pictures")
 
 
 @pytest.fixture
@@ -60,7 +60,8 @@ def words_of(system, root, tmp_path, **more):
     words = ["--config", str(CONFIGS / f"{system}-tiny.toml"), *settings(root, **more)]
     if system in ("lmnet", "lmnet-probabilistic"):
         first = tmp_path / "autoencoder"
-        assert train.main(["--out", str(first), *words_of(FIRST, root, tmp_path, **more)]) == 0
+        if not first.exists():
+            assert train.main(["--out", str(first), *words_of(FIRST, root, tmp_path, **more)]) == 0
         words += ["--set", f"network.autoencoder={first}"]
     return words
 
@@ -118,7 +119,7 @@ train.main(sys.argv[1:])
 
 
 def run(words, gpus=False):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     if not gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     command = [sys.executable, *words]
@@ -135,37 +136,64 @@ def test_kill_and_resume_give_the_straight_run(root, tmp_path):
     same_state(*(checkpoint.load(run / checkpoint.NAME) for run in (straight, parts)))
 
 
+TOGETHER = """
+import json, sys
+from models import distributed, plots, train
+plots.reconstructions = plots.loss_curves = lambda *_: None
+device, end = distributed.begin(sys.argv[1]), distributed.end
+distributed.begin, distributed.end = lambda _: device, lambda: None  # one group for all runs
+for words in json.loads(sys.argv[2]):
+    assert train.main(words) == 0
+end()
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("system", ["efficient", "reconstnet", *SECOND])
-def test_two_processes_train_like_one(root, tmp_path, device, system):
+def test_two_processes_train_like_one(root, tmp_path, monkeypatch, device):
     """In two steps, one an epoch; later ones part, see models/distributed.py."""
     cuda = device.type == "cuda"
     if cuda and torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
+    monkeypatch.setattr(train, "pick_device", lambda name: str(device))
     # A matching certified to 1e-6 has one cost, however the sums before it were rounded.
     # At a high rate Adam turns the rounding of a gradient near 0 into a step of full length.
     more = {"loss_emd_rtol": 1e-6, "loss_chamfer_squared": "false", "optim_lr": 2e-4}
-    words = words_of(system, root, tmp_path, optim_batch_size=16, **more)
+    more |= {"optim_batch_size": 16, "evaluate_baselines": "false"}
+    systems = ("efficient", "reconstnet", *SECOND)
+    words = {system: words_of(system, root, tmp_path, **more) for system in systems}
+    alone, shared = (
+        {
+            s: ["--device", device.type, "--out", str(tmp_path / f"{s} {n}"), *words[s]]
+            for s in words
+        }
+        for n in (1, 2)
+    )
+    for own in alone.values():
+        assert train.main(own) == 0
+    script = tmp_path / "together.py"
+    script.write_text(TOGETHER)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    states = []
-    for how in (["-m"], [*torchrun, "-m"]):
-        out = tmp_path / str(len(states))
-        command = [*how, "models.train", "--device", device.type, "--out", str(out), *words]
-        done = run(command, gpus=cuda)
-        assert done.returncode == 0, done.stderr.decode()
-        states.append(checkpoint.load(out / checkpoint.NAME))
-    rounding = 1e-2 if cuda else 1e-3  # convolutions of a GPU are TF32
-    for row, other in zip(*(state["history"] for state in states), strict=True):
-        assert other.keys() == row.keys()
+    done = run([*torchrun, str(script), device.type, json.dumps(list(shared.values()))], gpus=cuda)
+    assert done.returncode == 0, done.stderr.decode()
+    for system in systems:
+        states = [checkpoint.load(tmp_path / f"{system} {n}" / checkpoint.NAME) for n in (1, 2)]
+        check_alike(*states, 1e-2 if cuda else 1e-3, system)  # convolutions of a GPU are TF32
+
+
+def check_alike(one, two, rounding, system):
+    """Checkpoints of one run by one process, and by two."""
+    for row, other in zip(one["history"], two["history"], strict=True):
+        assert other.keys() == row.keys(), system
         for key in row.keys() - set(log.TIMES):
-            assert other[key] == pytest.approx(row[key], rel=rounding), (row["epoch"], key)
-    losses_of_first = [state["history"][0]["loss"] for state in states]
-    assert losses_of_first[1] == pytest.approx(losses_of_first[0], rel=rounding / 100)
+            expected = pytest.approx(row[key], rel=rounding)
+            assert other[key] == expected, (system, row["epoch"], key)
+    first, other = (state["history"][0]["loss"] for state in (one, two))
+    assert other == pytest.approx(first, rel=rounding / 100), system
     # The sum of both steps' gradients, as Adam weighs them, of all weights together.
-    moments = [state["optimiser"]["state"].values() for state in states]
-    one, two = (torch.cat([s["exp_avg"].flatten() for s in moment]) for moment in moments)
-    assert (one - two).norm() < rounding * one.norm()
+    moments = [state["optimiser"]["state"].values() for state in (one, two)]
+    here, there = (torch.cat([s["exp_avg"].flatten() for s in moment]) for moment in moments)
+    assert (here - there).norm() < rounding * here.norm(), system
     # Every process has the prices of all samples.
-    prices = [state["objective"].get("emd_loss.price_cache") for state in states]
-    assert (prices[0] is None) == (system in SECOND)
-    assert prices[0] is None or ((prices[0] > 0).any(1) == (prices[1] > 0).any(1)).all()
+    prices = [state["objective"].get("emd_loss.price_cache") for state in (one, two)]
+    assert (prices[0] is None) == (system in SECOND), system
+    assert prices[0] is None or ((prices[0] > 0).any(1) == (prices[1] > 0).any(1)).all(), system
