@@ -280,7 +280,10 @@ def _pcd_unpacked(body: bytes, formats: _Formats, points: int) -> list[NDArray[A
         raise ValueError(f"unpacks to {size} bytes, the header says {wanted}")
     if packed > len(body) - 8:
         raise ValueError(f"{packed} packed bytes are announced, {len(body) - 8} are there")
-    data = _unpack_lzf(body[8 : 8 + packed], size)
+    try:
+        data = _unpack_lzf(body[8 : 8 + packed], size)
+    except IndexError:
+        raise ValueError("broken packed data: it ends early") from None
     columns: list[NDArray[Any]] = []
     offset = 0
     for _, kind, (count,) in formats:

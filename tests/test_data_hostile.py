@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from meshes import ar, box, deb, needs_renderer, obj
 from PIL import Image
 
 from models.data.prepare import __main__ as prepare
@@ -19,7 +20,6 @@ from models.data.prepare import ac3d, archives, licences, pictures, workers
 from models.data.prepare.archives import FolderFiles, PrepareError, unpack_deb
 from models.data.prepare.mesh import ac3d_parts, texture_colours
 from models.data.prepare.sources import debian, flightgear, sweethome
-from tests.meshes import ar, box, deb, needs_renderer, obj
 
 
 @pytest.mark.parametrize("name", ["../evil.sh3f", "/evil.sh3f", "a/../../evil.sh3f", "..\\e.sh3f"])

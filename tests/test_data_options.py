@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from meshes import BOX_FACES, box, needs_renderer, obj
 from PIL import Image
 
 from models.data.camera import read_metadata
@@ -14,7 +15,6 @@ from models.data.prepare.render import Renderer
 from models.data.prepare.rig import Rig, fitting_distance, lamp, lights, on_background, orbit
 from models.data.prepare.sample import sample_surface
 from models.data.prepare.visible import directions, sample_seen, seen_from_outside
-from tests.meshes import BOX_FACES, box, needs_renderer, obj
 
 GREY = np.full((12, 3), 0.5)
 

@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from meshes import ac3d, box, deb, needs_renderer, obj
 
 from models.data import contact_sheet
 from models.data.camera import read_metadata
@@ -18,7 +19,6 @@ from models.data.prepare.archives import PrepareError
 from models.data.prepare.licences import CC0, CC_BY, FREE, FREE_ART, terms_of
 from models.data.prepare.sources import debian, flightgear, meshes, sweethome
 from models.data.prepare.sources.sweethome import LIBRARIES, LIBRARY_PACKAGE, parse_catalogue
-from tests.meshes import ac3d, box, deb, needs_renderer, obj
 
 
 def test_catalogue_and_categories():

@@ -3,11 +3,11 @@
 
 import numpy as np
 import pytest
+from meshes import needs_renderer
 
 from models.data.prepare.mesh import Item, load_mesh
 from models.data.prepare.polygons import obj_in_triangles, triangulate
 from models.data.prepare.sources import meshes
-from tests.meshes import needs_renderer
 
 # Outlines in the plane, longest side 4, with their areas.
 OUTLINES = {

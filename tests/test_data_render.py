@@ -3,6 +3,7 @@
 
 import numpy as np
 import pytest
+from meshes import BOX_FACES, box, needs_renderer
 
 from models.data import maps
 from models.data.camera import (
@@ -19,7 +20,6 @@ from models.data.prepare.rig import fitting_distance, orbit
 from models.data.prepare.sample import sample_surface, unit_box
 from models.data.prepare.splits import families, near_duplicates, split
 from tests import meshes
-from tests.meshes import BOX_FACES, box, needs_renderer
 
 
 def test_sampling_is_uniform_over_the_area():

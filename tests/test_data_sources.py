@@ -7,13 +7,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+from meshes import box, needs_renderer, obj
 from PIL import Image
 
 from models import evaluate, train
 from models.data.dataset import ReconstructionDataset
 from models.data.prepare import __main__ as prepare
 from models.data.prepare.sources import pix3d
-from tests.meshes import box, needs_renderer, obj
 
 CHAIR, TABLE = "03001627", "04379243"
 

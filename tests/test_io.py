@@ -172,6 +172,7 @@ HOSTILE = {
     "type.pcd": (pcd("binary").replace(b"TYPE U", b"TYPE O"), "expected TYPE F, I, U, got O"),
     "cut.pcd": (pcd("binary_compressed")[:-1], "49 packed bytes are announced, 48 are there"),
     "size.pcd": (pcd("binary_compressed").replace(b"Q\0\0\0", b"Q\0\0\1"), "unpacks to 16777297"),
+    "early.pcd": (pcd("binary_compressed").replace(PACKED, b"\0a" * 24 + b"\xe0"), "ends early"),
     "copy.pcd": (pcd("binary_compressed").replace(PACKED, b"\x20" * 49), "from before"),
     "long.pcd": (pcd("binary_compressed").replace(PACKED, b"\0a" + b"\xe0\xff\0" * 16), "to 81 b"),
     "axis.pcd": (pcd("ascii").replace(b"x y z", b"x y w"), "expected fields x, y and z"),
