@@ -13,7 +13,7 @@ import pytest
 import torch
 from objects import make_set, settings
 
-from models import checkpoint, evaluate, files, judge, log, losses, plots, train
+from models import checkpoint, evaluate, files, judge, losses, train
 from models import config as configs
 from models.build import open_split
 from models.clock import StepClock
