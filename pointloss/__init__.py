@@ -38,6 +38,7 @@ from pointloss.metrics.voxel_iou import voxel_iou
 from pointloss.ops.assign import Assignment, assign
 from pointloss.ops.nearest import Nearest, nearest, nearest_both
 from pointloss.ops.nearest_index import NearestIndex
+from pointloss.ops.pad import Padded, pad
 
 __all__ = [
     "Assignment",
@@ -47,6 +48,7 @@ __all__ = [
     "GenerationMetrics",
     "Nearest",
     "NearestIndex",
+    "Padded",
     "PointDistances",
     "Registration",
     "Rendering",
@@ -73,6 +75,7 @@ __all__ = [
     "normal_consistency",
     "optimal_scale",
     "pa_mpjpe",
+    "pad",
     "pairwise_chamfer",
     "pairwise_emd",
     "pointmap_error",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pointloss._extension import HAS_CUDA, cuda_cure
+from pointloss.ops._injection import Order
 
 MAX_DIM = 64
 HALVES = (torch.float16, torch.bfloat16)  # computed in float32
@@ -28,19 +29,47 @@ class Clouds(NamedTuple):
     x_lengths: Tensor | None  # int64 [B]
     y_lengths: Tensor | None  # int64 [B]
     single: bool  # the caller gave one cloud without a batch axis
+    x_order: Order | None = None  # of the points of x, if a mask has brought some to the front
+    y_order: Order | None = None
 
     def swapped(self) -> Clouds:
         """The same with x and y exchanged."""
-        return Clouds(self.y, self.x, self.y_lengths, self.x_lengths, self.single)
+        return Clouds(
+            self.y, self.x, self.y_lengths, self.x_lengths, self.single, self.y_order, self.x_order
+        )
+
+    def at_x(self, values: Tensor) -> Tensor:
+        """Values [B, N, ...] of the points of x, in the rows of x as given."""
+        return values if self.x_order is None else self.x_order.undo(values)
+
+    def at_y(self, values: Tensor) -> Tensor:
+        """Values [B, M, ...] of the points of y, in the rows of y as given."""
+        return values if self.y_order is None else self.y_order.undo(values)
+
+    def into_x(self, idx: Tensor) -> Tensor:
+        """Indices into x as indices into x as given."""
+        return idx if self.x_order is None else self.x_order.name(idx)
+
+    def into_y(self, idx: Tensor) -> Tensor:
+        """Indices into y as indices into y as given."""
+        return idx if self.y_order is None else self.y_order.name(idx)
 
 
 def clouds(
-    op: str, x: Tensor, y: Tensor, x_lengths: Tensor | None = None, y_lengths: Tensor | None = None
+    op: str,
+    x: Tensor,
+    y: Tensor,
+    x_lengths: Tensor | None = None,
+    y_lengths: Tensor | None = None,
+    x_mask: Tensor | None = None,
+    y_mask: Tensor | None = None,
 ) -> Clouds:
-    """Check two clouds and their lengths and bring them to [B, N, D] in float32 or float64.
+    """Check two clouds, their lengths and masks; bring them to [B, N, D] in float32 or float64.
 
     Clouds of two dtypes are promoted as torch promotes them. `.to` is differentiable, so that each
-    gradient comes back in its own cloud's dtype.
+    gradient comes back in its own cloud's dtype. A mask becomes lengths: its points are brought to
+    the front, in their sequence, so that everything behind knows lengths alone. What has a number
+    for each point goes in and out by `per_point`, `at_x` and `into_x`.
     """
     _check_types(op, x, y)
     _check_shapes(op, x, y)
@@ -50,10 +79,13 @@ def clouds(
         x, y = x.to(dtype), y.to(dtype)
     if single:
         x, y = x.unsqueeze(0), y.unsqueeze(0)
-    return Clouds(
-        x, y, _lengths(op, "x_lengths", x_lengths, x), _lengths(op, "y_lengths", y_lengths, x),
-        single,
-    )  # fmt: skip
+    x_lengths = _lengths(op, "x_lengths", x_lengths, x)
+    y_lengths = _lengths(op, "y_lengths", y_lengths, x)
+    if x_mask is None and y_mask is None:
+        return Clouds(x, y, x_lengths, y_lengths, single)
+    x, x_lengths, x_order = _compact(op, "x", x_mask, x, x_lengths, single)
+    y, y_lengths, y_order = _compact(op, "y", y_mask, y, y_lengths, single)
+    return Clouds(x, y, x_lengths, y_lengths, single, x_order, y_order)
 
 
 def choice(op: str, name: str, value: object, allowed: tuple[object, ...]) -> None:
@@ -94,11 +126,21 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     warnings.warn(message, category, stacklevel=level)
 
 
-def per_point(op: str, name: str, values: Tensor | None, cloud: Tensor) -> Tensor | None:
+def per_point(
+    op: str, name: str, values: Tensor | None, cloud: Tensor, order: Order | None
+) -> Tensor | None:
     """Check weights [B, N] (or [N] for a single cloud) of a cloud that `clouds` returned."""
     if values is None:
         return None
-    return in_shape(op, name, values, tuple(cloud.shape[:2]), cloud, True).to(cloud.dtype)
+    values = in_shape(op, name, values, tuple(cloud.shape[:2]), cloud, True).to(cloud.dtype)
+    return values if order is None else order.apply(values)
+
+
+def per_cloud(op: str, name: str, values: Tensor | None, cloud: Tensor) -> Tensor | None:
+    """Check weights [B] of the clouds that `clouds` returned."""
+    if values is None:
+        return None
+    return in_shape(op, name, values, tuple(cloud.shape[:1]), cloud, True).to(cloud.dtype)
 
 
 def in_shape(
@@ -192,6 +234,29 @@ def _lengths(op: str, name: str, lengths: Tensor | None, x: Tensor) -> Tensor | 
     if lengths.device != x.device:
         raise ValueError(f"{op}: {name} must be on {x.device}, got {lengths.device}")
     return lengths.to(torch.int64).reshape(batch)
+
+
+def _compact(
+    op: str, name: str, mask: Tensor | None, cloud: Tensor, lengths: Tensor | None, single: bool
+) -> tuple[Tensor, Tensor | None, Order | None]:
+    """The cloud with the points of the mask at the front, their number and their order."""
+    if mask is None:
+        return cloud, lengths, None
+    tensor(op, f"{name}_mask", mask)
+    if lengths is not None:
+        raise ValueError(f"{op}: give {name}_lengths or {name}_mask, not both")
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{op}: {name}_mask must be bool, got {_name(mask.dtype)}")
+    shape, given = tuple(cloud.shape[:2]), tuple(mask.shape)
+    if given != shape and not (single and (1, *given) == shape):
+        raise ValueError(f"{op}: {name}_mask must have shape {list(shape)}, got {list(given)}")
+    if mask.device != cloud.device:
+        raise ValueError(f"{op}: {name}_mask must be on {cloud.device}, got {mask.device}")
+    mask = mask.reshape(shape)
+    if shape[1] == 0:
+        return cloud, mask.sum(1), None
+    order = Order.of(mask)
+    return order.apply(cloud), mask.sum(1), order
 
 
 class Arrays:

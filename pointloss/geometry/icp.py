@@ -35,6 +35,8 @@ def icp(
     *,
     x_lengths: Tensor | None = None,
     y_lengths: Tensor | None = None,
+    x_mask: Tensor | None = None,
+    y_mask: Tensor | None = None,
     scale: bool = False,
     max_rounds: int = 50,
     tolerance: float = 1e-5,
@@ -51,6 +53,9 @@ def icp(
         y: points [B, M, 3] or [M, 3] that stay, on x's device; dtypes as for `nearest`.
         x_lengths: int [B], the valid points of each x; the rest is padding.
         y_lengths: int [B], likewise for y.
+        x_mask: bool [B, N], the points of x that count, in place of x_lengths; the others may hold
+            anything, NaN too.
+        y_mask: bool [B, M], likewise for y.
         scale: fit a scale too. Mind that a small x costs little where y is dense.
         max_rounds: most fits of a cloud.
         tolerance: of the stopping rule, in the unit of the coordinates.
@@ -79,7 +84,7 @@ def icp(
         >>> icp(x, x + 0.25).motion.translation.round(decimals=4).tolist()
         [0.25, 0.25, 0.25]
     """
-    c = _checks.clouds("icp", x, y, x_lengths, y_lengths)
+    c = _checks.clouds("icp", x, y, x_lengths, y_lengths, x_mask, y_mask)
     if c.x.shape[2] != 3:
         raise ValueError(f"icp: x must have shape [B, N, 3] or [N, 3], got {list(x.shape)}")
     if max_rounds < 0:

@@ -16,6 +16,8 @@ def mutual_nearest(
     *,
     x_lengths: Tensor | None = None,
     y_lengths: Tensor | None = None,
+    x_mask: Tensor | None = None,
+    y_mask: Tensor | None = None,
     norm: int = 2,
 ) -> Nearest:
     """Reciprocal matches: pairs (i, j) with y_j nearest to x_i and x_i nearest to y_j.
@@ -28,6 +30,9 @@ def mutual_nearest(
         y: points [B, M, D] or [M, D], on x's device; dtypes as for `nearest`.
         x_lengths: int [B], the valid points of each x; the rest is padding.
         y_lengths: int [B], likewise for y.
+        x_mask: bool [B, N], the points of x that count, in place of x_lengths; the others may hold
+            anything, NaN too.
+        y_mask: bool [B, M], likewise for y.
         norm: 2 (dist is squared) or 1.
 
     Returns:
@@ -48,10 +53,11 @@ def mutual_nearest(
         [-1, 0]
     """
     _checks.choice("mutual_nearest", "norm", norm, (1, 2))
-    c = _checks.clouds("mutual_nearest", x, y, x_lengths, y_lengths)
+    c = _checks.clouds("mutual_nearest", x, y, x_lengths, y_lengths, x_mask, y_mask)
     dist, idx, _, back = nearest_batched(c, norm, both=True)
     if c.y.shape[1] > 0:
         rows = torch.arange(c.x.shape[1], device=idx.device)
         alone = (idx >= 0) & (back.gather(1, idx.clamp_min(0)) != rows)
         dist, idx = torch.where(alone, torch.inf, dist), torch.where(alone, -1, idx)
+    dist, idx = c.at_x(dist), c.at_x(c.into_y(idx))
     return Nearest(dist[0], idx[0]) if c.single else Nearest(dist, idx)

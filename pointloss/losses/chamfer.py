@@ -31,6 +31,8 @@ def chamfer(  # type: ignore[overload-overlap]
     *,
     x_lengths: Tensor | None = None,
     y_lengths: Tensor | None = None,
+    x_mask: Tensor | None = None,
+    y_mask: Tensor | None = None,
     norm: int = 2,
     squared: bool = True,
     direction: str = "both",
@@ -45,6 +47,8 @@ def chamfer(
     *,
     x_lengths: Tensor | None = None,
     y_lengths: Tensor | None = None,
+    x_mask: Tensor | None = None,
+    y_mask: Tensor | None = None,
     x_weights: Tensor | None = None,
     y_weights: Tensor | None = None,
     norm: int = 2,
@@ -61,6 +65,8 @@ def chamfer(
     *,
     x_lengths: Tensor | None = None,
     y_lengths: Tensor | None = None,
+    x_mask: Tensor | None = None,
+    y_mask: Tensor | None = None,
     x_weights: Tensor | None = None,
     y_weights: Tensor | None = None,
     norm: int = 2,
@@ -83,6 +89,9 @@ def chamfer(
         y: points [B, M, D] or [M, D], on x's device; two dtypes are promoted as `nearest` does.
         x_lengths: int [B], the valid points of each x; the rest is padding.
         y_lengths: int [B], likewise for y.
+        x_mask: bool [B, N], the points of x that count, in place of x_lengths; the others may hold
+            anything, NaN too.
+        y_mask: bool [B, M], likewise for y.
         x_weights: [B, N], weight of each point of x, differentiable. A mean becomes the weighted
             mean sum(w d) / sum(w), a sum becomes sum(w d).
         y_weights: [B, M], likewise for y.
@@ -115,10 +124,10 @@ def chamfer(
         (6.0, 1.7320507764816284)
     """
     _check_options("chamfer", norm, direction, point_reduction, batch_reduction)
-    c = _checks.clouds("chamfer", x, y, x_lengths, y_lengths)
+    c = _checks.clouds("chamfer", x, y, x_lengths, y_lengths, x_mask, y_mask)
     weights = (
-        _checks.per_point("chamfer", "x_weights", x_weights, c.x),
-        _checks.per_point("chamfer", "y_weights", y_weights, c.y),
+        _checks.per_point("chamfer", "x_weights", x_weights, c.x, c.x_order),
+        _checks.per_point("chamfer", "y_weights", y_weights, c.y, c.y_order),
     )
     if point_reduction in ("max", "none") and weights != (None, None):
         raise ValueError(f"chamfer: weights do not apply to point_reduction={point_reduction!r}")
@@ -137,6 +146,7 @@ def chamfer(
         )
     to_y, to_x = _distances(c, norm, squared or norm == 1, direction)
     if point_reduction == "none":
+        to_y, to_x = to_y if to_y is None else c.at_x(to_y), to_x if to_x is None else c.at_y(to_x)
         if c.single:
             to_y, to_x = (None if d is None else d[0] for d in (to_y, to_x))
         return PointDistances(to_y, to_x)
@@ -215,6 +225,8 @@ class ChamferLoss(nn.Module):
         *,
         x_lengths: Tensor | None = None,
         y_lengths: Tensor | None = None,
+        x_mask: Tensor | None = None,
+        y_mask: Tensor | None = None,
         x_weights: Tensor | None = None,
         y_weights: Tensor | None = None,
     ) -> Tensor:
@@ -224,6 +236,8 @@ class ChamferLoss(nn.Module):
             y,
             x_lengths=x_lengths,
             y_lengths=y_lengths,
+            x_mask=x_mask,
+            y_mask=y_mask,
             x_weights=x_weights,
             y_weights=y_weights,
             norm=self.norm,

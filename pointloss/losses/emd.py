@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import torch
 from torch import Tensor, distributed, nn
 
 from pointloss import _checks, _reduce
 from pointloss.losses import _certificate
-from pointloss.ops import _function
-from pointloss.ops.assign import Assignment, assign_batched
+from pointloss.ops import _function, _injection
+from pointloss.ops.assign import Assignment, as_given, assign_batched
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -23,6 +23,8 @@ class _Options(TypedDict, total=False):
 
     x_lengths: Tensor | None
     y_lengths: Tensor | None
+    x_mask: Tensor | None
+    y_mask: Tensor | None
     squared: bool
     rtol: float
     price: Tensor | None
@@ -54,6 +56,8 @@ def emd(
     *,
     x_lengths: Tensor | None = None,
     y_lengths: Tensor | None = None,
+    x_mask: Tensor | None = None,
+    y_mask: Tensor | None = None,
     squared: bool = False,
     rtol: float = 1e-2,
     price: Tensor | None = None,
@@ -78,6 +82,9 @@ def emd(
         y: points [B, M, D] or [M, D], on x's device; dtypes as for `nearest`.
         x_lengths: int [B], the valid points of each x; the rest is padding.
         y_lengths: int [B], likewise for y.
+        x_mask: bool [B, N], the points of x that count, in place of x_lengths; the others may hold
+            anything, NaN too.
+        y_mask: bool [B, M], likewise for y.
         squared: match by, and average, squared distances.
         rtol: certified relative gap of the matching.
         price: [B, max(N, M)], prices of an earlier `assign` as a warm start.
@@ -118,12 +125,12 @@ def emd(
         1.5
     """
     _check_reductions("emd", point_reduction, batch_reduction)
-    c = _checks.clouds("emd", x, y, x_lengths, y_lengths)
+    c = _checks.clouds("emd", x, y, x_lengths, y_lengths, x_mask, y_mask)
     found = assign_batched("emd", c, squared, rtol, price, idx, max_rounds)
     value = _matched_distance(c, found, squared, point_reduction, batch_reduction)
     if return_assignment:
         # The gradient keeps its own partners, whatever becomes of those that are given away.
-        found = found._replace(idx=found.idx.clone())
+        found = as_given(c, found._replace(idx=found.idx.clone()))
         return value, Assignment(*(t[0] for t in found)) if c.single else found
     if max_rounds is None:
         _certificate.watch("emd", found)
@@ -139,7 +146,7 @@ def _matched_distance(
     c: _checks.Clouds, found: Assignment, squared: bool, point_reduction: str, batch_reduction: str
 ) -> Tensor:
     """The reduced distance of a matching, differentiable in x and y."""
-    partner = _matched(c.y, found.idx, _inverse(found.idx, c.y.shape[1]))
+    partner = _injection.gather(c.y, found.idx, _injection.inverse(found.idx, c.y.shape[1]))
     # Masked before any arithmetic: NaN in the padding would come back as 0 * NaN.
     diff = torch.where((found.idx >= 0).unsqueeze(-1), c.x - partner, 0)
     sqdist = diff.square().sum(-1)
@@ -148,51 +155,12 @@ def _matched_distance(
     unknown = found.cost.isnan()
     if point_reduction == "none":
         dist = torch.where(unknown.unsqueeze(1), torch.nan, _reduce.settle(dist, c, torch.inf))
+        dist = c.at_x(dist)
         return dist[0] if c.single else dist
     count = _reduce.counts(c.x, c.x_lengths).minimum(_reduce.counts(c.y, c.y_lengths))
     total = _reduce.over_points(dist, count, None, point_reduction, None)
     total = torch.where(unknown, torch.nan, _reduce.settle(total, c, torch.inf))
     return total[0] if c.single else _reduce.over_batch(total, batch_reduction)
-
-
-def _inverse(idx: Tensor, size: int) -> Tensor:
-    """The inverse of an injection [B, N] into range(size): [B, size], -1 where nothing maps."""
-    batch, n = idx.shape
-    # Unmatched entries go to one spare column, which is cut off again.
-    inverse = idx.new_full((batch, size + 1), -1)
-    position = torch.arange(n, device=idx.device).expand(batch, n)
-    return inverse.scatter(1, torch.where(idx >= 0, idx, size), position)[:, :size]
-
-
-class _Matched(torch.autograd.Function):
-    """values[b, idx[b, i]], 0 where idx is -1, for an injection idx with its inverse.
-
-    The adjoint of a gather by an injection is the gather by its inverse: no atomics, the same bits
-    every time, and its own derivative of every order.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(values: Tensor, idx: Tensor, inverse: Tensor) -> Tensor:
-        if values.shape[1] == 0:
-            return values.new_zeros((values.shape[0], idx.shape[1], values.shape[2]))
-        found = (idx >= 0).unsqueeze(-1)
-        column = idx.clamp_min(0).unsqueeze(-1).expand(-1, -1, values.shape[2])
-        return torch.where(found, values.gather(1, column), 0)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1], inputs[2])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        idx, inverse = ctx.saved_tensors
-        return _matched(grad, inverse, idx), None, None
-
-
-def _matched(values: Tensor, idx: Tensor, inverse: Tensor) -> Tensor:
-    return cast("Tensor", _function.call(_Matched, values, idx, inverse))
 
 
 class EMDLoss(nn.Module):
@@ -246,13 +214,15 @@ class EMDLoss(nn.Module):
         *,
         x_lengths: Tensor | None = None,
         y_lengths: Tensor | None = None,
+        x_mask: Tensor | None = None,
+        y_mask: Tensor | None = None,
     ) -> Tensor:
         """See `emd`; ids, int [B], are the samples' rows in the price cache.
 
         Clouds may have fewer points than the cache. An id out of range raises ValueError on the
         CPU; on CUDA, where looking would wait for the GPU, and in torch.compile its loss is NaN.
         """
-        c = _checks.clouds("EMDLoss", x, y, x_lengths, y_lengths)
+        c = _checks.clouds("EMDLoss", x, y, x_lengths, y_lengths, x_mask, y_mask)
         points = max(c.x.shape[1], c.y.shape[1])
         cache, price = self.price_cache, None
         if (ids is None) != (cache is None):
@@ -262,7 +232,7 @@ class EMDLoss(nn.Module):
             price = cache[rows, :points]
         found = assign_batched("EMDLoss", c, self.squared, self.rtol, price, None, self.max_rounds)
         if cache is not None:
-            cache[rows, :points] = found.price.to(cache.dtype)
+            cache[rows, :points] = as_given(c, found).price.to(cache.dtype)
             self._age.add_(1).index_fill_(0, rows, 0)
             found = found._replace(cost=torch.where(known, found.cost, torch.nan))
         if self.max_rounds is None:

@@ -16,6 +16,8 @@ def density_aware_chamfer(
     *,
     x_lengths: Tensor | None = None,
     y_lengths: Tensor | None = None,
+    x_mask: Tensor | None = None,
+    y_mask: Tensor | None = None,
     alpha: float = 1000.0,
     n_lambda: float = 1.0,
     size_factor: str = "none",
@@ -41,6 +43,9 @@ def density_aware_chamfer(
         y: points [B, M, D] or [M, D], on x's device; dtypes as for `nearest`.
         x_lengths: int [B], the valid points of each x.
         y_lengths: int [B], likewise for y.
+        x_mask: bool [B, N], the points of x that count, in place of x_lengths; the others may hold
+            anything, NaN too.
+        y_mask: bool [B, M], likewise for y.
         alpha: steepness >= 0, in the inverse unit of the (squared) distance. The paper's 1000 is
             for clouds of about unit size; with plain distances it is far too steep.
         n_lambda: exponent >= 0 of the counts n_j; 0 leaves them out.
@@ -73,7 +78,7 @@ def density_aware_chamfer(
     _checks.not_negative(name, "n_lambda", n_lambda)
     _checks.choice(name, "size_factor", size_factor, ("none", "ratio", "ratio_at_least_1"))
     _checks.choice(name, "batch_reduction", batch_reduction, ("mean", "sum", "none"))
-    c = _checks.clouds(name, x, y, x_lengths, y_lengths)
+    c = _checks.clouds(name, x, y, x_lengths, y_lengths, x_mask, y_mask)
     dist_x, idx_x, dist_y, idx_y = nearest_batched(c, 2, both=True)
     x_count, y_count = _reduce.counts(c.x, c.x_lengths), _reduce.counts(c.y, c.y_lengths)
 

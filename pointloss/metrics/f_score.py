@@ -32,6 +32,8 @@ def f_score(
     *,
     x_lengths: Tensor | None = None,
     y_lengths: Tensor | None = None,
+    x_mask: Tensor | None = None,
+    y_mask: Tensor | None = None,
 ) -> FScore:
     """F-score of a predicted cloud x against a true cloud y.
 
@@ -45,6 +47,9 @@ def f_score(
         radius: one threshold >= 0, or several as a tensor [R], in the unit of the coordinates.
         x_lengths: int [B], the valid points of each x.
         y_lengths: int [B], likewise for y.
+        x_mask: bool [B, N], the points of x that count, in place of x_lengths; the others may hold
+            anything, NaN too.
+        y_mask: bool [B, M], likewise for y.
 
     Returns:
         FScore(f_score, precision, recall), each [B], or [B, R] for several radii, without batch
@@ -65,7 +70,7 @@ def f_score(
         >>> [v.item() for v in f_score(x, y, 1.0)]
         [0.6666666865348816, 0.5, 1.0]
     """
-    c = _checks.clouds("f_score", x, y, x_lengths, y_lengths)
+    c = _checks.clouds("f_score", x, y, x_lengths, y_lengths, x_mask, y_mask)
     if isinstance(radius, int | float):
         _checks.not_negative("f_score", "radius", radius)
     limit = torch.as_tensor(radius, dtype=c.x.dtype, device=c.x.device)

@@ -16,6 +16,8 @@ def hausdorff(
     *,
     x_lengths: Tensor | None = None,
     y_lengths: Tensor | None = None,
+    x_mask: Tensor | None = None,
+    y_mask: Tensor | None = None,
     direction: str = "both",
     percentile: float = 100.0,
 ) -> Tensor:
@@ -30,6 +32,9 @@ def hausdorff(
         y: points [B, M, D] or [M, D], on x's device; dtypes as for `nearest`.
         x_lengths: int [B], the valid points of each x.
         y_lengths: int [B], likewise for y.
+        x_mask: bool [B, N], the points of x that count, in place of x_lengths; the others may hold
+            anything, NaN too.
+        y_mask: bool [B, M], likewise for y.
         direction: "both" (the larger of the two), "x_to_y" or "y_to_x".
         percentile: 0 to 100, of each direction's distances; between two of them it interpolates, as
             numpy.percentile does.
@@ -58,12 +63,14 @@ def hausdorff(
             y,
             x_lengths=x_lengths,
             y_lengths=y_lengths,
+            x_mask=x_mask,
+            y_mask=y_mask,
             squared=False,
             direction=direction,
             point_reduction="max",
             batch_reduction="none",
         )
-    c = _checks.clouds("hausdorff", x, y, x_lengths, y_lengths)
+    c = _checks.clouds("hausdorff", x, y, x_lengths, y_lengths, x_mask, y_mask)
     found = chamfer(
         c.x,
         c.y,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pointloss import _checks, _reduce
+from pointloss.ops._injection import Order
 from pointloss.ops.nearest import nearest_batched
 
 
@@ -18,6 +19,8 @@ def normal_consistency(
     *,
     x_lengths: Tensor | None = None,
     y_lengths: Tensor | None = None,
+    x_mask: Tensor | None = None,
+    y_mask: Tensor | None = None,
     absolute: bool = True,
 ) -> Tensor:
     """Mean cosine between each point's normal and that of its nearest point, both directions.
@@ -32,6 +35,9 @@ def normal_consistency(
         y_normals: normals of y, of its shape.
         x_lengths: int [B], the valid points of each x.
         y_lengths: int [B], likewise for y.
+        x_mask: bool [B, N], the points of x that count, in place of x_lengths; the others may hold
+            anything, NaN too.
+        y_mask: bool [B, M], likewise for y.
         absolute: take the cosine's absolute value, for normals whose sign is arbitrary.
 
     Returns:
@@ -53,12 +59,15 @@ def normal_consistency(
         1.0
     """
     name = "normal_consistency"
-    c = _checks.clouds(name, x, y, x_lengths, y_lengths)
+    c = _checks.clouds(name, x, y, x_lengths, y_lengths, x_mask, y_mask)
     with torch.no_grad():
         _, idx_x, _, idx_y = nearest_batched(c, 2, both=True)
 
-    def unit(label: str, normals: Tensor, cloud: Tensor, idx: Tensor) -> Tensor:
+    def unit(
+        label: str, normals: Tensor, cloud: Tensor, order: Order | None, idx: Tensor
+    ) -> Tensor:
         normals = _checks.in_shape(name, label, normals, tuple(cloud.shape), cloud, c.single)
+        normals = normals if order is None else order.apply(normals)
         # What has no neighbour is nobody's either. Padding must not reach the gradient as 0 * NaN.
         normals = torch.where((idx >= 0).unsqueeze(-1), normals.to(cloud.dtype), 0)
         return torch.nn.functional.normalize(normals, dim=-1)
@@ -73,8 +82,8 @@ def normal_consistency(
         cosine = cosine.abs() if absolute else cosine
         return _reduce.over_points(cosine, _reduce.counts(own, lengths), None, "mean", None)
 
-    unit_x = unit("x_normals", x_normals, c.x, idx_x)
-    unit_y = unit("y_normals", y_normals, c.y, idx_y)
+    unit_x = unit("x_normals", x_normals, c.x, c.x_order, idx_x)
+    unit_y = unit("y_normals", y_normals, c.y, c.y_order, idx_y)
     total = 0.5 * (
         one_way(unit_x, unit_y, idx_x, c.x_lengths) + one_way(unit_y, unit_x, idx_y, c.y_lengths)
     )

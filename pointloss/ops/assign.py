@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pointloss import _checks
 from pointloss.ops import _function
+from pointloss.ops._injection import Order
 
 
 class Assignment(NamedTuple):
@@ -39,6 +40,8 @@ def assign(
     *,
     x_lengths: Tensor | None = None,
     y_lengths: Tensor | None = None,
+    x_mask: Tensor | None = None,
+    y_mask: Tensor | None = None,
     squared: bool = False,
     rtol: float = 1e-2,
     price: Tensor | None = None,
@@ -58,6 +61,9 @@ def assign(
         y: points [B, M, D] or [M, D], on x's device; dtypes as for `nearest`.
         x_lengths: int [B], the valid points of each x; the rest is padding and stays unmatched.
         y_lengths: int [B], likewise for y.
+        x_mask: bool [B, N], the points of x that count, in place of x_lengths; the others may hold
+            anything, NaN too.
+        y_mask: bool [B, M], likewise for y.
         squared: match by squared instead of plain euclidean distance. The optima differ.
         rtol: certified relative gap to stop at; 0 asks for all that float64 costs allow. The
             certificate of an optimum keeps a gap of some 1e-13 times (costs + prices) / costs,
@@ -102,8 +108,8 @@ def assign(
         >>> a.idx.tolist(), a.cost.item(), a.gap.item()
         ([1, 0], 0.0, 0.0)
     """
-    c = _checks.clouds("assign", x, y, x_lengths, y_lengths)
-    out = assign_batched("assign", c, squared, rtol, price, idx, max_rounds)
+    c = _checks.clouds("assign", x, y, x_lengths, y_lengths, x_mask, y_mask)
+    out = as_given(c, assign_batched("assign", c, squared, rtol, price, idx, max_rounds))
     return Assignment(*(t[0] for t in out)) if c.single else out
 
 
@@ -116,7 +122,10 @@ def assign_batched(
     idx: Tensor | None,
     max_rounds: int | None,
 ) -> Assignment:
-    """`assign` for clouds that _checks.clouds has brought into form; always with a batch axis."""
+    """`assign` for clouds that _checks.clouds has brought into form; always with a batch axis.
+
+    Takes prices and matching as given, and returns them in the order of `c`; see `as_given`.
+    """
     if not 0 <= rtol < float("inf"):
         raise ValueError(f"{op}: rtol must be a number >= 0, got {rtol}")
     if max_rounds is not None and max_rounds < 1:
@@ -140,12 +149,39 @@ def assign_batched(
     )
 
 
+def as_given(c: _checks.Clouds, found: Assignment) -> Assignment:
+    """A matching of masked clouds in the rows in which they, and prices, are given."""
+    order = _price_order(c)
+    price = found.price if order is None else order.undo(found.price)
+    return found._replace(idx=c.at_x(c.into_y(found.idx)), price=price)
+
+
+def _price_order(c: _checks.Clouds) -> Order | None:
+    """The order of the prices of masked clouds, which is that of the larger cloud's points."""
+    if c.x_order is None and c.y_order is None:
+        return None
+    points = max(c.x.shape[1], c.y.shape[1])
+    same = torch.arange(points, device=c.x.device).expand(c.x.shape[0], points)
+    sides = [
+        (same, same)
+        if order is None
+        else (torch.cat([part, same[:, part.shape[1] :]], 1) for part in order)
+        for order in (c.x_order, c.y_order)
+    ]
+    x_size, y_size = (
+        torch.full_like(same[:, :1], cloud.shape[1]) if lengths is None else lengths.unsqueeze(1)
+        for cloud, lengths in ((c.x, c.x_lengths), (c.y, c.y_lengths))
+    )
+    return Order(*(torch.where(x_size > y_size, x, y) for x, y in zip(*sides, strict=True)))
+
+
 def _start_price(op: str, price: Tensor | None, c: _checks.Clouds) -> Tensor | None:
     if price is None:
         return None
     shape = (c.x.shape[0], max(c.x.shape[1], c.y.shape[1]))
     price = _checks.in_shape(op, "price", price, shape, c.x, c.single)
-    return price.detach().to(torch.float64)
+    price, order = price.detach().to(torch.float64), _price_order(c)
+    return price if order is None else order.apply(price)
 
 
 def _start_idx(
@@ -156,7 +192,9 @@ def _start_idx(
     if price is None:
         raise ValueError(f"{op}: idx needs the price that came with it")
     shape = tuple(c.x.shape[:2])
-    return _checks.in_shape(op, "idx", idx, shape, c.x, c.single, integer=True).to(torch.int64)
+    idx = _checks.in_shape(op, "idx", idx, shape, c.x, c.single, integer=True).to(torch.int64)
+    idx = idx if c.x_order is None else c.x_order.apply(idx)
+    return idx if c.y_order is None else c.y_order.find(idx)
 
 
 def _assign_fake(

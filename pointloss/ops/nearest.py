@@ -31,6 +31,8 @@ def nearest(
     *,
     x_lengths: Tensor | None = None,
     y_lengths: Tensor | None = None,
+    x_mask: Tensor | None = None,
+    y_mask: Tensor | None = None,
     norm: int = 2,
     k: int | None = None,
     method: str = "auto",
@@ -47,6 +49,9 @@ def nearest(
             torch.promote_types says; each gradient comes back in its own cloud's dtype.
         x_lengths: int [B], the valid points of each x; the rest is padding.
         y_lengths: int [B], likewise for y.
+        x_mask: bool [B, N], the points of x that count, in place of x_lengths; the others may hold
+            anything, NaN too, and count as padding.
+        y_mask: bool [B, M], likewise for y.
         norm: 2 (squared euclidean distance) or 1 (sum of absolute differences, not squared).
         k: how many neighbours of each point, 1 to 64, the nearest first; None is one, without an
             axis for it.
@@ -96,12 +101,13 @@ def nearest(
     """
     _checks.choice("nearest", "norm", norm, (1, 2))
     check_neighbours("nearest", k)
-    c = _checks.clouds("nearest", x, y, x_lengths, y_lengths)
+    c = _checks.clouds("nearest", x, y, x_lengths, y_lengths, x_mask, y_mask)
     _check_method("nearest", method, c, norm)
     if k is None:
         dist, idx, _, _ = nearest_batched(c, norm, both=False, method=method)
     else:
         dist, idx = k_nearest_batched(c, None, norm, k, method)
+    dist, idx = c.at_x(dist), c.at_x(c.into_y(idx))
     return Nearest(dist[0], idx[0]) if c.single else Nearest(dist, idx)
 
 
@@ -111,6 +117,8 @@ def nearest_both(
     *,
     x_lengths: Tensor | None = None,
     y_lengths: Tensor | None = None,
+    x_mask: Tensor | None = None,
+    y_mask: Tensor | None = None,
     norm: int = 2,
     method: str = "auto",
 ) -> tuple[Nearest, Nearest]:
@@ -121,6 +129,9 @@ def nearest_both(
         y: points [B, M, D] or [M, D], on x's device.
         x_lengths: int [B], the valid points of each x; the rest is padding.
         y_lengths: int [B], likewise for y.
+        x_mask: bool [B, N], the points of x that count, in place of x_lengths; the others may hold
+            anything, NaN too, and count as padding.
+        y_mask: bool [B, M], likewise for y.
         norm: see `nearest`.
         method: see `nearest`.
 
@@ -140,12 +151,14 @@ def nearest_both(
         ([1.0], [4.0, 1.0])
     """
     _checks.choice("nearest_both", "norm", norm, (1, 2))
-    c = _checks.clouds("nearest_both", x, y, x_lengths, y_lengths)
+    c = _checks.clouds("nearest_both", x, y, x_lengths, y_lengths, x_mask, y_mask)
     _check_method("nearest_both", method, c, norm)
-    out = nearest_batched(c, norm, both=True, method=method)
+    dist_x, idx_x, dist_y, idx_y = nearest_batched(c, norm, both=True, method=method)
+    there = Nearest(c.at_x(dist_x), c.at_x(c.into_y(idx_x)))
+    back = Nearest(c.at_y(dist_y), c.at_y(c.into_x(idx_y)))
     if c.single:
-        out = tuple(t[0] for t in out)  # type: ignore[assignment]
-    return Nearest(*out[:2]), Nearest(*out[2:])
+        return Nearest(*(t[0] for t in there)), Nearest(*(t[0] for t in back))
+    return there, back
 
 
 def _check_method(op: str, method: str, c: _checks.Clouds, norm: int) -> None:

@@ -32,6 +32,8 @@ class NearestIndex:
         y: points [B, M, D] or [M, D] with dtypes and devices as for `nearest`. The index keeps a
             copy: what happens to y afterwards changes no answer.
         y_lengths: int [B], the valid points of each y; the rest is padding. Copied, too.
+        y_mask: bool [B, M], the points of y that count, in place of y_lengths; the others may hold
+            anything, NaN too. Copied, too.
 
     A copy of the index (copy, deepcopy, pickle, torch.save) answers as the index does; it is of the
     points alone, and no gradient reaches y through it.
@@ -51,10 +53,13 @@ class NearestIndex:
         [1]
     """
 
-    def __init__(self, y: Tensor, *, y_lengths: Tensor | None = None) -> None:
-        c = _checks.clouds("NearestIndex", y, y, y_lengths=y_lengths)
+    def __init__(
+        self, y: Tensor, *, y_lengths: Tensor | None = None, y_mask: Tensor | None = None
+    ) -> None:
         # Whatever mode the index is built in, it can be queried in every other.
         with torch.inference_mode(False), torch.enable_grad():
+            c = _checks.clouds("NearestIndex", y, y, y_lengths=y_lengths, y_mask=y_mask)
+            self._y_order = c.y_order
             self._y = y.clone(memory_format=torch.contiguous_format)
             self._y_lengths = None if c.y_lengths is None else c.y_lengths.clone()
             self._index = torch.ops.pointloss.nearest_index.default(c.y.detach(), c.y_lengths)
@@ -63,7 +68,13 @@ class NearestIndex:
         return {**self.__dict__, "_y": self._y.detach()}
 
     def query(
-        self, x: Tensor, *, x_lengths: Tensor | None = None, norm: int = 2, k: int | None = None
+        self,
+        x: Tensor,
+        *,
+        x_lengths: Tensor | None = None,
+        x_mask: Tensor | None = None,
+        norm: int = 2,
+        k: int | None = None,
     ) -> Nearest:
         """What `nearest(x, y)` returns, with the same bits.
 
@@ -71,6 +82,7 @@ class NearestIndex:
             x: points [B, N, D] or [N, D], of y's batch size and on its device. If x has the wider
                 dtype, the query searches without the index.
             x_lengths: int [B], the valid points of each x; the rest is padding.
+            x_mask: bool [B, N], the points of x that count, in place of x_lengths.
             norm: 2 (squared euclidean distance) or 1 (sum of absolute differences, not squared).
             k: how many neighbours of each point, 1 to 64; None is one, without an axis for it.
 
@@ -91,7 +103,11 @@ class NearestIndex:
         """
         _checks.choice("NearestIndex.query", "norm", norm, (1, 2))
         check_neighbours("NearestIndex.query", k)
-        c = _checks.clouds("NearestIndex.query", x, self._y, x_lengths, self._y_lengths)
+        y, order = self._y, self._y_order
+        if order is not None:  # in each query, because a backward pass frees what it needs
+            y = order.apply(y.unsqueeze(0)).squeeze(0) if y.dim() == 2 else order.apply(y)
+        c = _checks.clouds("NearestIndex.query", x, y, x_lengths, self._y_lengths, x_mask)
+        c = c._replace(y_order=order)
         wider = c.y.dtype != torch.promote_types(self._y.dtype, torch.float32)  # x is
         if k is not None:
             dist, idx = k_nearest_batched(c, None if wider else self._index, norm, k)
@@ -100,6 +116,7 @@ class NearestIndex:
         else:
             args = (c.x, c.x_lengths, c.y, c.y_lengths, self._index, norm)
             dist, idx = _function.call(_NearestQuery, *args)
+        dist, idx = c.at_x(dist), c.at_x(c.into_y(idx))
         return Nearest(dist[0], idx[0]) if c.single else Nearest(dist, idx)
 
 
