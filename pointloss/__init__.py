@@ -14,9 +14,10 @@ from pointloss.geometry.procrustes import Similarity, procrustes
 from pointloss.geometry.rendering import Rendering, rerender
 from pointloss.geometry.transform_points import transform_points
 from pointloss.geometry.voxelize import voxelize
-from pointloss.losses.chamfer import ChamferLoss, PointDistances, chamfer
+from pointloss.losses.chamfer import ChamferLoss, PointDistances, PointIndices, chamfer
 from pointloss.losses.emd import EMDLoss, emd
 from pointloss.losses.kl_standard_normal import kl_standard_normal, reparameterize
+from pointloss.losses.normal_loss import normal_loss
 from pointloss.losses.pointmap_loss import pointmap_loss
 from pointloss.losses.smoothness import smoothness
 from pointloss.metrics.density_aware_chamfer import density_aware_chamfer
@@ -50,6 +51,7 @@ __all__ = [
     "NearestIndex",
     "Padded",
     "PointDistances",
+    "PointIndices",
     "Registration",
     "Rendering",
     "Similarity",
@@ -73,6 +75,7 @@ __all__ = [
     "nearest",
     "nearest_both",
     "normal_consistency",
+    "normal_loss",
     "optimal_scale",
     "pa_mpjpe",
     "pad",

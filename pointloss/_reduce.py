@@ -68,9 +68,12 @@ def settle(values: Tensor, c: Clouds, alone: float | None = None) -> Tensor:
     return torch.where(unknown, torch.nan, values)
 
 
-def over_batch(values: Tensor, how: str) -> Tensor:
+def over_batch(values: Tensor, how: str, weights: Tensor | None = None) -> Tensor:
     """Reduce [B] to a scalar; an empty batch gives 0, not NaN."""
     if how == "none":
         return values
+    if weights is not None:
+        rows = values.unsqueeze(0)
+        return over_points(rows, rows.new_ones(1), weights.unsqueeze(0), how, None)[0]
     total = values.sum()
     return total / max(values.shape[0], 1) if how == "mean" else total

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from pointloss import ChamferLoss, chamfer, nearest, nearest_both, reference
+from pointloss import ChamferLoss, chamfer, emd, nearest, nearest_both, reference
 from pointloss.testing.clouds import KINDS, make, surface, uniform
 from pointloss.testing.streams import capture
 
@@ -391,3 +391,37 @@ def test_training_step_in_a_cuda_graph(points, strict, cuda, request):
     expected = step()
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(grads, (x.grad, y.grad))
+
+
+def test_weights_of_clouds(device):
+    x, y = make(surface, 3, 30, 40, dtype=torch.float64, device=device)
+    w = torch.tensor([0.5, 0, 2], dtype=torch.float64, device=device, requires_grad=True)
+    point_weights = torch.rand(3, 30, dtype=torch.float64, device=device)
+    lengths = torch.tensor([40, 0, 7], device=device)  # the second is at inf, with weight 0
+    for loss, options in (
+        (chamfer, {}),
+        (chamfer, {"point_reduction": "max"}),
+        (chamfer, {"x_weights": point_weights}),
+        (emd, {"rtol": 1e-4}),
+    ):
+        each = loss(x, y, y_lengths=lengths, batch_reduction="none", **options)[[0, 2]]
+        given = {"y_lengths": lengths, "cloud_weights": w, **options}
+        total = loss(x, y, batch_reduction="sum", **given)
+        torch.testing.assert_close(total, (w[[0, 2]] * each).sum())
+        mean = loss(x, y, **given)
+        torch.testing.assert_close(mean, total / 2.5)
+        (grad,) = torch.autograd.grad(mean, w)
+        torch.testing.assert_close(grad[[0, 2]], (each - mean) / 2.5)
+        if "x_weights" not in options:
+            one = loss(x[2], y[2], cloud_weights=w[2], batch_reduction="sum", **options)
+            torch.testing.assert_close(one, 2 * loss(x[2], y[2], **options))
+        for which in ("batch", "point"):
+            with pytest.raises(
+                ValueError, match=f"cloud_weights do not apply to {which}_reduction"
+            ):
+                loss(x, y, cloud_weights=w, **{f"{which}_reduction": "none"})
+    assert chamfer(x, y, cloud_weights=0 * w) == 0
+    assert chamfer(x[:0], y[:0], cloud_weights=w[:0]) == 0
+    torch.testing.assert_close(ChamferLoss()(x, y, cloud_weights=w), chamfer(x, y, cloud_weights=w))
+    with pytest.raises(ValueError, match=r"cloud_weights must have shape \[3\], got \[3, 1\]"):
+        chamfer(x, y, cloud_weights=w.unsqueeze(1))

@@ -11,6 +11,7 @@ from torch import Tensor, distributed, nn
 
 from pointloss import _checks, _reduce
 from pointloss.losses import _certificate
+from pointloss.losses.chamfer import Reduction
 from pointloss.ops import _function, _injection
 from pointloss.ops.assign import Assignment, as_given, assign_batched
 
@@ -30,6 +31,7 @@ class _Options(TypedDict, total=False):
     price: Tensor | None
     idx: Tensor | None
     max_rounds: int | None
+    cloud_weights: Tensor | None
     point_reduction: str
     batch_reduction: str
 
@@ -63,6 +65,7 @@ def emd(
     price: Tensor | None = None,
     idx: Tensor | None = None,
     max_rounds: int | None = None,
+    cloud_weights: Tensor | None = None,
     point_reduction: str = "mean",
     batch_reduction: str = "mean",
     return_assignment: bool = False,
@@ -90,6 +93,8 @@ def emd(
         price: [B, max(N, M)], prices of an earlier `assign` as a warm start.
         idx: int [B, N], the matching that came with those prices.
         max_rounds: see `assign`. Only without it a missed certificate is worth a warning.
+        cloud_weights: [B], weight of each pair of clouds, differentiable: the mean over the batch
+            becomes sum(w v) / sum(w), the sum becomes sum(w v).
         point_reduction: "mean" over the matched pairs, "sum", or "none" ([B, N], 0 for a point of
             x that has no partner).
         batch_reduction: "mean", "sum" or "none" ([B]). An empty batch gives 0.
@@ -124,10 +129,10 @@ def emd(
         >>> emd(x, torch.tensor([[4.0, 3], [0, 0]])).item()
         1.5
     """
-    _check_reductions("emd", point_reduction, batch_reduction)
     c = _checks.clouds("emd", x, y, x_lengths, y_lengths, x_mask, y_mask)
+    how = _reduction("emd", c, point_reduction, batch_reduction, cloud_weights)
     found = assign_batched("emd", c, squared, rtol, price, idx, max_rounds)
-    value = _matched_distance(c, found, squared, point_reduction, batch_reduction)
+    value = _matched_distance(c, found, squared, how)
     if return_assignment:
         # The gradient keeps its own partners, whatever becomes of those that are given away.
         found = as_given(c, found._replace(idx=found.idx.clone()))
@@ -142,8 +147,15 @@ def _check_reductions(op: str, point_reduction: str, batch_reduction: str) -> No
     _checks.choice(op, "batch_reduction", batch_reduction, ("mean", "sum", "none"))
 
 
+def _reduction(
+    op: str, c: _checks.Clouds, points: str, batch: str, cloud_weights: Tensor | None
+) -> Reduction:
+    _check_reductions(op, points, batch)
+    return Reduction.of(op, c, points, batch, (None, None), cloud_weights)
+
+
 def _matched_distance(
-    c: _checks.Clouds, found: Assignment, squared: bool, point_reduction: str, batch_reduction: str
+    c: _checks.Clouds, found: Assignment, squared: bool, how: Reduction
 ) -> Tensor:
     """The reduced distance of a matching, differentiable in x and y."""
     partner = _injection.gather(c.y, found.idx, _injection.inverse(found.idx, c.y.shape[1]))
@@ -153,14 +165,14 @@ def _matched_distance(
     dist = sqdist if squared else _reduce.safe_sqrt(sqdist)
     # Where assign could not judge a cloud the loss must show it, matched or not.
     unknown = found.cost.isnan()
-    if point_reduction == "none":
+    if how.points == "none":
         dist = torch.where(unknown.unsqueeze(1), torch.nan, _reduce.settle(dist, c, torch.inf))
         dist = c.at_x(dist)
         return dist[0] if c.single else dist
     count = _reduce.counts(c.x, c.x_lengths).minimum(_reduce.counts(c.y, c.y_lengths))
-    total = _reduce.over_points(dist, count, None, point_reduction, None)
+    total = _reduce.over_points(dist, count, None, how.points, None)
     total = torch.where(unknown, torch.nan, _reduce.settle(total, c, torch.inf))
-    return total[0] if c.single else _reduce.over_batch(total, batch_reduction)
+    return how.over_batch(c, total)
 
 
 class EMDLoss(nn.Module):
@@ -216,6 +228,7 @@ class EMDLoss(nn.Module):
         y_lengths: Tensor | None = None,
         x_mask: Tensor | None = None,
         y_mask: Tensor | None = None,
+        cloud_weights: Tensor | None = None,
     ) -> Tensor:
         """See `emd`; ids, int [B], are the samples' rows in the price cache.
 
@@ -230,6 +243,8 @@ class EMDLoss(nn.Module):
         if cache is not None and ids is not None:
             rows, known = self._rows(ids, cache, c)
             price = cache[rows, :points]
+        reductions = self.point_reduction, self.batch_reduction
+        how = _reduction("EMDLoss", c, *reductions, cloud_weights)
         found = assign_batched("EMDLoss", c, self.squared, self.rtol, price, None, self.max_rounds)
         if cache is not None:
             cache[rows, :points] = as_given(c, found).price.to(cache.dtype)
@@ -237,7 +252,7 @@ class EMDLoss(nn.Module):
             found = found._replace(cost=torch.where(known, found.cost, torch.nan))
         if self.max_rounds is None:
             _certificate.watch("EMDLoss", found)
-        return _matched_distance(c, found, self.squared, self.point_reduction, self.batch_reduction)
+        return _matched_distance(c, found, self.squared, how)
 
     @staticmethod
     def _rows(ids: Tensor, cache: Tensor, c: _checks.Clouds) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pointloss import _checks, _reduce
+from pointloss.losses.normal_loss import cosines
 from pointloss.ops._injection import Order
 from pointloss.ops.nearest import nearest_batched
 
@@ -72,20 +73,19 @@ def normal_consistency(
         normals = torch.where((idx >= 0).unsqueeze(-1), normals.to(cloud.dtype), 0)
         return torch.nn.functional.normalize(normals, dim=-1)
 
-    def one_way(own: Tensor, other: Tensor, idx: Tensor, lengths: Tensor | None) -> Tensor:
-        # A spare row of zeros is the normal of the neighbour that is not there.
-        other = torch.nn.functional.pad(other, (0, 0, 0, 1))
-        row = torch.where(idx >= 0, idx, other.shape[1] - 1)
-        # In float64, as the gradient of a normal that many points are nearest to is a long sum.
-        neighbour = other.double().gather(1, row.unsqueeze(-1).expand_as(own))
-        cosine = (own * neighbour).sum(-1).to(own.dtype)
-        cosine = cosine.abs() if absolute else cosine
-        return _reduce.over_points(cosine, _reduce.counts(own, lengths), None, "mean", None)
+    def of(label: str, given: Tensor, cloud: Tensor, order: Order | None) -> Tensor:
+        given = _checks.in_shape(name, label, given, tuple(cloud.shape), cloud, c.single)
+        return (given if order is None else order.apply(given)).to(cloud.dtype)
 
-    unit_x = unit("x_normals", x_normals, c.x, c.x_order, idx_x)
-    unit_y = unit("y_normals", y_normals, c.y, c.y_order, idx_y)
+    def one_way(own: Tensor, other: Tensor, idx: Tensor, count: Tensor) -> Tensor:
+        cosine = cosines(own, other, idx)
+        cosine = cosine.abs() if absolute else cosine
+        return _reduce.over_points(cosine, count, None, "mean", None)
+
+    n, m = of("x_normals", x_normals, c.x, c.x_order), of("y_normals", y_normals, c.y, c.y_order)
     total = 0.5 * (
-        one_way(unit_x, unit_y, idx_x, c.x_lengths) + one_way(unit_y, unit_x, idx_y, c.y_lengths)
+        one_way(n, m, idx_x, _reduce.counts(c.x, c.x_lengths))
+        + one_way(m, n, idx_y, _reduce.counts(c.y, c.y_lengths))
     )
     total = _reduce.settle(total, c, 0.0 if absolute else -1.0)
     return total[0] if c.single else total

@@ -21,23 +21,24 @@ def chamfer_batched(
     both: bool,
     point_reduction: str,
     batch_reduction: str,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Sum or mean over points, then sum, mean or none over the batch; see losses.chamfer.
 
     Takes what _checks.clouds returned; of x in y and, with `both`, also of y in x. Returns a
-    scalar, or [B] for batch_reduction "none". Added in float64 and in a fixed order.
+    scalar, or [B] for batch_reduction "none", added in float64 and in a fixed order; and the
+    neighbours of all points of x, then of y, in one row that the backward pass still needs.
 
     Example:
         >>> c = _checks.clouds("chamfer", torch.zeros(2, 5, 3), torch.ones(2, 7, 3))
         >>> reductions = {"point_reduction": "sum", "batch_reduction": "none"}
-        >>> chamfer_batched(c, 2, True, both=False, **reductions).tolist()
+        >>> chamfer_batched(c, 2, True, both=False, **reductions)[0].tolist()
         [15.0, 15.0]
     """
     out = _function.call(
         _Chamfer, c.x, c.y, c.x_lengths, c.y_lengths, norm, squared, both, point_reduction,
         batch_reduction,
     )  # fmt: skip
-    return cast("Tensor", out[0])
+    return cast("tuple[Tensor, Tensor]", out)
 
 
 class _Chamfer(torch.autograd.Function):
