@@ -24,6 +24,7 @@ from pointloss.metrics.density_aware_chamfer import density_aware_chamfer
 from pointloss.metrics.f_score import FScore, f_score
 from pointloss.metrics.generation import (
     GenerationMetrics,
+    GenerationScores,
     generation_metrics,
     pairwise_chamfer,
     pairwise_emd,
@@ -32,6 +33,7 @@ from pointloss.metrics.hausdorff import hausdorff
 from pointloss.metrics.mean_angle_deviation import mean_angle_deviation
 from pointloss.metrics.mpjpe import mpjpe, pa_mpjpe
 from pointloss.metrics.normal_consistency import normal_consistency
+from pointloss.metrics.occupancy_jsd import occupancy_jsd
 from pointloss.metrics.optimal_scale import optimal_scale
 from pointloss.metrics.pointmap_error import pointmap_error
 from pointloss.metrics.scale_invariant_depth_error import scale_invariant_depth_error
@@ -47,6 +49,7 @@ __all__ = [
     "EMDLoss",
     "FScore",
     "GenerationMetrics",
+    "GenerationScores",
     "Nearest",
     "NearestIndex",
     "Padded",
@@ -76,6 +79,7 @@ __all__ = [
     "nearest_both",
     "normal_consistency",
     "normal_loss",
+    "occupancy_jsd",
     "optimal_scale",
     "pa_mpjpe",
     "pad",

@@ -79,8 +79,8 @@ def clouds(
         x, y = x.to(dtype), y.to(dtype)
     if single:
         x, y = x.unsqueeze(0), y.unsqueeze(0)
-    x_lengths = _lengths(op, "x_lengths", x_lengths, x)
-    y_lengths = _lengths(op, "y_lengths", y_lengths, x)
+    x_lengths = lengths(op, "x_lengths", x_lengths, x)
+    y_lengths = lengths(op, "y_lengths", y_lengths, x)
     if x_mask is None and y_mask is None:
         return Clouds(x, y, x_lengths, y_lengths, single)
     x, x_lengths, x_order = _compact(op, "x", x_mask, x, x_lengths, single)
@@ -141,6 +141,21 @@ def per_cloud(op: str, name: str, values: Tensor | None, cloud: Tensor) -> Tenso
     if values is None:
         return None
     return in_shape(op, name, values, tuple(cloud.shape[:1]), cloud, True).to(cloud.dtype)
+
+
+def lengths(op: str, name: str, lengths: Tensor | None, x: Tensor) -> Tensor | None:
+    """Check lengths, int [B], of clouds x [B, N, D]."""
+    if lengths is None:
+        return None
+    tensor(op, name, lengths)
+    if lengths.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"{op}: {name} must be int32 or int64, got {_name(lengths.dtype)}")
+    batch = x.shape[0]
+    if tuple(lengths.shape) != (batch,) and not (lengths.dim() == 0 and batch == 1):
+        raise ValueError(f"{op}: {name} must have shape [{batch}], got {list(lengths.shape)}")
+    if lengths.device != x.device:
+        raise ValueError(f"{op}: {name} must be on {x.device}, got {lengths.device}")
+    return lengths.to(torch.int64).reshape(batch)
 
 
 def in_shape(
@@ -220,20 +235,6 @@ def _shapes_differ(op: str, x: Tensor, y: Tensor) -> str:
         elif x.shape[-2] == y.shape[-1]:
             hint = "; did you mean x.transpose(-1, -2)?"
     return f"{op}: y must have shape {want}, got {list(y.shape)}{hint}"
-
-
-def _lengths(op: str, name: str, lengths: Tensor | None, x: Tensor) -> Tensor | None:
-    if lengths is None:
-        return None
-    tensor(op, name, lengths)
-    if lengths.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"{op}: {name} must be int32 or int64, got {_name(lengths.dtype)}")
-    batch = x.shape[0]
-    if tuple(lengths.shape) != (batch,) and not (lengths.dim() == 0 and batch == 1):
-        raise ValueError(f"{op}: {name} must have shape [{batch}], got {list(lengths.shape)}")
-    if lengths.device != x.device:
-        raise ValueError(f"{op}: {name} must be on {x.device}, got {lengths.device}")
-    return lengths.to(torch.int64).reshape(batch)
 
 
 def _compact(

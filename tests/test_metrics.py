@@ -248,10 +248,29 @@ def test_pairwise(device, monkeypatch):
     assert pairwise_chamfer(a[:0], b).shape == (0, 4)
     assert pairwise_chamfer(a, b[:0].double()).shape == (3, 0)
     assert pairwise_chamfer(a[:0], b.double()).dtype == torch.float64
-    with pytest.raises(ValueError, match="pairwise_emd: a and b must have shapes"):
+    assert torch.equal(pairwise_chamfer(list(a), b), whole)
+    own = pairwise_chamfer(a)
+    torch.testing.assert_close(own, pairwise_chamfer(a, a))
+    assert torch.equal(own, own.T)
+    sizes = [torch.tensor(n, device=device) for n in ([20, 3, 0], [1, 25, 9, 4])]
+    cut = [[c[:n] for c, n in zip(v, m, strict=True)] for v, m in ((a, sizes[0]), (b, sizes[1]))]
+    for distance in (pairwise_chamfer, pairwise_emd):
+        value = distance(a, b, a_lengths=sizes[0], b_lengths=sizes[1])
+        torch.testing.assert_close(value, distance(*cut))
+        torch.testing.assert_close(distance(cut[1])[1, 3], distance(cut[1], cut[1])[1, 3])
+        assert value[2].isinf().all()
+    with pytest.raises(ValueError, match=r"pairwise_emd: a must be clouds \[S, N, D\], or a list"):
         pairwise_emd(a[0], b)
-    with pytest.raises(TypeError, match=r"pairwise_chamfer: a must be .* torch.stack\(a\)"):
-        pairwise_chamfer(list(a), b)
+    with pytest.raises(ValueError, match="pairwise_emd: a and b must have shapes"):
+        pairwise_emd(a, b[..., :2])
+    with pytest.raises(ValueError, match="a_lengths do not apply to a list of clouds"):
+        pairwise_chamfer(list(a), b, a_lengths=sizes[0])
+    with pytest.raises(ValueError, match="b_lengths need b"):
+        pairwise_chamfer(a, b_lengths=sizes[0])
+    with pytest.raises(ValueError, match="a must have at least one cloud, got an empty list"):
+        pairwise_chamfer([], b)
+    with pytest.raises(TypeError, match=r"pairwise_chamfer: a must be .* torch.from_numpy\(a\)"):
+        pairwise_chamfer(a.cpu().numpy(), b)
 
 
 def test_generation_metrics(device):
@@ -265,7 +284,12 @@ def test_generation_metrics(device):
     same = generation_metrics(d, d, d)
     assert same.coverage == 1
     assert same.mmd == 0
-    assert same.one_nna == 0  # each cloud's nearest is its double in the other set
+    # Each cloud's nearest is its double in the other set.
+    assert [same.one_nna, same.one_nna_generated, same.one_nna_reference] == [0, 0, 0]
+    assert same.mmd_generated == 0
+    skew = generation_metrics(d[:1, 1:], d[:1, :1], d[1:, 1:])
+    assert [skew.one_nna, skew.one_nna_generated, skew.mmd_generated] == [0.5, 0, 1]
+    assert skew.one_nna_reference == pytest.approx(2 / 3)
     with pytest.raises(ValueError, match=r"generation_metrics: matrices .* got \[2, 4\], \[4, 4\]"):
         generation_metrics(d[:2], d, d)
     clouds = torch.rand(4, 5, 3, device=device)
