@@ -9,6 +9,7 @@ import torch
 import pointloss
 from pointloss import EMDLoss, NearestIndex, assign, chamfer, emd, icp, nearest, nearest_both, pad
 from pointloss.testing.clouds import make, surface
+from pointloss.testing.streams import capture
 
 
 @pytest.fixture
@@ -168,6 +169,35 @@ def test_compiles_and_vmaps(masked):
     compiled = torch.compile(distances, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(*args), expected)
     torch.testing.assert_close(torch.func.vmap(distances)(*args)[:4], expected[:4])
+
+
+def test_masks_change_between_replays_of_a_graph(cuda):
+    """Nothing waits for the GPU, and a captured call reads the mask of each replay."""
+    x, y = make(surface, 2, 200, 300, device=cuda)
+    mask = torch.rand(2, 200, device=cuda) < 0.5
+
+    def distances():
+        return chamfer(x, y, x_mask=mask), *nearest(x, y, x_mask=mask)
+
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        distances()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    captured, replay = capture(distances)
+    for share in (0.1, 0.9):
+        mask.copy_(torch.rand(2, 200, device=cuda) < share)
+        replay()
+        for found, expected in zip(captured, distances(), strict=True):
+            torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("loss", [chamfer, emd])
+def test_deterministic_mode_is_kept(loss, masked, deterministic):
+    x, y, masks, *_ = masked
+    x.requires_grad_()
+    grads = [torch.autograd.grad(loss(x, y, **masks), x)[0] for _ in range(2)]
+    assert torch.equal(*grads)
 
 
 def test_empty_masks_are_empty_clouds(device):

@@ -61,8 +61,9 @@ class Order(NamedTuple):
     @staticmethod
     def of(mask: Tensor) -> Order:
         """The order of a mask [B, N]; the points on either side of it keep their sequence."""
-        rows = (~mask).to(torch.uint8).argsort(dim=1, stable=True)
-        return Order(rows, inverse(rows, mask.shape[1]))
+        behind = mask.sum(1, keepdim=True) + (~mask).cumsum(1)
+        places = torch.where(mask, mask.cumsum(1), behind) - 1
+        return Order(inverse(places, mask.shape[1]), places)
 
     def apply(self, values: Tensor) -> Tensor:
         """Values [B, N, ...] of the points as given, in this order."""
