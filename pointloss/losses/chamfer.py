@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, overload
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from pointloss import _checks, _reduce
 from pointloss.ops.chamfer import chamfer_batched
 from pointloss.ops.nearest import nearest_batched
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class PointDistances(NamedTuple):
@@ -106,20 +109,30 @@ def _given(place: Callable[[Tensor], Tensor], values: Tensor | None, c: _checks.
     return values[0] if c.single else values
 
 
+class _Options(TypedDict, total=False):
+    """Keyword arguments of `chamfer` that do not decide what it returns."""
+
+    x_lengths: Tensor | None
+    y_lengths: Tensor | None
+    x_mask: Tensor | None
+    y_mask: Tensor | None
+    x_weights: Tensor | None
+    y_weights: Tensor | None
+    cloud_weights: Tensor | None
+    norm: int
+    squared: bool
+    direction: str
+    batch_reduction: str
+
+
 @overload
 def chamfer(  # type: ignore[overload-overlap]
     x: Tensor,
     y: Tensor,
     *,
-    x_lengths: Tensor | None = None,
-    y_lengths: Tensor | None = None,
-    x_mask: Tensor | None = None,
-    y_mask: Tensor | None = None,
-    norm: int = 2,
-    squared: bool = True,
-    direction: str = "both",
     point_reduction: Literal["none"],
     return_idx: Literal[False] = False,
+    **options: Unpack[_Options],
 ) -> PointDistances: ...
 
 
@@ -128,19 +141,9 @@ def chamfer(
     x: Tensor,
     y: Tensor,
     *,
-    x_lengths: Tensor | None = None,
-    y_lengths: Tensor | None = None,
-    x_mask: Tensor | None = None,
-    y_mask: Tensor | None = None,
-    x_weights: Tensor | None = None,
-    y_weights: Tensor | None = None,
-    cloud_weights: Tensor | None = None,
-    norm: int = 2,
-    squared: bool = True,
-    direction: str = "both",
     point_reduction: str = "mean",
-    batch_reduction: str = "mean",
     return_idx: Literal[False] = False,
+    **options: Unpack[_Options],
 ) -> Tensor: ...
 
 
@@ -149,19 +152,9 @@ def chamfer(
     x: Tensor,
     y: Tensor,
     *,
-    x_lengths: Tensor | None = None,
-    y_lengths: Tensor | None = None,
-    x_mask: Tensor | None = None,
-    y_mask: Tensor | None = None,
-    x_weights: Tensor | None = None,
-    y_weights: Tensor | None = None,
-    cloud_weights: Tensor | None = None,
-    norm: int = 2,
-    squared: bool = True,
-    direction: str = "both",
     point_reduction: str = "mean",
-    batch_reduction: str = "mean",
     return_idx: Literal[True],
+    **options: Unpack[_Options],
 ) -> tuple[Any, PointIndices]: ...
 
 
