@@ -76,7 +76,7 @@ def read(run: str) -> dict[str, Any]:
 def expand(run: str) -> list[str]:
     """RUN itself, or NAME=RUN for every run that lies in a folder named NAME."""
     path = Path(run)
-    inside = sorted(path.glob(f"*/{SCORED}")) if not (path / SCORED).exists() else []
+    inside = sorted(path.glob(f"*/{FILE}")) if not (path / FILE).exists() else []
     return [f"{path.name}={found.parent}" for found in inside] or [run]
 
 
