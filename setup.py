@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The extension module pointloss._C; everything else about the package is in pyproject.toml.
+"""The compiled part; everything else about the package is in pyproject.toml.
+
+pointloss/_ops.so holds the ops. It uses torch's stable ABI and of Python only the limited API, so
+one file runs on every Python from 3.10 and every torch from TORCH_TARGET on, and the wheel is
+tagged so. pointloss/_C is a small pybind11 module for build_info, of the Python that built it;
+others do without.
 
 Environment: POINTLOSS_CUDA=auto|0|1, TORCH_CUDA_ARCH_LIST, MAX_JOBS, CUDA_HOME (see README.md).
 """
@@ -11,15 +16,17 @@ import sys
 import zlib
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 
 ROOT = Path(__file__).parent
-sys.path.insert(0, str(ROOT / "buildtools"))
-from toolkit import Toolkit, choose_archs, find_toolkit  # noqa: E402
+sys.path.insert(0, str(ROOT))
+from buildtools.toolkit import Toolkit, choose_archs, find_toolkit  # noqa: E402
 
 VERSION = "0.1.0"
 # The oldest torch whose stable ABI the extension may use: one build runs on it and all later ones.
 TORCH_TARGET = "0x020a000000000000"
+OPS = "pointloss._ops"
 
 
 def cuda_toolkit(torch_cuda: str | None) -> Toolkit | None:
@@ -50,26 +57,22 @@ def local_version(toolkit: Toolkit | None) -> str:
     return VERSION + ("+cu" + toolkit.version_string.replace(".", "") if toolkit else "+cpu")
 
 
-def make_extension(toolkit: Toolkit | None, version: str):
-    """The one extension module: pybind11 for build_info, the stable ABI for the ops."""
+def make_extensions(toolkit: Toolkit | None, version: str):
+    """The library of the ops, and the pybind11 module of build_info."""
     import torch
     from torch.utils import cpp_extension
 
     sources = ["csrc/bindings.cpp", *map(str, sorted(Path("csrc/cpu").glob("*.cpp")))]
+    facts = [f"-DPOINTLOSS_VERSION={version}", f"-DPOINTLOSS_TORCH={torch.__version__}"]
     common = ["-O3", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-DTORCH_STABLE_ONLY"]
-    # Contraction off: where a distance uses fma it says so, and CPU and CUDA agree bit for bit.
-    cxx = [*common, "-ffp-contract=off", "-fvisibility=hidden", "-Wall"]
-    cxx += [f"-DPOINTLOSS_VERSION={version}", f"-DPOINTLOSS_TORCH={torch.__version__}"]
-    # libtorch must stay in the needed list: the op registration has no other tie to it.
-    link = ["-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed", "-Wl,--exclude-libs,ALL"]
-    nvcc = []
+    nvcc, nvcc_link = [], []
     if toolkit:
         visible = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
         archs = choose_archs(toolkit, visible)
         os.environ["TORCH_CUDA_ARCH_LIST"] = archs
         sources += map(str, sorted(Path("csrc/cuda").glob("*.cu")))
-        cxx += ["-DPOINTLOSS_WITH_CUDA", f"-DPOINTLOSS_CUDA_TOOLKIT={toolkit.version_string}"]
-        cxx += [f"-DPOINTLOSS_CUDA_ARCHS={archs.replace(';', ',')}"]
+        facts += ["-DPOINTLOSS_WITH_CUDA", f"-DPOINTLOSS_CUDA_TOOLKIT={toolkit.version_string}"]
+        facts += [f"-DPOINTLOSS_CUDA_ARCHS={archs.replace(';', ',')}"]
         # The architectures of a source side by side: each of assign.cu takes a minute.
         nvcc = [*common, "-Xcompiler", "-fvisibility=hidden", "--threads=4"]
         if toolkit.version >= (12, 8):
@@ -79,18 +82,29 @@ def make_extension(toolkit: Toolkit | None, version: str):
             headers = sorted(Path("csrc").rglob("*.*h"))
             nvcc += [f"-DPOINTLOSS_HEADERS={zlib.crc32(b''.join(h.read_bytes() for h in headers))}"]
         # Static cudart: the torch beside it may bring another CUDA major version, or none.
-        link += [f"-L{toolkit.library_dir}", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
+        nvcc_link = [f"-L{toolkit.library_dir}", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
         # torch looks for nvcc only in its CUDA builds, and insists on its own CUDA version;
         # the stable ABI and the static runtime need neither.
         cpp_extension.CUDA_HOME = str(toolkit.home)
         cpp_extension._check_cuda_version = lambda *unused: None
-    return cpp_extension.CppExtension(
-        "pointloss._C",
+    # Contraction off: where a distance uses fma it says so, and CPU and CUDA agree bit for bit.
+    cxx = [*common, *facts, "-ffp-contract=off", "-fvisibility=hidden", "-Wall"]
+    # libtorch must stay in the needed list: the op registration has no other tie to it.
+    link = ["-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed", "-Wl,--exclude-libs,ALL"]
+    ops = cpp_extension.CppExtension(
+        OPS,
         sources,
-        include_dirs=pybind11_include(),
         extra_compile_args={"cxx": cxx, "nvcc": nvcc},
-        extra_link_args=link,
+        extra_link_args=link + nvcc_link,
+        py_limited_api=True,  # and without libtorch_python
     )
+    module = Extension(
+        "pointloss._C",
+        ["csrc/build_info.cpp"],
+        include_dirs=pybind11_include(),
+        extra_compile_args=[*facts, "-fvisibility=hidden", "-Wall", "-std=c++17"],
+    )
+    return [ops, module]
 
 
 def pybind11_include() -> list[str]:
@@ -98,8 +112,17 @@ def pybind11_include() -> list[str]:
     try:
         import pybind11
     except ImportError:
-        return []
+        from torch.utils import cpp_extension
+
+        return cpp_extension.include_paths()
     return [pybind11.get_include()]
+
+
+class OneWheel(bdist_wheel):
+    """Tags the wheel for any Python 3 of this platform; requires-python says from which on."""
+
+    def get_tag(self):
+        return "py3", "none", super().get_tag()[2]
 
 
 if "sdist" in sys.argv:
@@ -112,13 +135,29 @@ else:
         sys.exit(f"pointloss: building needs torch >= 2.10 in this environment ({error})")
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 10):
         sys.exit(f"pointloss: needs torch >= 2.10, found {torch.__version__}; upgrade torch first")
+
+    class Build(BuildExtension):
+        """torch's, with a plain name for the library that is no Python module."""
+
+        def get_ext_filename(self, ext_name):
+            if ext_name in {OPS, OPS.rpartition(".")[2]}:
+                return ext_name.replace(".", os.sep) + ".so"
+            return super().get_ext_filename(ext_name)
+
+        def build_extension(self, ext):
+            """In a folder of its own: ninja forgets there what its last file does not name."""
+            everything = self.build_temp
+            self.build_temp = os.path.join(everything, ext.name)
+            super().build_extension(ext)
+            self.build_temp = everything
+
     found = cuda_toolkit(torch.version.cuda)
     flavour = local_version(found)
     print(f"pointloss {flavour}: torch {torch.__version__}, CUDA toolkit {found or 'not used'}")
     setup(
         version=flavour,
-        ext_modules=[make_extension(found, flavour)],
-        cmdclass={"build_ext": BuildExtension},
+        ext_modules=make_extensions(found, flavour),
+        cmdclass={"build_ext": Build, "bdist_wheel": OneWheel},
         # setuptools compares only dates of sources; ninja knows headers and flags, so it decides.
         options={"build_ext": {"force": True}},
     )

@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""Load pointloss._C: the one place that knows that it may be missing, and says the cure."""
+"""Load the compiled ops: the one place that knows that they may be missing, and says the cure."""
 
 from __future__ import annotations
 
-import torch  # noqa: F401  (first: the extension links against libtorch by name)
+from pathlib import Path
 
+import torch
+
+_LIBRARY = Path(__file__).with_name("_ops.so")
+if not _LIBRARY.is_file():
+    raise ImportError(
+        "pointloss: the compiled part is missing from this folder; run `pip install -e .` "
+        "here, or start Python elsewhere to use an installed pointloss"
+    )
 try:
-    from pointloss import _C
-except ImportError as error:
-    if isinstance(error, ModuleNotFoundError) or "cannot import name '_C'" in str(error):
-        raise ImportError(
-            "pointloss: the compiled part is missing from this folder; run `pip install -e .` "
-            "here, or start Python elsewhere to use an installed pointloss"
-        ) from None
+    torch.ops.load_library(_LIBRARY)
+except OSError as error:
     raise ImportError(
         f"pointloss: the compiled part does not load with torch {torch.__version__} ({error}); "
         "rebuild it with `pip install --force-reinstall --no-deps --no-cache-dir .`"
@@ -27,6 +30,11 @@ def build_info() -> dict[str, str]:
         `cuda` (toolkit release, empty in a build without CUDA), `cuda_archs`, `cpu_variants` and
         `cpu_in_use` (instruction sets compiled in, and the one this CPU runs).
     """
+    try:
+        from pointloss import _C
+    except ImportError:  # it is made for the Python that built the wheel
+        lines: str = torch.ops.pointloss.build_info()
+        return dict(line.split("=", 1) for line in lines.splitlines())
     return dict(_C.build_info())
 
 

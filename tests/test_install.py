@@ -3,6 +3,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -151,7 +152,7 @@ def test_an_editable_install_imports_beside_its_checkout(tmp_path):
         shutil.copy(ROOT / name, checkout)
     shutil.copytree(ROOT / "buildtools", checkout / "buildtools")
     (checkout / "setup.py").write_text("import setuptools; setuptools.setup(version='1')")
-    build = "import sys; sys.path.insert(0, 'buildtools'); import backend; "
+    build = "import sys; from buildtools import backend; "
     build += "print(backend.build_editable(sys.argv[1]))"
     pipes = {"capture_output": True, "text": True}
     wheel = subprocess.run([sys.executable, "-c", build, str(site)], cwd=checkout, **pipes)
@@ -217,3 +218,23 @@ def test_build_info():
     info = pointloss.build_info()
     assert info["version"] == pointloss.__version__
     assert info["cpu_in_use"] in info["cpu_variants"]
+
+
+def test_build_info_of_a_wheel_for_another_python(monkeypatch):
+    """One wheel serves all versions of Python; the pybind11 module is of the one that built it."""
+    told = pointloss.build_info()
+    monkeypatch.delattr(pointloss, "_C")
+    monkeypatch.setitem(sys.modules, "pointloss._C", None)
+    assert pointloss.build_info() == told
+
+
+def test_the_ops_ask_nothing_of_one_python():
+    """Nor anything of an interpreter that is not there: all of its functions are weak."""
+    library = Path(pointloss.__file__).with_name("_ops.so")
+    command = ["nm", "--dynamic", "--undefined-only", library]
+    symbols = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    python = re.findall(r"([Uw]) _?Py(\w+)", symbols)
+    assert python
+    assert {kind for kind, _ in python} == {"w"}
+    needed = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True)
+    assert not re.search("python|pybind", needed.stdout)

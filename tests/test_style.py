@@ -65,7 +65,7 @@ def test_examples_run(module):
 
 def test_only_ops_call_the_dispatcher():
     for path in (ROOT / "pointloss").rglob("*.py"):
-        if path.parent.name != "ops":
+        if path.parent.name != "ops" and path.name != "_extension.py":  # which loads them
             assert "torch.ops.pointloss" not in path.read_text(), path
 
 

@@ -1,26 +1,51 @@
 // SPDX-License-Identifier: MIT
-// The part of Interrupt that knows Python.
+// The part of Interrupt that knows Python: only what every version since 3.10 has, by functions and
+// not by the layout of its objects, and only where there is a Python at all.
+#include <Python.h>
+
 #include "interrupt.h"
 
-#include <pybind11/pybind11.h>
+#ifndef Py_LIMITED_API
+#error "the library of the ops serves every version of Python"
+#endif
 
-#include <memory>
+// Null in a program without Python.
+#pragma weak Py_IsInitialized
+#pragma weak PyGILState_GetThisThreadState
+#pragma weak PyGILState_Ensure
+#pragma weak PyGILState_Release
+#pragma weak PyErr_CheckSignals
+#pragma weak PyErr_Fetch
+#pragma weak PyErr_Restore
+#pragma weak PyErr_SetInterrupt
+#pragma weak Py_AddPendingCall
+#pragma weak Py_DecRef
 
 namespace pointloss {
 namespace {
 
 constexpr std::chrono::milliseconds kLookEvery{250};
 
+struct Exception {
+  PyObject *type, *value, *traceback;
+};
+
 int restore(void* error) {
-  std::unique_ptr<pybind11::error_already_set>(static_cast<pybind11::error_already_set*>(error))
-      ->restore();
+  auto* exception = static_cast<Exception*>(error);
+  PyErr_Restore(exception->type, exception->value, exception->traceback);
+  delete exception;
   return -1;
+}
+
+bool called_from_python() {
+  return &Py_IsInitialized != nullptr && Py_IsInitialized() != 0 &&
+         PyGILState_GetThisThreadState() != nullptr;
 }
 
 }  // namespace
 
 Interrupt::Interrupt(int64_t work)
-    : from_python_(Py_IsInitialized() != 0 && PyGILState_GetThisThreadState() != nullptr),
+    : from_python_(called_from_python()),
       caller_(std::this_thread::get_id()),
       next_look_(std::chrono::steady_clock::now() + kLookEvery),
       open_(work) {}
@@ -35,7 +60,9 @@ void Interrupt::check() {
 void Interrupt::look() {
   const PyGILState_STATE held = PyGILState_Ensure();  // torch has let go of it for the op
   if (PyErr_CheckSignals() != 0) {
-    error_ = new pybind11::error_already_set();
+    auto* exception = new Exception();
+    PyErr_Fetch(&exception->type, &exception->value, &exception->traceback);
+    error_ = exception;
     stopped_ = true;
   }
   PyGILState_Release(held);
@@ -54,13 +81,16 @@ void Interrupt::done(int64_t work) {
   }
 }
 
-// Not thrown through torch, whose pybind11 may be another than this one.
+// Not thrown through torch, which would make another exception of it.
 void Interrupt::raise() {
   if (error_ == nullptr) return;
   const PyGILState_STATE held = PyGILState_Ensure();
   // Where Python has no room for another call, the handler is asked once more.
   if (Py_AddPendingCall(restore, error_) != 0) {
-    delete static_cast<pybind11::error_already_set*>(error_);
+    auto* exception = static_cast<Exception*>(error_);
+    for (PyObject* part : {exception->type, exception->value, exception->traceback})
+      Py_DecRef(part);
+    delete exception;
     PyErr_SetInterrupt();
   }
   PyGILState_Release(held);
