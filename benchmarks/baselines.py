@@ -103,8 +103,40 @@ def _linear_assignment() -> Callable[[Tensor, Tensor], Tensor]:
     return lambda x, y: solve(torch.cdist(x, y))
 
 
+def _on_matrix(solve: Callable[[Any], Any]) -> Callable[[Tensor, Tensor], Tensor]:
+    """A CPU solver of one matrix of distances, called once per cloud; returns each row's column."""
+
+    def solve_all(x: Tensor, y: Tensor) -> Tensor:
+        pairs = zip(x.cpu().double().numpy(), y.cpu().double().numpy(), strict=True)
+        return torch.from_numpy(np.stack([solve(cdist(a, b)) for a, b in pairs])).to(x.device)
+
+    return solve_all
+
+
+def _lapx() -> Callable[[Tensor, Tensor], Tensor]:
+    solve = importlib.import_module("lap").lapjvr
+    return _on_matrix(lambda matrix: solve(matrix)[2])
+
+
+def _laprust() -> Callable[[Tensor, Tensor], Tensor]:
+    solve = importlib.import_module("laprust").lapjv
+    return _on_matrix(lambda matrix: solve(matrix)[2])
+
+
+def _pot() -> Callable[[Tensor, Tensor], Tensor]:
+    """POT's network simplex, which is faster than the others where the clouds are far apart."""
+    solve = importlib.import_module("ot").emd
+    return _on_matrix(lambda matrix: solve([], [], matrix).argmax(1))
+
+
 _NEAREST = {"pytorch3d": _pytorch3d, "kaolin": _kaolin, "ChamferDistancePytorch": _chamfer3d}
-_ASSIGN = {"MSN emd": _msn_emd, "torch_linear_assignment": _linear_assignment}
+_ASSIGN = {
+    "MSN emd": _msn_emd,
+    "torch_linear_assignment": _linear_assignment,
+    "lapx": _lapx,
+    "laprust": _laprust,
+    "POT": _pot,
+}
 
 
 def nearest_peers() -> dict[str, Callable[[Tensor, Tensor], Both]]:

@@ -32,6 +32,7 @@ def load(path: Path) -> tuple[str, list[Row]]:
             "seconds": b["stats"]["median"],
             "slowest": b["stats"]["max"],
             "rounds_timed": b["stats"]["rounds"],
+            "spread": b["stats"]["iqr"] / b["stats"]["median"] if b["stats"]["median"] else 0.0,
         }
         for b in data["benchmarks"]
         if "op" in b["extra_info"]
@@ -120,7 +121,10 @@ def assignment_table(rows: list[Row]) -> str:
             text = f"{duration(r['scipy_seconds'])} ({against_ours(r)})"
         else:
             true = f", true {r['true_error']:.1e}" if "true_error" in r else ""
-            text = f"{duration(r['seconds'])} (no certificate{true})"
+            judged = (
+                f", by our bound {r['gap_to_our_bound']:.1e}" if "gap_to_our_bound" in r else ""
+            )
+            text = f"{duration(r['seconds'])} (no certificate{judged}{true})"
             if "certified_gap" in r:
                 rounds = f"{r['rounds_max']} rounds"
                 if r["rounds_max"] > 0:
@@ -268,6 +272,24 @@ def front_table(found: list[tuple[str, Row]]) -> str:
 TABLES = {"assign": assignment_table, "emd": assignment_table, "scaling": scaling_table}
 
 
+def by_op(files: list[Path]) -> dict[tuple[str, str], list[Row]]:
+    """The rows of all files by op and heading."""
+    found: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for path in files:
+        heading, rows = load(path)
+        for row in rows:
+            found[row["op"], heading].append(row)
+    return found
+
+
+def tables(found: dict[tuple[str, str], list[Row]]) -> str:
+    """A table for each op, machine and commit."""
+    return "\n\n".join(
+        f"**{op}** ({heading})\n\n{TABLES.get(op, distance_table)(rows)}"
+        for (op, heading), rows in found.items()
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path)
@@ -275,25 +297,16 @@ def main() -> int:
     parser.add_argument("--readme", type=Path, help="file whose tables are to be replaced")
     parser.add_argument("--front", action="store_true", help="the short table of the front page")
     args = parser.parse_args()
-    found: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for path in args.files:
-        heading, rows = load(path)
-        for row in rows:
-            found[row["op"], heading].append(row)
-    parts = []
+    found = by_op(args.files)
     if args.front:
-        parts.append(front_table([(key[1], row) for key, rows in found.items() for row in rows]))
-        found.clear()
-    for (op, heading), rows in found.items():
-        table = TABLES.get(op, distance_table)(rows)
-        parts.append(f"**{op}** ({heading})\n\n{table}")
-    if args.plots:  # one of all the files in which an op was measured
-        args.plots.mkdir(parents=True, exist_ok=True)
-        for op in dict.fromkeys(op for op, _ in found):
-            plot(
-                op, [row for key, rows in found.items() if key[0] == op for row in rows], args.plots
-            )
-    text = "\n\n".join(parts)
+        text = front_table([(key[1], row) for key, rows in found.items() for row in rows])
+    else:
+        text = tables(found)
+        if args.plots:  # one of all the files in which an op was measured
+            args.plots.mkdir(parents=True, exist_ok=True)
+            for op in dict.fromkeys(op for op, _ in found):
+                rows = [row for key, rows in found.items() if key[0] == op for row in rows]
+                plot(op, rows, args.plots)
     print(text)
     if args.readme:
         readme = args.readme.read_text()
