@@ -24,7 +24,7 @@ from models.config import Config
 from models.data.dataset import FURNITURE
 from models.paired import DRAWS, Estimate, bootstrap, show
 from models.report import as_json, embolden, number, table, title
-from models.tables import Row, read_results, sign
+from models.tables import FILE, Row, read_results, sign
 
 # Settings that do not make another system of a run: what it ran on, and how it is judged.
 CIRCUMSTANCES = {
