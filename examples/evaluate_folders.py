@@ -21,9 +21,9 @@ matplotlib.use("Agg")  # no display needed
 
 import matplotlib.pyplot as plt
 import numpy as np
-from pointloss.io import SUFFIXES, read
 
 from pointloss.compare.measure import Options, measure
+from pointloss.io import SUFFIXES, read
 
 OBJECTS = Path(__file__).parent.parent / "models/data/furniture/ShapeNet_pointclouds"
 Table = dict[str, dict[str, float]]  # by file, then by measure
