@@ -113,7 +113,7 @@ def share_within(code: Tensor, objects: Tensor) -> float:
     means = torch.zeros(len(count), code.shape[1], dtype=torch.float64)
     means = means.index_add_(0, which, code.double()) / count[:, None]
     within = (code.double() - means[which]).square().sum()
-    return (within / (code.double() - code.double().mean(0)).square().sum()).item()
+    return float(within / (code.double() - code.double().mean(0)).square().sum())
 
 
 def poses(seen: Seen, fitted: Seen, objects: Tensor) -> dict[str, float]:

@@ -289,7 +289,7 @@ class _KNearest(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], *args: Any
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        batch, joined = _function.join_clouds(info.batch_size, in_dims, args)
+        batch, joined = _function.join(info.batch_size, in_dims, args)
         joined[4] = None  # the index knows nothing of a mapped axis; the search needs none
         out = _function.call(_KNearest, *joined)
         return tuple(t.unflatten(0, (info.batch_size, batch)) for t in out), (0, 0)
