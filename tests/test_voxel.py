@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from objects import make_set, settings
 
 from models import config as configs
-from models import evaluate, train
+from models import evaluate, plots, train
 from models.config import Config, ConfigError, Voxel
 from models.networks.voxel import PRESETS, RESOLUTION, Volumes, VoxelNetwork
 from models.tasks import open_task, voxel_plots
@@ -298,13 +298,19 @@ def test_a_step_and_a_validation(root, preset):
 @pytest.mark.parametrize("preset", ["tl-tiny", "disentangled-tiny"])
 def test_a_run_of_seconds(root, tmp_path, preset, monkeypatch):
     monkeypatch.setattr(latent, "PAIRS", 2)
+    monkeypatch.setattr(plots, "loss_curves", lambda *given: None)  # of every kind
+    monkeypatch.setattr(plots, "reconstructions", lambda *given: None)
     monkeypatch.setattr(voxel_plots, "ROWS", 1)
+    monkeypatch.setattr(voxel_plots, "SIZE", 16)
+    if preset == "tl-tiny":
+        monkeypatch.setattr(voxel_plots, "draw", lambda *given: None)
     out = tmp_path / "run"
     given = words(root, preset, evaluate_protocol='"plain"')
     assert train.main(["--out", str(out), *given]) == 0
     names = {path.name for path in out.iterdir()}
-    assert {"results.md", "results.json", "latent.json", "voxels.png", "best.pt"} <= names
-    assert ("swapped.png" in names) == (preset == "disentangled-tiny")
+    assert {"results.md", "results.json", "latent.json", "best.pt"} <= names
+    drawn = {"voxels.png", "interpolation.png", "swapped.png"}
+    assert names & drawn == (drawn if preset == "disentangled-tiny" else set())
     record = json.loads((out / "results.json").read_text())
     methods = {row["method"] for row in record["rows"]}
     expected = {"voxel", "mean shape", "nearest image", "oracle", "floor"}

@@ -25,7 +25,7 @@ VIEW = Camera(55, 25, 2)  # azimuth, elevation: the side from which grids are dr
 SHADES = torch.tensor([0.65, 0.95, 0.5])  # of faces across x, y and z
 PAINT = torch.tensor([0.55, 0.68, 0.85])
 SIZE = 96  # pixels of a drawn grid
-FINE = 8  # samples of a ray a voxel
+FINE = 4  # samples of a ray a voxel
 REACH = 0.8  # of what is drawn, from the centre: half the cube's diagonal, nearly
 ROWS = 5  # of the pictures of codes
 
