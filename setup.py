@@ -12,6 +12,8 @@ Environment: POINTLOSS_CUDA=auto|0|1, TORCH_CUDA_ARCH_LIST, MAX_JOBS, CUDA_HOME 
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import sys
 import zlib
 from pathlib import Path
@@ -45,6 +47,16 @@ def cuda_toolkit(torch_cuda: str | None) -> Toolkit | None:
             "nvidia-cuda-crt, and set CUDA_HOME if it lies elsewhere"
         )
     return toolkit
+
+
+def check_compiler() -> None:
+    """One sentence, where a failed build would print pages."""
+    compiler = shlex.split(os.environ.get("CXX", "c++"))[0]
+    if shutil.which(compiler) is None:
+        sys.exit(
+            f"pointloss: building needs a C++17 compiler, and there is no {compiler!r}; "
+            "install one (Debian, Ubuntu: apt install g++), or set CXX"
+        )
 
 
 def local_version(toolkit: Toolkit | None) -> str:
@@ -151,6 +163,7 @@ else:
             super().build_extension(ext)
             self.build_temp = everything
 
+    check_compiler()
     found = cuda_toolkit(torch.version.cuda)
     flavour = local_version(found)
     print(f"pointloss {flavour}: torch {torch.__version__}, CUDA toolkit {found or 'not used'}")

@@ -114,6 +114,14 @@ def test_wishes_that_cannot_be_met_are_errors(tmp_path):
     assert "POINTLOSS_CUDA must be auto, 0 or 1, got 'yes'" in answer.stderr
 
 
+def test_a_missing_compiler_is_one_sentence(tmp_path):
+    answer = setup(tmp_path, POINTLOSS_CUDA="0", CXX="no-such-compiler -O1")
+    assert answer.returncode != 0
+    assert answer.stderr.startswith(
+        "pointloss: building needs a C++17 compiler, and there is no 'no"
+    )
+
+
 def test_flavour_shows_in_the_version(tmp_path, fake_cuda):
     assert setup(tmp_path, POINTLOSS_CUDA="0").stdout.endswith("0.1.0+cpu\n")
     answer = setup(tmp_path, POINTLOSS_CUDA="1", CUDA_HOME=str(fake_cuda))
