@@ -38,6 +38,7 @@ OPS = {
     "density_aware_chamfer": {"alpha": 10},
     "mutual_nearest": {},
     "nearest": {},
+    "nearest k": {"k": 3},
     "nearest_both": {},
     "assign": {},
 }
@@ -65,7 +66,8 @@ def test_a_mask_is_a_choice_of_points(name, masked):
         rows = torch.arange(expected.shape[1], device=mask.device) < mask.sum(1, keepdim=True)
         if found.dtype == torch.int64:
             other = names[found.shape[1] == 20]  # indices of x's points go into y
-            found = torch.where(found >= 0, other.gather(1, found.clamp_min(0)), -1)
+            at = found.clamp_min(0).flatten(1)
+            found = torch.where(found >= 0, other.gather(1, at).view_as(found), -1)
             assert found[~mask].eq(-1).all()
         elif name == "assign":
             continue  # the prices, see below

@@ -165,12 +165,7 @@ def knn_points(
         ValueError: shapes, devices or options do not fit.
         TypeError: dtypes do not fit.
     """
-    options: dict[str, Any] = {"x_lengths": lengths1, "y_lengths": lengths2, "norm": norm}
-    if K != 1:
-        options["k"] = K
-    dists, idx = nearest(p1, p2, **options)
-    if K == 1:
-        dists, idx = dists.unsqueeze(-1), idx.unsqueeze(-1)
+    dists, idx = nearest(p1, p2, x_lengths=lengths1, y_lengths=lengths2, norm=norm, k=K)
     dists = torch.where((idx < 0) & ~dists.isnan(), 0, dists)
     idx = idx.clamp_min(0)
     return KNN(dists, idx, knn_gather(p2, idx, lengths2) if return_nn else None)
