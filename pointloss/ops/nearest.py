@@ -81,8 +81,8 @@ def nearest(
     Raises:
         ValueError: shapes, devices, norm or k do not fit.
         TypeError: dtypes do not fit, or k is not an integer.
-        RuntimeError: CUDA tensors in a build without CUDA; k and 2^31 - 1 points or more in a cloud
-            of y.
+        RuntimeError: CUDA tensors in a build without CUDA; k on CUDA and 2^31 - 1 points or more in
+            a cloud of y.
 
     Determinism: the forward pass is deterministic, ties take the lowest index, and CPU and CUDA
     agree bit for bit. On CUDA the gradients add in any order, except under
@@ -289,8 +289,8 @@ class _KNearest(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], *args: Any
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        batch, joined = _function.join(info.batch_size, in_dims, args)
-        joined[4] = None  # the index knows nothing of a mapped axis; the search needs none
+        # The index knows nothing of a mapped axis; the search needs none.
+        batch, joined = _function.join(info.batch_size, in_dims, (*args[:4], None, *args[5:]))
         out = _function.call(_KNearest, *joined)
         return tuple(t.unflatten(0, (info.batch_size, batch)) for t in out), (0, 0)
 
