@@ -61,7 +61,8 @@ template <Cost kCost, class Use>
 __device__ __forceinline__ void visit_within(const UnequalState<kCost>& s, int, float4 p, int limit,
                                              Use use) {
   visit_groups(
-      s, p, [&](int, int bound) { return bound <= limit; }, [&](int j) { return s.value(j, p); },
+      s, p, [&](int, int bound) { return bound <= limit; },
+      [&](int, float4 o) { return s.value(o, p); },
       [&](int j, int value) {
         if (j < s.N && value <= limit) use(j);
       },

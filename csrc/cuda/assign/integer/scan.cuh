@@ -48,12 +48,14 @@ __device__ __forceinline__ int nearest_group(const State& s, float4 p) {
   return best_of_warp(nearest, INT_MAX, group).object;
 }
 
-// Calls use(j, value_at(j)) for this lane's objects j of the groups g for which within(g, bound)
-// holds, two groups at a time to hide latency: for one that is missing, use(-1, INT_MAX). Calls
-// after() once per 32 groups of which any was visited.
+// Calls use(j, value_of(j, object)) for this lane's objects j, each with its price, of the groups g
+// for which within(g, bound) holds: two groups at a time. Both objects are read before either is
+// used, and without a branch, so that their latencies overlap; of an odd number the last is read
+// twice and given to use() once more as INT_MAX. Calls after() once per 32 groups of which any was
+// visited.
 template <class State, class Within, class Value, class Use, class After>
 __device__ __forceinline__ void visit_groups(const State& s, float4 p, Within within,
-                                             Value value_at, Use use, After after) {
+                                             Value value_of, Use use, After after) {
   const int lane = threadIdx.x % 32;
   for (int g0 = 0; g0 < s.G; g0 += 32) {
     const int bound = g0 + lane < s.G ? group_bound(s, g0 + lane, p) : INT_MAX;
@@ -63,11 +65,13 @@ __device__ __forceinline__ void visit_groups(const State& s, float4 p, Within wi
     while (groups != 0) {
       const int j = (g0 + __ffs(groups) - 1) * 32 + lane;
       groups &= groups - 1;
-      const int k = groups != 0 ? (g0 + __ffs(groups) - 1) * 32 + lane : -1;
+      const bool two = groups != 0;
+      const int k = two ? (g0 + __ffs(groups) - 1) * 32 + lane : j;
       groups &= groups - 1;
-      const int vj = value_at(j), vk = k >= 0 ? value_at(k) : INT_MAX;
+      const float4 oj = s.priced(j), ok = s.priced(k);
+      const int vj = value_of(j, oj), vk = value_of(k, ok);
       use(j, vj);
-      use(k, vk);
+      use(k, two ? vk : INT_MAX);
     }
     after();
   }
@@ -99,7 +103,7 @@ __device__ __forceinline__ BestTwo<int> refill_cache(const EqualState<Id, kCost>
         if (bound >= limit) skipped = min(skipped, bound);
         return bound < limit;
       },
-      [&](int j) { return s.value(j, p); },
+      [&](int, float4 o) { return s.value(o, p); },
       [&](int object, int v) {
         const bool first = v < b1, second = v < b2;
         b3 = min(b3, max(b2, v));
@@ -155,12 +159,12 @@ struct Noise {
 template <Cost kCost>
 __device__ __noinline__ BestTwo<int> best_two(const UnequalState<kCost>& s, int i, float4 p,
                                               int width, Noise noise) {
-  const auto value = [&](int j) { return s.value(j, p) + noise.of(j); };
+  const auto value = [&](int j, float4 o) { return s.value(o, p) + noise.of(j); };
   int start = load_fresh(s.last_group + i);
   if (start < 0) start = nearest_group(s, p);
   BestTwo<int> top{INT_MAX, INT_MAX, 0};
   const int first = start * 32 + static_cast<int>(threadIdx.x) % 32;
-  top.take(value(first), first);
+  top.take(value(first, s.priced(first)), first);
   int limit = warp_min(top.best) + width;
   visit_groups(
       s, p, [&](int g, int bound) { return g != start && bound < limit; }, value,

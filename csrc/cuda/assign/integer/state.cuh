@@ -127,6 +127,11 @@ struct IntegerState {
     const float dx = p.x - o.x, dy = p.y - o.y, dz = p.z - o.z;
     return nearest_int(cost_of(fmaf(dx, dx, fmaf(dy, dy, dz * dz))));
   }
+  // Of an object with its price in w, as the derived priced(j) gives object j.
+  __device__ __forceinline__ static int price_of(float4 o) { return __float_as_int(o.w); }
+  __device__ __forceinline__ int value(float4 o, float4 p) const {
+    return cost(o, p) + price_of(o);
+  }
   // Point i of [dim, count] coordinates, in units of the costs.
   __device__ __forceinline__ float4 point(const float* a, int64_t count, int64_t i) const {
     const float scale = static_cast<float>(1 << (squared() ? kCostBits / 2 : kCostBits));
@@ -175,15 +180,13 @@ struct EqualState : IntegerState<Id, kCost> {
 
   __device__ __forceinline__ int bidders() const { return this->N; }
   __device__ __forceinline__ float4 bidder_at(int i) const { return bidder[i]; }
-  __device__ __forceinline__ static int price_of(float4 o) { return __float_as_int(o.w); }
+  __device__ __forceinline__ float4 priced(int j) const { return this->object[j]; }
   __device__ __forceinline__ int price(int j) const { return __float_as_int(this->object[j].w); }
   __device__ __forceinline__ void set_price(int j, int price) const {
     this->object[j].w = __int_as_float(price);
   }
-  __device__ __forceinline__ int value(float4 o, float4 p) const {
-    return this->cost(o, p) + price_of(o);
-  }
-  __device__ __forceinline__ int value(int j, float4 p) const { return value(this->object[j], p); }
+  using IntegerState<Id, kCost>::value;
+  __device__ __forceinline__ int value(int j, float4 p) const { return value(priced(j), p); }
 };
 
 // Takes what a block has to itself.
@@ -223,9 +226,12 @@ struct UnequalState : IntegerState<int, kCost> {
   __device__ __forceinline__ float4 bidder_at(int i) const { return this->bidder_in(i); }
   __device__ __forceinline__ int price(int j) const { return asked[j]; }
   __device__ __forceinline__ void set_price(int j, int price) const { asked[j] = price; }
-  __device__ __forceinline__ int value(int j, float4 p) const {
-    return this->cost(this->object[j], p) + asked[j];
+  __device__ __forceinline__ float4 priced(int j) const {
+    const float4 o = this->object[j];
+    return make_float4(o.x, o.y, o.z, __int_as_float(asked[j]));
   }
+  using IntegerState<int, kCost>::value;
+  __device__ __forceinline__ int value(int j, float4 p) const { return value(priced(j), p); }
 };
 
 // Takes what a block has to itself, and what the whole cluster shares in global memory.
