@@ -157,7 +157,7 @@ struct Noise {
 
 // Best two of bidder i, who is at p; the second exact only if less than `width` above the best.
 template <Cost kCost>
-__device__ __noinline__ BestTwo<int> best_two(const UnequalState<kCost>& s, int i, float4 p,
+__device__ __forceinline__ BestTwo<int> best_two(const UnequalState<kCost>& s, int i, float4 p,
                                               int width, Noise noise) {
   const auto value = [&](int j, float4 o) { return s.value(o, p) + noise.of(j); };
   int start = load_fresh(s.last_group + i);

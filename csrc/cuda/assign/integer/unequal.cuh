@@ -54,7 +54,7 @@ struct UnequalSolver {
   }
 
   // Primal and dual; the best values stay in best[].
-  __device__ __forceinline__ Sums pass() {
+  __device__ __noinline__ Sums pass() {
     return sum_gap(s, h, [&](int i) {
       const int best = best_of(i);
       if (threadIdx.x % 32 == 0) s.best[i] = best;
