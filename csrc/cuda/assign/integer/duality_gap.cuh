@@ -60,7 +60,7 @@ constexpr int kCostError = 128;  // of an integer cost, in units
 template <Cost kCost, class Use>
 __device__ __forceinline__ void visit_within(const UnequalState<kCost>& s, int, float4 p, int limit,
                                              Use use) {
-  visit_groups(
+  visit_groups<2>(
       s, p, [&](int, int bound) { return bound <= limit; },
       [&](int, float4 o) { return s.value(o, p); },
       [&](int j, int value) {

@@ -49,11 +49,11 @@ __device__ __forceinline__ int nearest_group(const State& s, float4 p) {
 }
 
 // Calls use(j, value_of(j, object)) for this lane's objects j, each with its price, of the groups g
-// for which within(g, bound) holds: two groups at a time. Both objects are read before either is
-// used, and without a branch, so that their latencies overlap; of an odd number the last is read
-// twice and given to use() once more as INT_MAX. Calls after() once per 32 groups of which any was
+// for which within(g, bound) holds: kAtOnce groups at a time. All objects are read before any is
+// used, and without a branch, so that their latencies overlap; where groups are missing the last is
+// read again and given to use() as INT_MAX. Calls after() once per 32 groups of which any was
 // visited.
-template <class State, class Within, class Value, class Use, class After>
+template <int kAtOnce, class State, class Within, class Value, class Use, class After>
 __device__ __forceinline__ void visit_groups(const State& s, float4 p, Within within,
                                              Value value_of, Use use, After after) {
   const int lane = threadIdx.x % 32;
@@ -63,15 +63,20 @@ __device__ __forceinline__ void visit_groups(const State& s, float4 p, Within wi
     if (groups == 0) continue;
 #pragma unroll 1
     while (groups != 0) {
-      const int j = (g0 + __ffs(groups) - 1) * 32 + lane;
-      groups &= groups - 1;
-      const bool two = groups != 0;
-      const int k = two ? (g0 + __ffs(groups) - 1) * 32 + lane : j;
-      groups &= groups - 1;
-      const float4 oj = s.priced(j), ok = s.priced(k);
-      const int vj = value_of(j, oj), vk = value_of(k, ok);
-      use(j, vj);
-      use(k, two ? vk : INT_MAX);
+      int j[kAtOnce] = {}, value[kAtOnce];
+      bool real[kAtOnce];
+      float4 object[kAtOnce];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        real[k] = groups != 0;
+        j[k] = real[k] ? (g0 + __ffs(groups) - 1) * 32 + lane : j[k > 0 ? k - 1 : 0];
+        groups &= groups - 1;
+        object[k] = s.priced(j[k]);
+      }
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) value[k] = value_of(j[k], object[k]);
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) use(j[k], real[k] ? value[k] : INT_MAX);
     }
     after();
   }
@@ -97,7 +102,7 @@ __device__ __forceinline__ BestTwo<int> refill_cache(const EqualState<Id, kCost>
                                                      float4 p, int limit) {
   const int lane = threadIdx.x % 32;
   int skipped = INT_MAX, b1 = INT_MAX, b2 = INT_MAX, b3 = INT_MAX, i1 = s.kNone, i2 = s.kNone;
-  visit_groups(
+  visit_groups<2>(
       s, p,
       [&](int, int bound) {
         if (bound >= limit) skipped = min(skipped, bound);
@@ -158,7 +163,7 @@ struct Noise {
 // Best two of bidder i, who is at p; the second exact only if less than `width` above the best.
 template <Cost kCost>
 __device__ __forceinline__ BestTwo<int> best_two(const UnequalState<kCost>& s, int i, float4 p,
-                                              int width, Noise noise) {
+                                                 int width, Noise noise) {
   const auto value = [&](int j, float4 o) { return s.value(o, p) + noise.of(j); };
   int start = load_fresh(s.last_group + i);
   if (start < 0) start = nearest_group(s, p);
@@ -166,7 +171,7 @@ __device__ __forceinline__ BestTwo<int> best_two(const UnequalState<kCost>& s, i
   const int first = start * 32 + static_cast<int>(threadIdx.x) % 32;
   top.take(value(first, s.priced(first)), first);
   int limit = warp_min(top.best) + width;
-  visit_groups(
+  visit_groups<4>(
       s, p, [&](int g, int bound) { return g != start && bound < limit; }, value,
       [&](int j, int v) { top.take(v, j); },
       [&] { limit = min(limit, warp_min(top.best) + width); });
