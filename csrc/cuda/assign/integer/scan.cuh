@@ -89,8 +89,10 @@ __device__ __forceinline__ BestTwo<int> best_two_cached(
   // On ties the lowest lane, then the lowest object wins, as in refill_cache(): the result does not
   // depend on what happens to be cached.
   const int a = pair.a, b = pair.b;
-  const int va = a != s.kNone ? s.value(a, p) : INT_MAX;
-  const int vb = b != s.kNone ? s.value(b, p) : INT_MAX;
+  // Both are read at once: object 0 in place of none.
+  const float4 oa = s.priced(a != s.kNone ? a : 0), ob = s.priced(b != s.kNone ? b : 0);
+  const int at_a = s.value(oa, p), at_b = s.value(ob, p);
+  const int va = a != s.kNone ? at_a : INT_MAX, vb = b != s.kNone ? at_b : INT_MAX;
   const bool swap = vb < va || (vb == va && b < a);
   return best_of_warp(swap ? vb : va, swap ? va : vb, swap ? b : a);
 }
