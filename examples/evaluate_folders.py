@@ -23,7 +23,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from pointloss.compare.measure import Options, measure
-from pointloss.io import SUFFIXES, read
+from pointloss.compare.sample import read
+from pointloss.io import SUFFIXES
 
 OBJECTS = Path(__file__).parent.parent / "models/data/furniture/ShapeNet_pointclouds"
 Table = dict[str, dict[str, float]]  # by file, then by measure

@@ -163,5 +163,5 @@ class Step:
         for number, parameter in enumerate(network.parameters()):
             for name, value in optimiser.state.get(parameter, {}).items():
                 found[number, name] = value
-        found.update(objective.named_buffers())
+        found.update(objective.state_dict())  # also prices, which are no buffer
         return found

@@ -36,7 +36,7 @@ def test_msn_of_unequal_sizes(device):
 
 
 @pytest.mark.parametrize("sizes", [(40, 40), (20, 40), (60, 20)])
-def test_pytorch_emd(sizes, device, dtype):
+def test_pytorch_emd(sizes, device, dtype, deterministic):
     x, y = make(surface, 2, *sizes, dtype=dtype, device=device)
     cost = earth_mover_distance(x, y, transpose=False)
     assert cost.shape == (2,)

@@ -71,4 +71,4 @@ def test_f_score(device, dtype):
     value = f_score(gt, pred, radius=0.25, eps=0.25)
     torch.testing.assert_close(value, gt.new_tensor([2 * precision * recall]))
     assert f_score(gt, pred, radius=0.1) == 0
-    assert f_score(gt, gt) == pytest.approx(1)
+    assert f_score(gt, gt).item() == pytest.approx(1)

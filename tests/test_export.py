@@ -23,7 +23,7 @@ class Wrapped(nn.Module):
 
 
 @pytest.mark.parametrize("function", [nearest, chamfer, emd, assign])
-def test_export_with_dynamic_sizes(function, device):
+def test_export_with_dynamic_sizes(function, device, deterministic):
     x, y = torch.rand(2, 20, 3, device=device), torch.rand(2, 30, 3, device=device)
     batch, points, others = (torch.export.Dim(name) for name in ("batch", "points", "others"))
     sizes = ({0: batch, 1: points}, {0: batch, 1: others})

@@ -320,6 +320,7 @@ def test_a_run_of_seconds(root, tmp_path, preset, monkeypatch):
     if preset != "tl-tiny":
         return
     # Its clouds are scored alike as anybody's.
+    pytest.importorskip("trimesh")
     clouds, again = tmp_path / "again" / "clouds", tmp_path / "other"
     assert evaluate.main([str(out), "--save-clouds", "--out", str(clouds.parent)]) == 0
     assert len(list(clouds.glob("*/*/*.ply"))) == 2
