@@ -61,7 +61,7 @@ def make_task(root, preset, *more):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return make_set(tmp_path_factory.mktemp("voxel") / "set", points=(64, 2048))
+    return make_set(tmp_path_factory.mktemp("voxel") / "set", points=(64, 256))
 
 
 @pytest.mark.parametrize("preset", TINY)
@@ -324,7 +324,7 @@ def test_a_run_of_seconds(root, tmp_path, preset, monkeypatch):
     clouds, again = tmp_path / "again" / "clouds", tmp_path / "other"
     assert evaluate.main([str(out), "--save-clouds", "--out", str(clouds.parent)]) == 0
     assert len(list(clouds.glob("*/*/*.ply"))) == 2
-    told = {"data.root": json.dumps(str(root)), "evaluate.baselines": "false"}
+    told = {"data.root": json.dumps(str(root)), "evaluate.baselines": "false", "network.points": 64}
     more = [word for key, value in told.items() for word in ("--set", f"{key}={value}")]
     more += ["--views", "1", "--protocol", "plain", "--out", str(again)]
     assert evaluate.main(["--pred-dir", str(clouds), *more]) == 0
