@@ -38,14 +38,14 @@ def shaded(grid: Tensor, camera: Camera = VIEW) -> Tensor:
     start = across.flip(0)[:, None, None] * above + across[:, None] * right + REACH * back
     start = ((start.flatten(0, 1) + 0.5) * resolution + 1).T  # [3, pixels], in voxels of `full`
     shade = torch.zeros(SIZE**2)
-    before = start.floor().long()
     for number in range(round(2 * REACH * resolution * FINE)):
-        cell = (start - (number / FINE) * back[:, None]).floor().long()
-        x, y, z = cell.clamp(0, resolution + 1)
-        # A face is across an axis along which the ray has just come into another voxel.
-        face = SHADES[(cell != before).byte().argmax(0)]
+        place = start - (number / FINE) * back[:, None]
+        cell = place.floor()
+        x, y, z = cell.long().clamp(0, resolution + 1)
+        # How far back along the ray it has crossed a plane of each axis: the last is its face.
+        into = torch.where(back[:, None] < 0, place - cell, cell + 1 - place)
+        face = SHADES[(into / back[:, None].abs()).argmin(0)]
         shade = torch.where((shade == 0) & full[x, y, z], face, shade)
-        before = cell
     colours = torch.where(shade[:, None] > 0, shade[:, None] * PAINT, 1.0)
     return colours.view(SIZE, SIZE, 3)
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from models import distributed
 from models.augment import DRAWS, Augmentation
 from models.batches import Batches
-from models.build import check_orientation, make_val_loader, open_training
+from models.build import check_orientation, cloud_sizes, make_val_loader, open_training
 from models.config import Config, ConfigError, Voxel
 from models.cost import count_macs
 from models.data.dataset import ReconstructionDataset, Sample
@@ -152,12 +152,15 @@ class Objective(nn.Module):
 
 
 def open_volumes(config: Config, data: ReconstructionDataset, device: str) -> Tensor:
-    """The true occupancies of a split's objects, bool [O, R, R, R] on the CPU."""
+    """The true occupancies of a split's objects, bool [O, R, R, R] on the CPU.
+
+    From the largest clouds of the set: sparse ones leave gaps that look like holes.
+    """
     source = config.voxel.source
     own = ReconstructionDataset(
         data.root,
         data.split,
-        points=data.points.shape[1],
+        points=max(cloud_sizes(data)) if data.objects else data.points.shape[1],
         geometry=source == "depth",
         fold=config.data.fold,
         in_memory=0,
