@@ -161,7 +161,6 @@ def open_volumes(config: Config, data: ReconstructionDataset, device: str) -> Te
         data.root,
         data.split,
         points=max(cloud_sizes(data)) if data.objects else data.points.shape[1],
-        geometry=source == "depth",
         fold=config.data.fold,
         in_memory=0,
     )
