@@ -19,7 +19,7 @@ The tools come with the extra `dev`.
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -31,12 +31,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-TOOLS = {
-    "build": "build",
-    "auditwheel": "auditwheel",
-    "twine": "twine",
-    "torch_abi_audit": "torch-abi-audit",
-}
+TOOLS = ("build", "auditwheel", "twine", "torch-abi-audit")
+
+
+def is_installed(package: str) -> bool:
+    """By its metadata: a folder `build` of the checkout would pass for the module of that name."""
+    try:
+        importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def call(*command: str | Path, cwd: Path | None = None, **more: str) -> str:
@@ -127,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--torch", action="append", default=[], metavar="REQUIREMENT")
     parser.add_argument("--python", default=sys.executable, help="for the environments of --torch")
     args = parser.parse_args(argv)
-    missing = [package for name, package in TOOLS.items() if importlib.util.find_spec(name) is None]
+    missing = [package for package in TOOLS if not is_installed(package)]
     if missing:
         sys.exit(f"buildtools.wheel: pip install {' '.join(missing)}")
     with tempfile.TemporaryDirectory() as temporary:
