@@ -19,7 +19,6 @@ from models.data import maps
 from models.data.dataset import ReconstructionDataset
 from pointloss import voxelize
 
-SOURCES = ("depth", "silhouette")
 FINER = 2  # a voxel is carved as so many cells a side, and is occupied if one of them is left
 AHEAD = 64  # objects whose views are kept in memory
 BRIDGE = 7  # voxels: what is narrower in a sampled surface is a gap between samples, not a hole
