@@ -135,7 +135,7 @@ def emd(
     value = _matched_distance(c, found, squared, how)
     if return_assignment:
         # The gradient keeps its own partners, whatever becomes of those that are given away.
-        found = as_given(c, found._replace(idx=found.idx.clone()))
+        found = as_given(c, found, copy=True)
         return value, Assignment(*[t[0] for t in found]) if c.single else found
     if max_rounds is None:
         _certificate.watch("emd", found)

@@ -149,11 +149,16 @@ def assign_batched(
     )
 
 
-def as_given(c: _checks.Clouds, found: Assignment) -> Assignment:
-    """A matching of masked clouds in the rows in which they, and prices, are given."""
+def as_given(c: _checks.Clouds, found: Assignment, *, copy: bool = False) -> Assignment:
+    """A matching of masked clouds in the rows in which they, and prices, are given.
+
+    With `copy`, idx is one that nobody else holds.
+    """
     order = _price_order(c)
     price = found.price if order is None else order.undo(found.price)
-    return found._replace(idx=c.at_x(c.into_y(found.idx)), price=price)
+    idx = found.idx.clone() if copy else found.idx
+    # One _replace: torch.compile of torch 2.11 cannot return what two have made.
+    return found._replace(idx=c.at_x(c.into_y(idx)), price=price)
 
 
 def _price_order(c: _checks.Clouds) -> Order | None:
