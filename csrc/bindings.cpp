@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The op schemas of the library pointloss/_ops.so. No bodies: each op registers its own
 // implementation in csrc/cpu/<op>.cpp and csrc/cuda/<op>.cu.
-#include "common/build_info.h"
+#include "build_info.h"
 
 #include <torch/csrc/stable/library.h>
 

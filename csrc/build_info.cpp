@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The Python module pointloss._C, which tells what was built. It alone is made for one version of
 // Python; where it is missing, the op of the same name tells it.
-#include "common/build_info.h"
+#include "build_info.h"
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

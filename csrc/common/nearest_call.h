@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A call of pointloss::nearest as both devices check and allocate it, and what a search for
-// neighbours takes, be it for nearest or for chamfer.
+// Calls of pointloss::nearest and k_nearest as both devices check and allocate them, and what a
+// search for neighbours takes, be it for nearest or for chamfer.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -58,6 +58,30 @@ NearestTensors run_nearest(const NearestCall& call, const Search& search) {
                              call.both ? dist_y.mutable_data_ptr() : nullptr,
                              call.both ? idx_y.mutable_data_ptr<int64_t>() : nullptr});
   return {dist_x, idx_x, dist_y, idx_y};
+}
+
+constexpr int64_t kMostNeighbours = 64;
+
+struct KNearestCall {
+  NearestCall search;
+  int64_t k;
+  Tensor dist, idx;  // [B, N, k], to be filled
+
+  NearestOutput output() const {
+    return {dist.mutable_data_ptr(), idx.mutable_data_ptr<int64_t>(), nullptr, nullptr};
+  }
+};
+
+inline KNearestCall check_k_nearest(const Tensor& x, const Tensor& y,
+                                    const std::optional<Tensor>& x_lengths,
+                                    const std::optional<Tensor>& y_lengths, int64_t norm, int64_t k,
+                                    const std::string& method) {
+  const NearestCall search = check_nearest(x, y, x_lengths, y_lengths, norm, false, method);
+  STD_TORCH_CHECK(k >= 1 && k <= kMostNeighbours, "k must be in 1..", kMostNeighbours);
+  const auto [B, N, M, D] = search.size;
+  STD_TORCH_CHECK(M < INT32_MAX, "k_nearest takes fewer than 2^31 - 1 points in a cloud of y");
+  return {search, k, new_tensor(x, {B, N, k}, x.scalar_type()),
+          new_tensor(x, {B, N, k}, ScalarType::Long)};
 }
 
 }  // namespace pointloss

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // pointloss::k_nearest on CUDA: check, allocate, choose brute force or tree, launch.
-#include "../common/k_nearest_call.h"
+#include "../common/nearest_call.h"
 
 #include <tuple>
 
