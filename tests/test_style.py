@@ -89,7 +89,7 @@ def test_device_code_stays_in_its_room():
         for included in re.findall(r'#include "(.*)"', path.read_text()):
             target = (path.parent / included).resolve().relative_to(sources)
             assert (sources / target).is_file(), (path, included)
-            home, *inner = target.parent.parts
+            home, *inner = target.parent.parts or ("",)
             own = inner[:1] == rooms[:1] or path.suffix in {".cpp", ".cu"}
             assert home == "common" or (home == device and (not inner or own)), (path, included)
 
