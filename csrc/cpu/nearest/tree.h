@@ -336,4 +336,30 @@ void nearest_packets(const NearestTree<kDim, T>& x, int64_t begin, int64_t end,
   }
 }
 
+// The searches for k neighbours are compiled once, in k_nearest.cpp, for the trees that nearest.cpp
+// has: a template that is missing here is a missing symbol there.
+#ifdef POINTLOSS_K_NEAREST_HERE
+#define POINTLOSS_EXTERN
+#else
+#define POINTLOSS_EXTERN extern
+#endif
+#define POINTLOSS_K_TREE(kNorm, kDim, T)                                                    \
+  POINTLOSS_EXTERN template void search_packets_dispatch<KPacketSearch<kNorm, kDim, T>, T>( \
+      const TreeView<T>&, int64_t, int64_t, const TreeView<T>&, T*, int64_t*, int64_t);
+#define POINTLOSS_K_SEARCHES(kNorm, T)                                                \
+  POINTLOSS_EXTERN template void k_nearest_rows_dispatch<kNorm, T>(                   \
+      const T*, int64_t, int64_t, const T*, int64_t, int64_t, T*, int64_t*, int64_t); \
+  POINTLOSS_K_TREE(kNorm, 2, T)                                                       \
+  POINTLOSS_K_TREE(kNorm, 3, T)                                                       \
+  POINTLOSS_K_TREE(kNorm, 4, T)                                                       \
+  POINTLOSS_K_TREE(kNorm, 6, T)                                                       \
+  POINTLOSS_K_TREE(kNorm, 8, T)
+POINTLOSS_K_SEARCHES(1, float)
+POINTLOSS_K_SEARCHES(2, float)
+POINTLOSS_K_SEARCHES(1, double)
+POINTLOSS_K_SEARCHES(2, double)
+#undef POINTLOSS_K_SEARCHES
+#undef POINTLOSS_K_TREE
+#undef POINTLOSS_EXTERN
+
 }  // namespace pointloss
