@@ -180,7 +180,7 @@ def compare(records: list[Record], protocol: str, column: str, against: str) -> 
             row |= {"against": against, "common": len(common), "difference": difference._asdict()}
         rows.append(row)
     # Systems by their mean; what they are measured against below.
-    return sorted(rows, key=lambda row: (row["system"] in BESIDE, row["mean"]))
+    return sorted(rows, key=lambda row: (row["system"] in BESIDE, -sign(column) * row["mean"]))
 
 
 def as_markdown(rows: list[Row]) -> str:
@@ -237,8 +237,8 @@ def main(argv: list[str] | None = None) -> int:
         texts = [
             f"mean: of the categories, as the papers do; images: of all images. ± one standard "
             f"error of a bootstrap over objects ({DRAWS} draws), which is paired for a difference. "
-            f"Less is better: a difference below 0 says that a line beats {against}. The best of "
-            f"what sees the image alone is bold. Folds: {', '.join(folds)}."
+            f"↓: less is better, a difference below 0 says that a line beats {against}; ↑: more "
+            f"is better. The best of what sees the image alone is bold. Folds: {', '.join(folds)}."
         ]
         for rows in tables:
             if rows[0]["column"] == next(iter(columns)):

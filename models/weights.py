@@ -27,6 +27,7 @@ from models.build import build_network, open_split
 from models.config import Config
 from models.data.manifest import credits_text, is_plain, read_manifest
 from models.determinism import deterministic
+from models.networks import NETWORKS
 from models.networks.base import Network
 from models.tables import read_results
 
@@ -74,9 +75,18 @@ def open_weights(name: str = DEFAULT, device: str = "cpu") -> Weights:
     return open_run(path, device)
 
 
+def _load(run: Path, device: str = "cpu") -> dict[str, Any]:
+    """The best epoch of a run of a point network; raises ValueError if there is none."""
+    path = checkpoint.choose(run)
+    config = configs.update(Config(), checkpoint.load(path, device)["config"])
+    if config.network.name not in NETWORKS:
+        raise ValueError(f"{run}: holds a {config.network.name}, which gives no cloud for an image")
+    return checkpoint.load(path, device, checkpoint.SCORED | {MEAN})
+
+
 def open_run(run: Path, device: str = "cpu") -> Weights:
     """Load the best epoch of a run, called after its folder; raises ValueError if there is none."""
-    state = checkpoint.load(checkpoint.choose(run), device, checkpoint.SCORED | {MEAN})
+    state = _load(run, device)
     return _ready(run.resolve().name, configs.update(Config(), state["config"]), state, device)
 
 
@@ -248,7 +258,7 @@ def write(run: Path, name: str, folder: Path = FOLDER) -> Path:
     out = folder / name
     if out.exists():
         raise ValueError(f"{out}: is there already; remove it first, or choose another name")
-    state = checkpoint.load(checkpoint.choose(run), parts=checkpoint.SCORED | {MEAN})
+    state = _load(run)
     exact = _ready(name, configs.update(Config(), state["config"]), state, "cpu")
     results, objects = read_results(run), training_objects(exact.config)
     content = encode(exact.config, state)

@@ -355,3 +355,12 @@ def test_steps_lower_the_loss(words, few, procrustes):
     take = step.Step(run.trained, run.trained.network, task)
     losses = [take((), 2e-3)[0].item() for _ in range(20)]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_how_a_shape_is_stretched_says_nothing_of_the_view(monkeypatch):
+    monkeypatch.setattr(rigs, "STRETCH", 0.0)
+    pool = rigs.Pool([[rigs.skeleton_rig("hand", rigs.SKELETONS["hand"], 4, 0)]], "cpu", 0.0)
+    numbers = torch.rand(20, rigs.TURNS)
+    others = numbers.clone()
+    others[:, 4:7] = torch.rand(20, 3)
+    assert torch.equal(pool.draw(numbers).keypoints, pool.draw(others).keypoints)

@@ -74,7 +74,8 @@ def test_files_can_be_compared(tmp_path, capsys):
     assert compare.main([f"x={tmp_path / 'x'}", f"y={tmp_path / 'y'}", "--protocol", "two"]) == 0
     shown = capsys.readouterr().out
     assert "+0.50 ± 0.00" in shown
-    assert "IoU ↑" in shown
+    best_first = shown[shown.index("IoU ↑") :]
+    assert best_first.index("| y") < best_first.index("| x")
 
 
 def test_the_committed_results_have_todays_settings_and_columns():
@@ -84,6 +85,8 @@ def test_the_committed_results_have_todays_settings_and_columns():
             continue
         record = json.loads(path.read_text(encoding="utf-8"))
         assert configs.update(Config(), record["config"]) == config
+        if "columns" not in record:
+            continue  # voxels, whose tables have the form of the point networks'
         keys = ["group", "method", "category", "objects", "images", *record["columns"]]
         assert all(list(row) == keys for row in record["rows"])
         assert (path.parent / "results.md").read_text(encoding="utf-8").startswith("# ")

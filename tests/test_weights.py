@@ -131,3 +131,10 @@ def test_a_weight_beyond_16_bits_is_an_error(run):
     state["network"][key] = torch.full_like(state["network"][key], 1e5)
     with pytest.raises(ValueError, match=f"{key}: not finite in 16 bits"):
         weights.encode(configs.update(Config(), state["config"]), state)
+
+
+def test_a_run_of_another_kind_is_named(tmp_path):
+    config = configs.to_dict(configs.update(Config(), {"network": {"name": "lifter"}}))
+    checkpoint.save(tmp_path / checkpoint.BEST, {"config": config})
+    with pytest.raises(ValueError, match="holds a lifter, which gives no cloud for an image"):
+        weights.open_run(tmp_path)

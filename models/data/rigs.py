@@ -23,7 +23,7 @@ from pointloss import assign
 JOINTS = 24  # of every tensor here; what a rig has less is masked
 BLEND, STRETCH = 0.5, 0.2  # see `Pool.draw`
 ELEVATION, ROLL = (-10.0, 50.0), 15.0  # degrees
-TURNS = 9 + JOINTS  # uniform numbers that a view of a pool's shape needs
+TURNS = 11 + JOINTS  # uniform numbers that a view of a pool's shape needs: 7 and `look`'s
 POINTS = 512  # of the clouds that are matched
 AROUND = 6  # a joint is the mean of the partners of so many points of the barycentre
 
@@ -307,7 +307,7 @@ class Pool:
         part = (numbers[:, 3] * self.blend[rig])[:, None, None]
         shapes = one + part * (two - one)
         shapes = shapes * (1 + STRETCH * (2 * numbers[:, 4:7] - 1))[:, None]
-        return look(shapes, self.joints[rig], self.edges[rig], numbers[:, 5:], self.occlusion)
+        return look(shapes, self.joints[rig], self.edges[rig], numbers[:, 7:], self.occlusion)
 
 
 def _index(numbers: Tensor, count: Tensor | int) -> Tensor:

@@ -97,7 +97,8 @@ def open_rigs(config: Config, device: str) -> Rigs:
     ):
         generator = torch.Generator().manual_seed(seed)
         into += [
-            skeleton_rig(f"tree {i}", random_tree(generator), poses, seed) for i in range(count)
+            skeleton_rig(f"tree {i}", random_tree(generator), poses, 1000 * seed + i)
+            for i in range(count)
         ]
     return rigs
 
@@ -229,7 +230,7 @@ class Lifting(Task):
             if not rigs:
                 continue
             views, rig = views_of(rigs, own.views, own.occlusion, seed=8)
-            items += _items(group, rigs, own.views)
+            items += _items(group, rigs)
             views = _to(views, self.device)
             found: dict[str, list[Tensor]] = {name: [] for name in values}
             shapes = []
@@ -246,8 +247,8 @@ class Lifting(Task):
                         nothing = errors(*lift(part, number.to(self.device)), part)
                     found[name].append(nothing)
             for name, parts in found.items():
-                values[name].append(torch.cat(parts).cpu())
-            scores = values["lifter"][-1][:, 0].tolist()
+                values[name].append(torch.cat(parts).cpu().unflatten(0, (-1, own.views)).mean(1))
+            scores = torch.cat(found["lifter"])[:, 0].tolist()
             shown += lifting_pictures.choose(group, rigs, rig, views, torch.cat(shapes), scores)
         table = results.Results(
             self._header(state, commit),
@@ -326,16 +327,16 @@ def _placing(
     return both
 
 
-def _items(group: str, rigs: Sequence[Rig], count: int) -> list[Row]:
+def _items(group: str, rigs: Sequence[Rig]) -> list[Row]:
+    """A shape each, in the order of its views; views of one shape are not independent."""
     return [
         {
             "group": group,
             "category": "tree" if group == DRAWN else rig.category,
-            "object": f"{rig.name}/{name}/{view}",
+            "object": f"{rig.name}/{name}",
         }
         for rig in rigs
         for name in rig.objects
-        for view in range(count)
     ]
 
 

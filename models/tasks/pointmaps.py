@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from models import distributed, score_pointmaps
+from models import checkpoint, distributed, score_pointmaps
 from models.augment import PairAugmentation
 from models.batches import Order, numbers
 from models.build import open_split
@@ -162,7 +162,7 @@ class PointmapTask(Task):
     ) -> str:
         """See models.score_pointmaps."""
         network = self.build().to(self.device)
-        network.load_state_dict(cast("dict[str, Any]", state)["network"])
+        checkpoint.restore(network, cast("dict[str, Any]", state), "network")
         train = self.open(self.config.data.train_split)
         test = self.open(self.config.evaluate.split)
         results = score_pointmaps.score(
