@@ -210,6 +210,17 @@ def test_empty_masks_are_empty_clouds(device):
     assert chamfer(x[:, :0], x, x_mask=none[:, :0]).isinf()
 
 
+@pytest.mark.parametrize("name", OPS)
+def test_masks_of_no_clouds(name, masked):
+    x, y, masks, *_ = masked
+    op, options = getattr(pointloss, name.split()[0]), OPS[name]
+    found = flat(op(x[:0], y[:0], **options, **{key: m[:0] for key, m in masks.items()}))
+    for one, expected in zip(found, flat(op(x[:0], y[:0], **options)), strict=True):
+        assert one.shape == expected.shape
+        assert one.dtype == expected.dtype
+        assert one.eq(0).all()
+
+
 def test_errors(device):
     x, mask = torch.rand(2, 5, 3, device=device), torch.ones(2, 5, dtype=torch.bool, device=device)
     lengths = torch.tensor([5, 5], device=device)

@@ -84,7 +84,8 @@ class Order(NamedTuple):
 
 
 def _permute(values: Tensor, rows: Tensor, places: Tensor) -> Tensor:
-    flat = values.reshape(*rows.shape, -1)
+    # Not reshape(B, N, -1), which cannot tell the last size of no numbers.
+    flat = values.flatten(2) if values.dim() > 2 else values.unsqueeze(2)
     if values.is_floating_point():
         return gather(flat, rows, places).view(values.shape)
     return flat.gather(1, rows.unsqueeze(-1).expand_as(flat)).view(values.shape)
