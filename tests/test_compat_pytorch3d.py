@@ -198,6 +198,61 @@ def test_knn_points(k, norm, clouds):
     assert knn_points(x, y, K=k).knn is None
 
 
+def test_knn_of_nan_points_is_no_match(device):
+    """Only what pytorch3d documents as padding is 0."""
+    p1, p2 = torch.rand(3, 4, 3, device=device), torch.rand(3, 5, 3, device=device)
+    p2[0], p2[1, 1:] = torch.nan, torch.nan
+    lengths = torch.tensor([5, 3, 0], device=device)
+    dists, idx, _ = knn_points(p1, p2, K=4)
+    assert dists[0].isinf().all()
+    assert dists[1, :, 1:].isinf().all()
+    assert dists[1:, :, 0].isfinite().all()
+    assert idx[:2].eq(0).all()
+    dists, idx, near = knn_points(p1, p2, None, lengths, K=4, return_nn=True)
+    assert dists[0].isinf().all()
+    assert dists[1, :, 1:3].isinf().all()
+    assert dists[1, :, 3].eq(0).all()
+    assert dists[2].eq(0).all()
+    assert near[2].eq(0).all()
+    assert knn_points(p1, p2[:, :0]).dists.eq(0).all()
+    p1[0, 0] = torch.nan
+    rows = torch.tensor([4, 1, 2], device=device)
+    dists = knn_points(p1, p2, rows, K=2).dists
+    assert dists[0, 0].isnan().all()
+    assert dists[1, 1:].eq(0).all()
+    assert knn_points(p1, p2, lengths2=lengths + 3, K=2).dists[0].isnan().all()
+
+
+def test_knn_errors(device):
+    x = torch.rand(1, 70, 3, device=device)
+    for k in (0, 65, None):
+        with pytest.raises(ValueError, match=f"knn_points: K must be from 1 to 64, got {k}"):
+            knn_points(x, x, K=k)
+    with pytest.raises(ValueError, match=r"knn_points: p2 must have shape \[N, P, D\]"):
+        knn_points(x, x[0])
+
+
+def test_weights_in_vmap(clouds, device):
+    x, y, *_ = clouds
+    w = torch.tensor([[0.5, 0, 3], [1, 2, 0]], dtype=x.dtype, device=device)
+    found = torch.func.vmap(lambda v: chamfer_distance(x, y, weights=v)[0])(w)
+    expected = torch.stack([chamfer_distance(x, y, weights=v)[0] for v in w])
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("points", ["mean", "sum", "max"])
+def test_weight_0_does_not_hide_nan(points, clouds, device):
+    x, y, *_ = clouds
+    x = x.clone()
+    x[1] = torch.nan
+    w = torch.tensor([0.5, 0, 3], dtype=x.dtype, device=device)
+    each, _ = chamfer_distance(x, y, weights=w, point_reduction=points, batch_reduction=None)
+    assert each.isnan().tolist() == [False, True, False]
+    for batch in ("mean", "sum"):
+        options = {"point_reduction": points, "batch_reduction": batch}
+        assert chamfer_distance(x, y, weights=w, **options)[0].isnan()
+
+
 @pytest.mark.parametrize("k", KS[:2])
 def test_knn_gradient(k, clouds, gradcheck):
     x, y, *_ = clouds

@@ -17,7 +17,8 @@ To migrate, change the import and nothing else:
 
 Argument order, shapes, dtypes and reductions are the package's. All run on the CPU, too, and where
 `nearest` and `assign` run; their shapes are checked. Where a package's number is not what its
-documentation says, here it is, and the docstring tells the difference. In all of them an empty
-target is at distance inf, not 0; NaN points give NaN; gradients reach both clouds, and are 0, not
-NaN, where a root is taken of the distance 0. Determinism is that of the op behind each.
+documentation says, here it is, and the docstring tells the difference. An empty target is at
+distance inf, not 0, except in knn_points, where 0 is the documented padding; NaN points give NaN;
+gradients reach both clouds, and are 0, not NaN, where a root is taken of the distance 0.
+Determinism is that of the op behind each.
 """

@@ -11,7 +11,8 @@ from torch import Tensor
 from pointloss import _checks
 from pointloss.losses.chamfer import PointDistances, chamfer
 from pointloss.losses.normal_loss import normal_loss
-from pointloss.ops.nearest import nearest
+from pointloss.ops import _function
+from pointloss.ops.nearest import MAX_NEIGHBOURS, nearest
 
 
 def chamfer_distance(
@@ -31,7 +32,8 @@ def chamfer_distance(
     """pytorch3d.loss.chamfer_distance: squared distances and normals, with its reductions.
 
     What differs: a point with an empty target is at distance inf (there 0), with normals as far
-    apart as can be; give such a pair of clouds the weight 0 to leave it out. For norm 1 the
+    apart as can be; give such a pair of clouds the weight 0 to leave it out (NaN stays NaN). For
+    norm 1 the
     gradient at equal coordinates is 0 (there -1 and 1). float16, bfloat16 and float64 work, and the
     gradient of float64 keeps its digits. Nothing waits for the GPU: a negative weight raises on the
     CPU and gives NaN on CUDA, and a length that is too large gives NaN. With "max" normals are
@@ -95,16 +97,18 @@ def _cloud(
     """Points, lengths and normals of a tensor or of an object that has them all."""
     if hasattr(points, "points_padded"):
         return points.points_padded(), points.num_points_per_cloud(), points.normals_padded()
-    _checks.tensor("chamfer_distance", name, points)
-    if points.dim() != 3:
-        raise ValueError(
-            f"chamfer_distance: {name} must have shape [N, P, D], got {list(points.shape)}"
-        )
+    _padded("chamfer_distance", name, points)
     return points, lengths, normals
 
 
+def _padded(op: str, name: str, points: Any) -> None:
+    _checks.tensor(op, name, points)
+    if points.dim() != 3:
+        raise ValueError(f"{op}: {name} must have shape [N, P, D], got {list(points.shape)}")
+
+
 def _not_negative(weights: Tensor) -> Tensor:
-    if weights.device.type == "cpu" and not torch.compiler.is_compiling() and (weights < 0).any():
+    if weights.device.type == "cpu" and _function.is_eager() and (weights < 0).any():
         raise ValueError("chamfer_distance: weights must not be negative")
     return torch.where(weights < 0, torch.nan, weights)
 
@@ -117,8 +121,8 @@ def _as_theirs(value: Any, weights: Tensor | None) -> Any:
     if value is None or weights is None:
         return value
     weights = weights.to(value.dtype).view(-1, *[1] * (value.dim() - 1))
-    # Weight 0 leaves out a cloud at distance inf, too.
-    return weights * torch.where(weights == 0, 0, value)
+    # Weight 0 leaves out a cloud at distance inf, too; NaN stays, as in a mean over the batch.
+    return weights * torch.where((weights == 0) & (value == torch.inf), 0, value)
 
 
 class KNN(NamedTuple):
@@ -142,8 +146,9 @@ def knn_points(
 ) -> KNN:
     """pytorch3d.ops.knn_points: for each point of p1 its K nearest points of p2, nearest first.
 
-    What differs: ties take the lowest index; the gradient of norm 1 at equal coordinates is 0; a
-    NaN point of p2 is nobody's neighbour, one of p1 has the distance NaN.
+    What differs: ties take the lowest index; the gradient of norm 1 at equal coordinates is 0; K is
+    at most 64. A NaN point of p2 is nobody's neighbour: the places that it leaves free have the
+    distance inf and the index 0. One of p1 has the distance NaN.
 
     Args:
         p1: points [N, P1, D].
@@ -151,22 +156,33 @@ def knn_points(
         lengths1: int [N], the valid points of each cloud of p1.
         lengths2: int [N], likewise for p2.
         norm: 2 (squared) or 1.
-        K: how many neighbours.
+        K: how many neighbours, 1 to 64.
         version: taken and not needed.
         return_nn: return the neighbours' points, too.
         return_sorted: taken and not needed; they are sorted.
 
     Returns:
         KNN(dists [N, P1, K], idx int64 [N, P1, K], knn [N, P1, K, D] or None). As in pytorch3d they
-        are 0 past the end of a cloud, also where p2 has no K points: a 0 in dists may be padding.
-        dists is differentiable.
+        are 0 past the end of a cloud, also where p2 has no K points, an empty p2 included: a 0 in
+        dists may be padding. dists is differentiable.
 
     Raises:
         ValueError: shapes, devices or options do not fit.
         TypeError: dtypes do not fit.
     """
+    if not isinstance(K, int) or not 1 <= K <= MAX_NEIGHBOURS:
+        raise ValueError(f"knn_points: K must be from 1 to {MAX_NEIGHBOURS}, got {K}")
+    for name, points in (("p1", p1), ("p2", p2)):
+        _padded("knn_points", name, points)
     dists, idx = nearest(p1, p2, x_lengths=lengths1, y_lengths=lengths2, norm=norm, k=K)
-    dists = torch.where((idx < 0) & ~dists.isnan(), 0, dists)
+    row = torch.arange(p1.shape[1], device=p1.device).view(1, -1, 1)
+    place = torch.arange(K, device=p1.device)
+    rows, places = (
+        points.shape[1] if lengths is None else lengths.view(-1, 1, 1)
+        for points, lengths in ((p1, lengths1), (p2, lengths2))
+    )
+    padding = (row >= rows) | (place >= places)
+    dists = torch.where(padding & ~dists.isnan(), 0, dists)
     idx = idx.clamp_min(0)
     return KNN(dists, idx, knn_gather(p2, idx, lengths2) if return_nn else None)
 
