@@ -33,11 +33,10 @@ def chamfer_distance(
 
     What differs: a point with an empty target is at distance inf (there 0), with normals as far
     apart as can be; give such a pair of clouds the weight 0 to leave it out (NaN stays NaN). For
-    norm 1 the
-    gradient at equal coordinates is 0 (there -1 and 1). float16, bfloat16 and float64 work, and the
-    gradient of float64 keeps its digits. Nothing waits for the GPU: a negative weight raises on the
-    CPU and gives NaN on CUDA, and a length that is too large gives NaN. With "max" normals are
-    reduced like distances, and points that tie for the maximum share the gradient.
+    norm 1 the gradient at equal coordinates is 0 (there -1 and 1). float16, bfloat16 and float64
+    work, and the gradient of float64 keeps its digits. Nothing waits for the GPU: a negative weight
+    raises on the CPU and gives NaN on CUDA, and a length that is too large gives NaN. With "max"
+    normals are reduced like distances, and points that tie for the maximum share the gradient.
 
     Args:
         x: points [N, P1, D], or an object with points_padded(), num_points_per_cloud() and
