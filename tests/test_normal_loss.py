@@ -55,6 +55,42 @@ def test_what_has_no_neighbour_is_worst(clouds, device):
         assert value[1].isnan()
         value = normal_loss(n, m, idx, **options, point_reduction="none").x_to_y
         assert value[0, 5:].eq(0).all()
+        assert value[1].isnan().all()
+
+
+def test_an_index_beyond_the_cloud_gives_nan(clouds):
+    x, y, n, m = clouds
+    _, idx = chamfer(x, y, return_idx=True)
+    idx.x_to_y[0, 3] = 25
+    n = n.requires_grad_()
+    for masks in ({}, {"y_mask": torch.ones_like(y[..., 0], dtype=torch.bool)}):
+        value = normal_loss(n, m, idx, **masks, point_reduction="none").x_to_y
+        assert value.isnan().nonzero().tolist() == [[0, 3]]
+        each = normal_loss(n, m, idx, **masks, batch_reduction="none")
+        assert each.isnan().tolist() == [True, False]
+        assert torch.autograd.grad(each[1], n)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-13, 1e30])
+def test_normals_of_any_length(size, clouds):
+    x, y, n, m = clouds
+    _, idx = chamfer(x, y, return_idx=True)
+    n, m = n.float(), m.float()
+    expected = normal_loss(n, m, idx)
+    for a, b in ((size * n, m), (n, size * m)):
+        torch.testing.assert_close(normal_loss(a, b, idx), expected)
+        torch.testing.assert_close(normal_consistency(x, y, a, b), normal_consistency(x, y, n, m))
+
+
+def test_zero_and_nan_normals(clouds):
+    x, y, n, m = clouds
+    _, idx = chamfer(x, y, return_idx=True)
+    n[0, 0] = 0
+    n = n.requires_grad_()
+    value = normal_loss(n, m, idx, point_reduction="none").x_to_y
+    assert value[0, 0] == 1
+    assert torch.autograd.grad(value.sum(), n)[0][0, 0].eq(0).all()
+    assert normal_loss(n * torch.nan, m, idx).isnan()
 
 
 def test_gradient(clouds, gradcheck):
@@ -110,6 +146,8 @@ def test_errors(clouds):
     _, idx = chamfer(x, y, return_idx=True)
     with pytest.raises(ValueError, match="idx must have at least one direction"):
         normal_loss(n, m, PointIndices(None, None))
+    with pytest.raises(TypeError, match=r"idx must be PointIndices, got Tensor; take the idx of"):
+        normal_loss(n, m, idx.x_to_y)
     with pytest.raises(ValueError, match=r"idx.y_to_x must have shape \[2, 25\], got \[2, 20\]"):
         normal_loss(n, m, PointIndices(None, idx.x_to_y))
     with pytest.raises(ValueError, match="weights do not apply to point_reduction='none'"):
