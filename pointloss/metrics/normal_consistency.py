@@ -64,15 +64,6 @@ def normal_consistency(
     with torch.no_grad():
         _, idx_x, _, idx_y = nearest_batched(c, 2, both=True)
 
-    def unit(
-        label: str, normals: Tensor, cloud: Tensor, order: Order | None, idx: Tensor
-    ) -> Tensor:
-        normals = _checks.in_shape(name, label, normals, tuple(cloud.shape), cloud, c.single)
-        normals = normals if order is None else order.apply(normals)
-        # What has no neighbour is nobody's either. Padding must not reach the gradient as 0 * NaN.
-        normals = torch.where((idx >= 0).unsqueeze(-1), normals.to(cloud.dtype), 0)
-        return torch.nn.functional.normalize(normals, dim=-1)
-
     def of(label: str, given: Tensor, cloud: Tensor, order: Order | None) -> Tensor:
         given = _checks.in_shape(name, label, given, tuple(cloud.shape), cloud, c.single)
         return (given if order is None else order.apply(given)).to(cloud.dtype)
