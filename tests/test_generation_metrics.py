@@ -115,6 +115,36 @@ def test_errors(sets):
         occupancy_jsd(torch.rand(1, 2, 4), torch.rand(1, 2, 4))
 
 
+@pytest.mark.parametrize("which", range(3))
+def test_nan_makes_every_number_nan(which, sets):
+    matrices = [pairwise_chamfer(a, b) for a, b in zip(sets, reversed(sets), strict=True)][:1]
+    matrices += [pairwise_chamfer(s) for s in sets]
+    for m in matrices[1:]:
+        m.fill_diagonal_(torch.nan)  # not used
+    assert all(v.isfinite() for v in generation_metrics(*matrices))
+    matrices[which][0, 1] = torch.nan
+    assert all(v.isnan() for v in generation_metrics(*matrices))
+
+
+def test_options_of_clouds_do_not_go_with_matrices(sets, device):
+    m = torch.rand(2, 2, device=device)
+    for options in (
+        {"measures": ["chamfer"]},
+        {"generated_lengths": torch.tensor([1, 1], device=device)},
+        {"rtol": 0.5},
+    ):
+        with pytest.raises(ValueError, match="do not apply to matrices of distances"):
+            generation_metrics(m, m, m, **options)
+    with pytest.raises(TypeError, match="generated_to_generated must be floating point, got int64"):
+        generation_metrics(m, m.long(), m)
+
+
+def test_one_measure_may_be_a_word(sets):
+    scores = generation_metrics(*sets, measures="jsd")
+    assert scores.chamfer is None
+    assert torch.equal(scores.jsd, occupancy_jsd(*sets))
+
+
 def test_self_distance_of_emd_is_symmetric(sets):
     own = pairwise_emd(sets[0])
     assert torch.equal(own, own.T)

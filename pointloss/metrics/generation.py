@@ -17,6 +17,8 @@ from pointloss.metrics.occupancy_jsd import cloud_set, occupancy_jsd
 # Points of one call: enough to fill a GPU, and 200 MB of neighbours and distances at most.
 _POINTS_PER_CALL = 1 << 22
 
+_MEASURES = ("chamfer", "emd", "jsd")
+
 
 def pairwise_chamfer(
     a: Tensor | Sequence[Tensor],
@@ -206,7 +208,7 @@ def generation_metrics(
     *,
     generated_lengths: Tensor | None = None,
     reference_lengths: Tensor | None = None,
-    measures: Sequence[str] = ("chamfer", "emd", "jsd"),
+    measures: str | Sequence[str] = _MEASURES,
     rtol: float = 1e-2,
     resolution: int = 28,
 ) -> GenerationScores: ...
@@ -225,7 +227,7 @@ def generation_metrics(
     *,
     generated_lengths: Tensor | None = None,
     reference_lengths: Tensor | None = None,
-    measures: Sequence[str] = ("chamfer", "emd", "jsd"),
+    measures: str | Sequence[str] = _MEASURES,
     rtol: float = 1e-2,
     resolution: int = 28,
 ) -> GenerationScores | GenerationMetrics:
@@ -250,14 +252,16 @@ def generation_metrics(
             clouds.
         generated_lengths: int [S], the valid points of each generated cloud; not for a list.
         reference_lengths: int [R], likewise.
-        measures: which of "chamfer", "emd" and "jsd" to compute; EMD takes the longest by far.
+        measures: which of "chamfer", "emd" and "jsd" to compute, or one of them; EMD takes the
+            longest by far. Neither this nor the lengths or what follows goes with matrices.
         rtol: of the EMD, see `emd`.
         resolution: of the JSD, whose clouds must lie in a ball of radius 0.5, see `occupancy_jsd`.
 
     Returns:
         GenerationScores of GenerationMetrics and a scalar; or GenerationMetrics. All are scalars. A
-        tie in 1-NNA goes to the generated side. Not differentiable. The distances between a set's
-        own clouds are computed once for both directions.
+        tie in 1-NNA goes to the generated side. NaN among the distances makes all of them NaN. Not
+        differentiable. The distances between a set's own clouds are computed once for both
+        directions.
 
     Raises:
         ValueError: shapes, devices or options do not fit, or a set is empty.
@@ -277,11 +281,18 @@ def generation_metrics(
         [5.0, 0.5, 0.5]
     """
     op = "generation_metrics"
+    measures = (measures,) if isinstance(measures, str) else tuple(measures)
     if reference_to_reference is not None:
+        given = (generated_lengths, reference_lengths, measures, rtol, resolution)
+        if given != (None, None, _MEASURES, 1e-2, 28):
+            raise ValueError(
+                f"{op}: lengths, measures, rtol and resolution do not apply to matrices of "
+                "distances; give them to pairwise_chamfer or pairwise_emd, which make the matrices"
+            )
         cross, within = cast("Tensor", generated), cast("Tensor", reference)
         return _of_distances(cross, within, reference_to_reference)
     for measure in measures:
-        _checks.choice(op, "measures", measure, ("chamfer", "emd", "jsd"))
+        _checks.choice(op, "measures", measure, _MEASURES)
     g, g_lengths = cloud_set(op, "generated", generated, generated_lengths)
     r, r_lengths = cloud_set(op, "reference", reference, reference_lengths)
     if 0 in (len(g), len(r)):
@@ -313,6 +324,11 @@ def _of_distances(
     }
     for name, matrix in matrices.items():
         _checks.tensor("generation_metrics", name, matrix)
+        if not matrix.dtype.is_floating_point:
+            raise TypeError(
+                f"generation_metrics: {name} must be floating point, got "
+                f"{str(matrix.dtype).removeprefix('torch.')}; did you mean {name}.double()?"
+            )
     shapes = [list(matrix.shape) for matrix in matrices.values()]
     s, r = shapes[0] if len(shapes[0]) == 2 else (0, 0)
     if 0 in (s, r) or shapes[1:] != [[s, s], [r, r]]:
@@ -332,7 +348,7 @@ def _of_distances(
     # Rows are in the order generated, reference; the lowest index takes a tie.
     beside_generated = everyone.argmin(1) < s
     right_generated, right_reference = beside_generated[:s], ~beside_generated[s:]
-    return GenerationMetrics(
+    found = GenerationMetrics(
         mmd=cross.amin(0).mean(),
         coverage=coverage,
         one_nna=torch.cat([right_generated, right_reference]).to(cross.dtype).mean(),
@@ -340,3 +356,6 @@ def _of_distances(
         one_nna_generated=right_generated.to(cross.dtype).mean(),
         one_nna_reference=right_reference.to(cross.dtype).mean(),
     )
+    # argmin takes NaN for the least, so no count is to be trusted.
+    unknown = everyone.isnan().any()
+    return GenerationMetrics(*(torch.where(unknown, torch.nan, value) for value in found))
