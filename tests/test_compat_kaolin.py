@@ -56,6 +56,10 @@ def test_empty_target(clouds):
     assert dist.isinf().all()
     assert idx.eq(-1).all()
     assert chamfer_distance(p1, p2[:, :0]).isinf().all()
+    assert chamfer_distance(p1, p2[:, :0], 0.0, 1.0).tolist() == [0, 0]
+    assert chamfer_distance(p1[:, :0], p2, 1.0, 0.0).tolist() == [0, 0]
+    assert chamfer_distance(p1[:, :0], p2, 0.0, 0.0).tolist() == [0, 0]
+    assert chamfer_distance(p1, p2[:, :0], 1.0, 0.0).isinf().all()
 
 
 def test_f_score(device, dtype):

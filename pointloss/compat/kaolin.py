@@ -43,8 +43,8 @@ def chamfer_distance(
     Args:
         p1: points [B, N, D].
         p2: points [B, M, D].
-        w1: weight of the direction from p1.
-        w2: weight of the direction from p2.
+        w1: weight of the direction from p1; one of weight 0 is not looked at.
+        w2: weight of the direction from p2, likewise.
         squared: squared distances, or plain ones.
 
     Returns:
@@ -54,14 +54,13 @@ def chamfer_distance(
         ValueError: shapes or devices do not fit.
         TypeError: dtypes do not fit.
     """
-    if w1 == w2:
-        total = w1 * chamfer(p1, p2, squared=squared, batch_reduction="none")
-    else:
-        there, back = (
-            chamfer(p1, p2, squared=squared, direction=direction, batch_reduction="none")
-            for direction in ("x_to_y", "y_to_x")
-        )
-        total = w1 * there + w2 * back
+    ways = {"both": w1} if w1 == w2 else {"x_to_y": w1, "y_to_x": w2}
+    total = p1.new_zeros(p1.shape[:-2])
+    for direction, weight in ways.items():
+        if weight != 0:  # 0 * inf is NaN
+            total = total + weight * chamfer(
+                p1, p2, squared=squared, direction=direction, batch_reduction="none"
+            )
     return total.to(p1.dtype)
 
 
