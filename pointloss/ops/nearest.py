@@ -70,8 +70,8 @@ def nearest(
         is inf and idx -1. Padding has dist 0 and idx -1. A cloud whose length is negative or larger
         than the tensor gets dist NaN and idx -1. Wherever idx is -1 the gradient is 0. What reaches
         a point from those that it is a neighbour of is summed to the rounding of the result,
-        however many they are; a row whose idx was set out of range before the backward pass gets
-        the gradient NaN.
+        however many they are. The backward pass needs idx: change a clone of it, or torch raises
+        there.
 
     Works on strided and expanded inputs, any batch size and more than 2^31 numbers or pairs; under
     autocast, which rounds nothing here; in torch.func.vmap, also over grad; in
@@ -81,8 +81,8 @@ def nearest(
     Raises:
         ValueError: shapes, devices, norm or k do not fit.
         TypeError: dtypes do not fit, or k is not an integer.
-        RuntimeError: CUDA tensors in a build without CUDA; k on CUDA and 2^31 - 1 points or more in
-            a cloud of y.
+        RuntimeError: CUDA tensors in a build without CUDA; k and 2^31 - 1 points or more in a
+            cloud of y.
 
     Determinism: the forward pass is deterministic, ties take the lowest index, and CPU and CUDA
     agree bit for bit. On CUDA the gradients add in any order, except under
