@@ -36,15 +36,16 @@ def test_gradient_reaches_the_packed_points(gradcheck, device):
 def test_what_does_not_fit_shows_in_the_loss(device):
     packed = torch.rand(5, 3, device=device)
     whole = torch.rand(3, 4, 3, device=device)
-    for offsets, size in (
-        ([0, 2, 4, 9], 5),
-        ([-1, 2, 4, 5], None),
-        ([0, 1, 2, 5], 2),
-        ([3, 1, 2, 5], 4),
+    for offsets, size, lost in (
+        ([0, 2, 4, 9], 5, 1),
+        ([-1, 2, 4, 5], None, 1),
+        ([0, 1, 2, 5], 2, 1),
+        ([3, 1, 2, 5], 4, 3),
+        ([0, 3, 1, 4], None, 3),
     ):
         points, lengths = pad(packed, torch.tensor(offsets, device=device), size=size)
         loss = chamfer(points, whole, x_lengths=lengths, batch_reduction="none")
-        assert loss.isnan().sum() == 1
+        assert loss.isnan().sum() == lost
     points, lengths = pad([packed[:1], packed], size=3)
     loss = chamfer(points, whole[:2], x_lengths=lengths, batch_reduction="none")
     assert loss.isnan().tolist() == [False, True]

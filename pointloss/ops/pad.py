@@ -43,12 +43,13 @@ def pad(
             them; N_i may be 0. Or, with offsets, the points of all clouds, [sum N_i, D].
         offsets: int [B + 1], cloud i is clouds[offsets[i]:offsets[i + 1]].
         size: the points N to pad to; None is the longest cloud's, which for a packed tensor on
-            CUDA waits for the GPU to tell.
+            CUDA waits for the GPU to tell. A list on CUDA waits in any case, for its lengths to
+            be copied there.
 
     Returns:
         Padded(points [B, N, D], lengths [B]). points is differentiable. If a cloud does not fit
         into `size`, or offsets into the packed tensor, no error waits for the GPU: lengths lets
-        every op answer NaN.
+        every op answer NaN. So do those of all clouds if offsets fall anywhere.
 
     Raises:
         ValueError: shapes or devices do not fit; the list is empty.
@@ -103,6 +104,9 @@ def _unpack(packed: Sequence[Tensor] | Tensor, offsets: Tensor, size: int | None
     offsets = _checks.in_shape("pad", "offsets", offsets, shape, packed, False, integer=True).long()
     total = len(packed)
     lengths = offsets.diff()
+    # Where offsets fall, clouds overlap, and none is to be trusted.
+    fits = (offsets[:-1] >= 0) & (offsets[1:] <= total) & (lengths >= 0).all()
+    lengths = torch.where(fits, lengths, -1)
     if size is None:
         size = max(int(lengths.max()), 0) if len(lengths) else 0
     place = torch.arange(size, device=packed.device)
@@ -110,5 +114,4 @@ def _unpack(packed: Sequence[Tensor] | Tensor, offsets: Tensor, size: int | None
     rows = torch.where((place < lengths[:, None]) & (rows >= 0) & (rows < total), rows, -1)
     rows = rows.reshape(1, -1)
     points = _injection.gather(packed.unsqueeze(0), rows, _injection.inverse(rows, total))
-    fits = (offsets[:-1] >= 0) & (offsets[1:] <= total)
-    return Padded(points.view(len(lengths), size, packed.shape[1]), torch.where(fits, lengths, -1))
+    return Padded(points.view(len(lengths), size, packed.shape[1]), lengths)
