@@ -9,6 +9,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -32,7 +33,7 @@ class Shape(NamedTuple):
     note: str = ""  # in words, what of the file was left out
 
 
-def read(path: Path) -> Shape:
+def read(path: str | PathLike[str]) -> Shape:
     """The cloud or mesh in a file.
 
     Formats: npy; npz (the array `points`, with `normals` if there, or the only array [N, 3 or
@@ -51,6 +52,7 @@ def read(path: Path) -> Shape:
         OSError: it cannot be read.
         ImportError: trimesh is not installed; the message has the pip command.
     """
+    path = Path(path)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise ValueError(f"{path}: expected one of {' '.join(SUFFIXES)}, got {path.suffix!r}")

@@ -117,7 +117,7 @@ def test_clouds_are_read(name, tmp_path):
     needs(name)
     path = tmp_path / name
     path.write_bytes(CLOUDS[name])
-    found = io.read(path)
+    found = io.read(str(path))
     assert found.points.dtype == np.float64
     np.testing.assert_allclose(found.points, POINTS, rtol=1e-6)
     assert found.faces is None
