@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pointloss import reference
+from pointloss.compat.dcd import calc_emd
 from pointloss.compat.msn_emd import emdModule
 from pointloss.compat.pytorch_emd import earth_mover_distance
 from pointloss.testing.clouds import make, surface
@@ -33,6 +34,15 @@ def test_msn_of_unequal_sizes(device):
     alone = assignment < 0
     assert alone.sum() == 10
     assert dist[alone].eq(0).all()
+
+
+@pytest.mark.parametrize("eps", [0.0, -0.5, float("nan")])
+def test_eps_above_0(eps, device):
+    x = torch.rand(1, 4, 3, device=device)
+    with pytest.raises(ValueError, match=f"emdModule: eps must be above 0, got {eps}"):
+        emdModule()(x, x, eps, 50)
+    with pytest.raises(ValueError, match=f"calc_emd: eps must be above 0, got {eps}"):
+        calc_emd(x, x, eps)
 
 
 @pytest.mark.parametrize("sizes", [(40, 40), (20, 40), (60, 20)])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pointloss._reduce import safe_sqrt
 from pointloss.compat.chamfer3d import chamfer_3DDist, fscore
-from pointloss.compat.msn_emd import LARGEST
+from pointloss.compat.msn_emd import relative
 from pointloss.losses.emd import emd
 from pointloss.metrics.density_aware_chamfer import density_aware_chamfer
 
@@ -107,4 +107,4 @@ def calc_emd(output: Tensor, gt: Tensor, eps: float = 0.005, iterations: int = 5
         ValueError: shapes, devices or eps do not fit.
         TypeError: dtypes do not fit.
     """
-    return emd(output, gt, rtol=eps / LARGEST, batch_reduction="none")
+    return emd(output, gt, rtol=relative("calc_emd", eps), batch_reduction="none")

@@ -11,6 +11,13 @@ from pointloss.losses.emd import emd
 LARGEST = 3.0
 
 
+def relative(op: str, eps: float) -> float:
+    """The rtol of an eps; raise ValueError unless that is above 0."""
+    if not eps > 0:
+        raise ValueError(f"{op}: eps must be above 0, got {eps}")
+    return eps / LARGEST
+
+
 class emdModule(nn.Module):
     """MSN's emdModule: squared distances of a matching by plain distances, and that matching.
 
@@ -42,7 +49,8 @@ class emdModule(nn.Module):
         Warns:
             RuntimeWarning: a matching missed its certificate.
         """
+        rtol = relative("emdModule", eps)
         value, found = emd(
-            input1, input2, rtol=eps / LARGEST, point_reduction="none", return_assignment=True
+            input1, input2, rtol=rtol, point_reduction="none", return_assignment=True
         )
         return value.square(), found.idx.int()
