@@ -113,6 +113,9 @@ def test_errors(sets):
         generation_metrics(g[0], r)
     with pytest.raises(ValueError, match="with D <= 3"):
         occupancy_jsd(torch.rand(1, 2, 4), torch.rand(1, 2, 4))
+    for op in (occupancy_jsd, pairwise_chamfer, pairwise_emd):
+        with pytest.raises(ValueError, match=f"{op.__name__}: a and b must be on one device, got"):
+            op(g, r.to("meta"))
 
 
 @pytest.mark.parametrize("which", range(3))

@@ -132,6 +132,8 @@ def _pairwise(
             f"{op}: a and b must have shapes [S, N, D] and [T, M, D], "
             f"got {list(a.shape)} and {list(b.shape)}"
         )
+    if a.device != b.device:
+        raise ValueError(f"{op}: a and b must be on one device, got {a.device} and {b.device}")
     pairs = torch.arange(len(a) * len(b), device=a.device)
     i, j = pairs // max(1, len(b)), pairs % max(1, len(b))
     return _distances(a, b, a_lengths, b_lengths, i, j, distance).view(len(a), len(b))

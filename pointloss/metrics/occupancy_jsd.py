@@ -64,6 +64,8 @@ def occupancy_jsd(
             f"{op}: a and b must have shapes [S, N, D] and [T, M, D] with D <= 3, "
             f"got {list(a.shape)} and {list(b.shape)}"
         )
+    if a.device != b.device:
+        raise ValueError(f"{op}: a and b must be on one device, got {a.device} and {b.device}")
     grid = _nodes(resolution, a.shape[2]).to(a)
     (p, p_total), (q, q_total) = (_shares(v, n, grid) for v, n in ((a, a_lengths), (b, b_lengths)))
     nats = torch.special.entr((p + q) / 2) - (torch.special.entr(p) + torch.special.entr(q)) / 2
