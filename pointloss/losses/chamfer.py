@@ -252,7 +252,7 @@ def chamfer(
             return value
         idx = _split(flat, c, direction)
     else:
-        dist, idx = _neighbours(c, norm, squared or norm == 1, direction)
+        dist, idx = neighbours(c, norm, squared or norm == 1, direction)
         value = how.apply(c, *dist, torch.inf if direction == "both" else None)
         if not return_idx:
             return value
@@ -276,9 +276,7 @@ def _split(flat: Tensor, c: _checks.Clouds, direction: str) -> _Ways:
     return x_to_y, flat[batch * n :].view(batch, m) if direction == "both" else None
 
 
-def _neighbours(
-    c: _checks.Clouds, norm: int, as_found: bool, direction: str
-) -> tuple[_Ways, _Ways]:
+def neighbours(c: _checks.Clouds, norm: int, as_found: bool, direction: str) -> tuple[_Ways, _Ways]:
     """Distances, or their roots unless `as_found`, and neighbours of each direction asked for."""
     found: list[Tensor | None]
     if direction == "both":

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pointloss import _checks, _reduce
-from pointloss.losses.chamfer import chamfer
+from pointloss.losses.chamfer import chamfer, neighbours
 
 
 def hausdorff(
@@ -57,6 +57,7 @@ def hausdorff(
     """
     if not 0 <= percentile <= 100:
         raise ValueError(f"hausdorff: percentile must be from 0 to 100, got {percentile}")
+    _checks.choice("hausdorff", "direction", direction, ("both", "x_to_y", "y_to_x"))
     if percentile == 100:
         return chamfer(
             x,
@@ -71,15 +72,7 @@ def hausdorff(
             batch_reduction="none",
         )
     c = _checks.clouds("hausdorff", x, y, x_lengths, y_lengths, x_mask, y_mask)
-    found = chamfer(
-        c.x,
-        c.y,
-        x_lengths=c.x_lengths,
-        y_lengths=c.y_lengths,
-        squared=False,
-        direction=direction,
-        point_reduction="none",
-    )
+    found, _ = neighbours(c, 2, False, direction)
     parts = [
         percentile_of(dist, percentile, lengths)
         for dist, lengths in zip(found, (c.x_lengths, c.y_lengths), strict=True)
