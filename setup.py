@@ -6,7 +6,8 @@ one file runs on every Python from 3.10 and every torch from TORCH_TARGET on, an
 tagged so. pointloss/_C is a small pybind11 module for build_info, of the Python that built it;
 others do without.
 
-Environment: POINTLOSS_CUDA=auto|0|1, TORCH_CUDA_ARCH_LIST, MAX_JOBS, CUDA_HOME (see README.md).
+Environment: POINTLOSS_CUDA=auto|0|1, TORCH_CUDA_ARCH_LIST, MAX_JOBS, CUDA_HOME; docs/install.md
+tells of each.
 """
 
 from __future__ import annotations

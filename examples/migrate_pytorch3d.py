@@ -37,7 +37,7 @@ def main() -> None:
             x_normals=torch.nn.functional.normalize(points - points.mean(1, keepdim=True), dim=-1),
             y_normals=normals,
         )
-        spacing = knn_points(points, target).dists.std()
+        spacing = knn_points(points, points, K=2).dists[..., 1].std()
         total = loss + 0.01 * loss_normals + 0.01 * spacing
         optimizer.zero_grad()
         total.backward()
