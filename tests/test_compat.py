@@ -12,6 +12,7 @@ from pointloss import compat
 NAMES = [
     (module.name, name)
     for module in pkgutil.iter_modules(compat.__path__)
+    if not module.name.startswith("_")
     for name, value in vars(importlib.import_module(f"pointloss.compat.{module.name}")).items()
     if getattr(value, "__module__", None) == f"pointloss.compat.{module.name}"
     and not name.startswith("_")

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pointloss._reduce import safe_sqrt
+from pointloss.compat._eps import relative
 from pointloss.compat.chamfer3d import chamfer_3DDist, fscore
-from pointloss.compat.msn_emd import relative
 from pointloss.losses.emd import emd
 from pointloss.metrics.density_aware_chamfer import density_aware_chamfer
 
