@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-TOOLS = ("build", "auditwheel", "twine", "torch-abi-audit")
+TOOLS = ("build", "auditwheel", "wheel", "twine", "torch-abi-audit")
 
 
 def is_installed(package: str) -> bool:
