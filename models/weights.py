@@ -78,10 +78,12 @@ def open_weights(name: str = DEFAULT, device: str = "cpu") -> Weights:
 def _load(run: Path, device: str = "cpu") -> dict[str, Any]:
     """The best epoch of a run of a point network; raises ValueError if there is none."""
     path = checkpoint.choose(run)
-    config = configs.update(Config(), checkpoint.load(path, device)["config"])
+    state = checkpoint.load(path, device, {"config"})
+    config = configs.update(Config(), state["config"])
     if config.network.name not in NETWORKS:
         raise ValueError(f"{run}: holds a {config.network.name}, which gives no cloud for an image")
-    return checkpoint.load(path, device, checkpoint.SCORED | {MEAN})
+    checkpoint.require(state, path, checkpoint.SCORED | {MEAN})
+    return state
 
 
 def open_run(run: Path, device: str = "cpu") -> Weights:

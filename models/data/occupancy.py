@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.data import maps
 from models.data.dataset import ReconstructionDataset
 from pointloss import voxelize
 
@@ -131,34 +130,20 @@ def _views_of_all(data: ReconstructionDataset, source: str) -> Iterator[Views]:
     def read(indices: list[int]) -> Views:
         depths, cameras = [], []
         for index in indices:
-            sample = data[index]
-            if not sample.camera.extrinsics.isfinite().all():
+            camera = data.camera(index)
+            if not camera.extrinsics.isfinite().all():
                 raise ValueError(f"{data.name(index)}: nothing can be carved without its camera")
             if source == "depth":
-                depth = _read_depth(data, index)
+                depth = data.depth(index)
                 depths.append(torch.where(depth > 0, depth, torch.inf))
             else:
-                depths.append(torch.where(sample.alpha[0] > 0, 0.0, torch.inf))
-            cameras.append((sample.camera.extrinsics, sample.camera.intrinsics))
+                depths.append(torch.where(data[index].alpha[0] > 0, 0.0, torch.inf))
+            cameras.append((camera.extrinsics, camera.intrinsics))
         return Views(torch.stack(depths), *map(torch.stack, zip(*cameras, strict=True)))
 
     with ThreadPoolExecutor() as pool:
         for first in range(0, len(owners), AHEAD):  # the pool would read all of them at once
             yield from pool.map(read, owners[first : first + AHEAD])
-
-
-def _read_depth(data: ReconstructionDataset, index: int) -> Tensor:
-    """A sample's depth map [H, W] alone: no normals are needed here, and a set may have none."""
-    owner, view = data.samples[index]
-    folder = data.root / "ShapeNetRendering" / data.objects[owner] / "depth"
-    path = folder / f"{view:02d}.png"
-    if not path.exists():
-        raise FileNotFoundError(f"missing {path}")
-    depth = torch.from_numpy(maps.read_depth(path))
-    if depth.shape != (data.width, data.width):
-        sides = f"{depth.shape[1]} x {depth.shape[0]}"
-        raise ValueError(f"{path}: {sides} pixels, its image has {data.width} a side")
-    return depth
 
 
 def thin_parts(grids: Tensor) -> Tensor:

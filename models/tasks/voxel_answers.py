@@ -15,7 +15,7 @@ from models.data.dataset import ReconstructionDataset, Sample
 from models.data.occupancy import around, thin_parts
 from models.networks.voxel import VoxelNetwork
 from models.score import open_asked, spread_views
-from models.tasks.voxels import THRESHOLDS, open_volumes
+from models.tasks.voxels import THRESHOLDS, ious, open_volumes
 from pointloss import voxel_iou
 from pointloss.protocols import Protocol
 
@@ -55,11 +55,7 @@ class Seen(NamedTuple):
 @torch.no_grad()
 def search_threshold(network: VoxelNetwork, split: Split, config: Config, device: str) -> float:
     """The one of THRESHOLDS with the largest mean IoU over the images."""
-    sums = torch.zeros(len(THRESHOLDS), dtype=torch.float64)
-    for batch in split.loader(config):
-        probability = network(batch.image.to(device)).logits.float().sigmoid()
-        truth = split.volumes[batch.object].to(device)
-        sums += voxel_iou(probability, truth, THRESHOLDS).sum(0).double().cpu()
+    sums = ious(network, split.loader(config), split.volumes, device)
     return THRESHOLDS[int(sums.argmax())].item()
 
 

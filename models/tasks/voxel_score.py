@@ -53,11 +53,11 @@ class VolumeProtocol(Protocol):
 class VolumeJudge(Judge):
     """Scores grids: IoU, and their surface points by a protocol."""
 
-    def __init__(self, judge: Judge, truth: Tensor, points: int):
+    def __init__(self, judge: Judge, volumes: Tensor):
         self.clouds = judge
         self.options, self.device, self.truth = judge.options, judge.device, judge.truth
         self.protocol = VolumeProtocol(**vars(judge.protocol))
-        self.volumes, self.points = truth, points
+        self.volumes = volumes
 
     def score_grids(
         self, method: str, grids: Tensor, clouds: list[Tensor], chosen: Tensor, objects: Tensor
@@ -99,7 +99,7 @@ def score(
     judges = [
         Judge(config.evaluate, p, test.data, device) for p in dict.fromkeys((protocol, PLAIN))
     ]
-    shown = [VolumeJudge(judge, test.volumes, points) for judge in judges]
+    shown = [VolumeJudge(judge, test.volumes) for judge in judges]
     clouds = {name: clouds_of(m, points, seed) for name, m in methods.items()}
     scores = [
         {

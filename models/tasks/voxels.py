@@ -175,6 +175,16 @@ def open_volumes(config: Config, data: ReconstructionDataset, device: str) -> Te
         raise
 
 
+def ious(network: nn.Module, loader: "DataLoader[Sample]", volumes: Tensor, device: str) -> Tensor:
+    """Sums [T] of the images' IoU at each of THRESHOLDS, float64 on the device."""
+    sums = torch.zeros(len(THRESHOLDS), dtype=torch.float64, device=device)
+    for batch in loader:
+        probability = network(batch.image.to(device)).logits.float().sigmoid()
+        truth = volumes[batch.object.to(volumes.device)].to(device)
+        sums += voxel_iou(probability, truth, THRESHOLDS).sum(0).double()
+    return sums
+
+
 class Voxels(Task):
     """The presets of models.networks.voxel, by the terms of TERMS."""
 
@@ -293,13 +303,9 @@ class Voxels(Task):
     def validate(self, network: nn.Module) -> dict[str, float]:
         """1 - IoU, a mean over the images, at the one of THRESHOLDS that is best for it."""
         loader, volumes = self.validation
-        sums = torch.zeros(len(THRESHOLDS) + 1, dtype=torch.float64, device=self.device)
-        for batch in loader:
-            logits = network(batch.image.to(self.device)).logits.float()
-            truth = volumes[batch.object.to(self.device)]
-            iou = voxel_iou(logits.sigmoid(), truth, THRESHOLDS)
-            sums += torch.cat([iou.sum(0), iou.new_tensor([len(iou)])]).double()
-        *found, count = distributed.total(sums).tolist()
+        sums = ious(network, loader, volumes, self.device)
+        images = sums.new_tensor([len(cast("Any", loader.dataset))])
+        *found, count = distributed.total(torch.cat([sums, images])).tolist()
         if not count:
             return {}
         best = max(found)
