@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models import score_pointmaps, train
+from models import train
 from models.alignment import Edges, align
 from models.augment import PairAugmentation, mirror_pair, roll_pair
 from models.config import Augment, ConfigError, load, override
@@ -17,9 +17,10 @@ from models.data.dataset import ReconstructionDataset
 from models.data.maps import write_depth
 from models.data.pairs import Pair, Pairs, turn
 from models.networks.pointmap import PointmapNetwork
-from models.score_pointmaps import Guess, Pixels, deciles, judge, pose
 from models.step import Step
-from models.tasks import open_task
+from models.tasks import open_task, pointmap_baselines, pointmap_score
+from models.tasks.pointmap_baselines import Guess, pose
+from models.tasks.pointmap_score import Pixels, deciles, judge
 from pointloss import depth_to_points, pointmap_loss, transform_points
 
 SIDE = 32  # pixels
@@ -276,7 +277,7 @@ def test_scores_of_the_truth_and_of_a_pose_that_is_off(pairs):
 def test_baselines_know_what_they_are_given(pairs):
     numbers = torch.tensor([1, 30])
     pair = pairs(numbers)
-    retrieved = score_pointmaps.retrieval_guesser(pairs, mirrored=True)
+    retrieved = pointmap_baselines.retrieval_guesser(pairs, mirrored=True)
     found = retrieved(pair, numbers)  # the pair itself is in the training split
     torch.testing.assert_close(found.points[pair.mask], pair.points[pair.mask])
     assert found.points[~pair.mask].norm(dim=-1).min() > 0.5  # of the nearest pixel that sees
@@ -284,12 +285,12 @@ def test_baselines_know_what_they_are_given(pairs):
     found = retrieved(mirrored, numbers)
     torch.testing.assert_close(found.points[mirrored.mask], mirrored.points[mirrored.mask])
     torch.testing.assert_close(found.motion, mirrored.motion)
-    for guesser in (score_pointmaps.plane_guesser(pairs),
-                    score_pointmaps.category_guesser(pairs, pairs)):  # fmt: skip
+    for guesser in (pointmap_baselines.plane_guesser(pairs),
+                    pointmap_baselines.category_guesser(pairs, pairs)):  # fmt: skip
         guess = guesser(pair, numbers)
         error = judge(guess, pair)[:, 0]
         assert 0.01 < error.max() < 0.6
-    plane = score_pointmaps.plane_guesser(pairs)(pair, numbers).points[:, 0, ..., 2]
+    plane = pointmap_baselines.plane_guesser(pairs)(pair, numbers).points[:, 0, ..., 2]
     depth = pairs.views.depth[pairs.index[1, 0]]
     assert (plane[0] == depth[depth > 0].median()).all()
 
@@ -353,7 +354,7 @@ def test_alignment_says_what_it_cannot_place():
 
 
 def test_a_run_trains_scores_and_draws(root, tmp_path, monkeypatch, one_cpu_thread):
-    monkeypatch.setattr(score_pointmaps, "STEPS", 2)
+    monkeypatch.setattr(pointmap_score, "STEPS", 2)
     out = tmp_path / "run"
     config = "models/configs/pointmap-tiny.toml"
     words = ["data.root", "data.image_size", "network.points", "optim.batch_size"]
@@ -363,8 +364,8 @@ def test_a_run_trains_scores_and_draws(root, tmp_path, monkeypatch, one_cpu_thre
     assert train.main(["--config", config, "--out", str(out), *chosen]) == 0
     results = json.loads((out / "results.json").read_text())
     methods = {row["method"] for row in results["rows"]}
-    assert methods == {"pointmap", score_pointmaps.BLANKED, score_pointmaps.RETRIEVAL,
-                       score_pointmaps.CATEGORY, score_pointmaps.PLANE}  # fmt: skip
+    assert methods == {"pointmap", pointmap_baselines.BLANKED, pointmap_baselines.RETRIEVAL,
+                       pointmap_baselines.CATEGORY, pointmap_baselines.PLANE}  # fmt: skip
     pairs = json.loads((out / "pairs.json").read_text())
     assert len(pairs["deciles"]) == 10
     assert len(pairs["pairs"]) == 2

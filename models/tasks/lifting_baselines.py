@@ -162,6 +162,9 @@ def nearest_view(rigs: Sequence[Rig], device: str) -> Callable[[Views, Tensor], 
     pool = Pool([rigs], device, occlusion=0.0)
     generator = torch.Generator().manual_seed(1)
     numbers = torch.rand(BANK, TURNS, generator=generator).to(device)
+    banks = [
+        pool.draw(numbers, torch.full((BANK,), rig, device=device)) for rig in range(len(rigs))
+    ]
 
     def find_all(views: Views, rig: Tensor) -> Tensor:
         shapes = torch.empty_like(views.truth)
@@ -171,7 +174,7 @@ def nearest_view(rigs: Sequence[Rig], device: str) -> Callable[[Views, Tensor], 
         return shapes
 
     def find(views: Views, number: int) -> Tensor:
-        bank = pool.draw(numbers, torch.full((BANK,), number, device=device))
+        bank = banks[number]
         seen = views.mask[..., None].float()  # [B, N, 1]
         known = (
             bank.truth[None]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from models import checkpoint, distributed, score_pointmaps
+from models import checkpoint, distributed
 from models.augment import PairAugmentation
 from models.batches import Order, numbers
 from models.build import open_split
@@ -18,6 +18,7 @@ from models.cost import macs_of
 from models.data.dataset import ReconstructionDataset
 from models.data.pairs import Pair, Pairs
 from models.networks.pointmap import PointmapNetwork, Pointmaps
+from models.tasks import pointmap_score
 from models.tasks.base import Task
 from pointloss import pointmap_error, pointmap_loss
 
@@ -160,12 +161,12 @@ class PointmapTask(Task):
     def evaluate(
         self, state: dict[str, Any] | None, out: Path, commit: str | None = None, **options: Any
     ) -> str:
-        """See models.score_pointmaps."""
+        """See models.pointmap_score."""
         network = self.build().to(self.device)
         checkpoint.restore(network, cast("dict[str, Any]", state), "network")
         train = self.open(self.config.data.train_split)
         test = self.open(self.config.evaluate.split)
-        results = score_pointmaps.score(
+        results = pointmap_score.score(
             self.config, network.eval(), cast("dict[str, Any]", state), train, test, commit
         )
-        return score_pointmaps.write(results, out)
+        return pointmap_score.write(results, out)

@@ -6,21 +6,17 @@ rotation and the direction of its place, from procrustes between its own pointma
 first camera's frame. Every method is asked about the same pairs, at the pixels that see the object.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from models import config as configs
-from models import files, merged_clouds
+from models import files
 from models.alignment import STEPS, Edges, align
-from models.augment import mirror_pair
-from models.baselines import thumbnails
 from models.config import Config
 from models.cost import describe_machine
 from models.data.pairs import Pair, Pairs, relative_motion, turn
@@ -28,166 +24,26 @@ from models.determinism import deterministic
 from models.networks.pointmap import Pointmaps
 from models.report import as_json, table
 from models.tables import by_object, short
+from models.tasks import pointmap_pictures
+from models.tasks.pointmap_baselines import (
+    BLANKED,
+    CATEGORY,
+    NETWORK,
+    PLANE,
+    RETRIEVAL,
+    Guess,
+    guessers,
+    unit_size,
+)
 from models.tasks.results import Results
 from models.tasks.results import write as write_results
-from pointloss import depth_to_points, pointmap_error, procrustes, transform_points
+from pointloss import pointmap_error, transform_points
 
-NETWORK, BLANKED, RETRIEVAL = "pointmap", "second view blanked", "nearest pair"
-CATEGORY, PLANE = "category's mean depth, true pose", "plane at the median depth, true pose"
 TREE, DESCENT = "spanning tree", "global alignment"
 NEAR = 15.0  # degrees that a pose may be off, the field's RRA@15 and RTA@15
 COLUMNS = ["error", "error of rotation", f"within {NEAR:g}°: rotation"]
 COLUMNS += [f"within {NEAR:g}°: translation"]
 ALIGNED_SIDE = 48  # pixels of a view's side that a global alignment uses
-
-
-class Guess(NamedTuple):
-    """What a method says of a batch of pairs."""
-
-    points: Tensor  # [B, 2, H, W, 3], first camera's frame, any unit
-    motion: Tensor  # [B, 3, 4], second camera's frame -> first's, in any unit
-    confidence: Tensor | None = None  # [B, 2, H, W]
-
-
-Guesser = Callable[[Pair, Tensor], Guess]  # of pairs, and of their numbers
-
-
-def pose(own: Tensor, points: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
-    """A camera from its view's pointmap in its own frame and in another's, both [B, H, W, 3].
-
-    Returns [B, 3, 4], own frame -> the other, in the other's unit. mask, weights: [B, H, W].
-    """
-    fit = procrustes(
-        own.flatten(1, 2),
-        points.flatten(1, 2),
-        mask=mask.flatten(1),
-        weights=None if weights is None else weights.flatten(1),
-    )
-    return torch.cat([fit.rotation, fit.translation.unsqueeze(2)], 2)
-
-
-def network_guesser(network: nn.Module) -> Guesser:
-    """Both orders of the pair are asked: the second view's own pointmap is the other's first."""
-
-    @torch.no_grad()
-    def guess(pair: Pair, _: Tensor) -> Guess:
-        image = pair.image[:, :, :3]
-        out, swapped = network(image), network(image.flip(1))
-        weights = (1 + out.confidence[:, 1].exp()) * (1 + swapped.confidence[:, 0].exp())
-        motion = pose(swapped.points[:, 0], out.points[:, 1], pair.mask[:, 1], weights)
-        return Guess(out.points, motion, out.confidence)
-
-    return guess
-
-
-def blanked_guesser(network: nn.Module) -> Guesser:
-    """The same network; whichever view is asked about, the other one shows nothing.
-
-    The two answers share no unit, so each is divided by its mean distance, as in the loss.
-    """
-
-    @torch.no_grad()
-    def guess(pair: Pair, _: Tensor) -> Guess:
-        image = pair.image[:, :, :3]
-        one, two = image.unbind(1)
-        blank = torch.ones_like(one)
-        first: Pointmaps = network(torch.stack([one, blank], 1))
-        second: Pointmaps = network(torch.stack([blank, two], 1))
-        own: Pointmaps = network(torch.stack([two, blank], 1))
-        points = [first.points[:, 0], second.points[:, 1]]
-        alone = [unit_size(p, m) for p, m in zip(points, pair.mask.unbind(1), strict=True)]
-        motion = pose(own.points[:, 0], points[1], pair.mask[:, 1])
-        return Guess(torch.stack(alone, 1), motion)
-
-    return guess
-
-
-def unit_size(points: Tensor, mask: Tensor) -> Tensor:
-    """Points [B, ..., 3] over the mean distance to the origin of those that count, [B, ...]."""
-    distance = torch.linalg.vector_norm(points, dim=-1) * mask
-    size = distance.flatten(1).sum(1) / mask.flatten(1).sum(1).clamp_min(1)
-    unit: Tensor = points / size.clamp_min(1e-8).view(-1, *[1] * (points.dim() - 1))
-    return unit
-
-
-def _with_true_pose(depth: Tensor, test: Pairs, pair: Pair, numbers: Tensor) -> Guess:
-    """Depth maps [B, 2, H, W], lifted by the true cameras."""
-    intrinsics = test.views.intrinsics[test.index[numbers]]
-    points = depth_to_points(depth.flatten(0, 1), intrinsics.flatten(0, 1)).unflatten(0, (-1, 2))
-    second = transform_points(points[:, 1], pair.motion)
-    return Guess(torch.stack([points[:, 0], second], 1), pair.motion)
-
-
-def plane_guesser(test: Pairs) -> Guesser:
-    """Each view is a plane at the median of its true depth."""
-
-    def guess(pair: Pair, numbers: Tensor) -> Guess:
-        depth = test.views.depth[test.index[numbers]]  # [B, 2, H, W]
-        seen = torch.where(depth > 0, depth, torch.nan).flatten(2)
-        middle = seen.nanquantile(0.5, dim=2, interpolation="lower")[:, :, None, None]
-        return _with_true_pose(middle.expand_as(depth), test, pair, numbers)
-
-    return guess
-
-
-def category_guesser(train: Pairs, test: Pairs) -> Guesser:
-    """At each pixel the mean depth of the category's training views, counted from the object's
-    centre, whose true distance is given; where none of them sees anything, that of the centre.
-    """
-    views = train.views
-    member = torch.tensor([train.data.object_categories[o] for o, _ in train.data.samples])
-    seen = views.depth > 0
-    relative = (views.depth - views.extrinsics[:, 2, 3, None, None]) * seen
-    means = torch.zeros(len(train.data.categories), *views.depth.shape[1:]).to(relative)
-    for category in member.unique().tolist():
-        own = (member == category).to(seen.device)
-        means[category] = relative[own].sum(0) / seen[own].sum(0).clamp_min(1)
-
-    def guess(pair: Pair, numbers: Tensor) -> Guess:
-        categories = [test.category(number) for number in numbers.tolist()]
-        distance = test.views.extrinsics[test.index[numbers], 2, 3]  # [B, 2]
-        depth = means[categories].unsqueeze(1) + distance[:, :, None, None]
-        return _with_true_pose(depth, test, pair, numbers)
-
-    return guess
-
-
-def retrieval_guesser(train: Pairs, mirrored: bool) -> Guesser:
-    """The training pair whose two images are nearest (L2 of thumbnails), also mirrored.
-
-    A pixel that sees nothing in the retrieved pair takes the point of its nearest one that does.
-    """
-    images = train.views.image[:, :3].float() / 255
-    flips = (False, True) if mirrored else (False,)
-    keys = [thumbnails(images.flip(3) if flip else images) for flip in flips]
-
-    def guess(pair: Pair, _: Tensor) -> Guess:
-        one, two = (thumbnails(image[:, :3]) for image in pair.image.unbind(1))
-        distances = [
-            torch.cdist(one, key).square()[:, train.index[:, 0]]
-            + torch.cdist(two, key).square()[:, train.index[:, 1]]
-            for key in keys
-        ]
-        found = torch.cat(distances, 1).argmin(1)
-        near = train(found % len(train))
-        flipped = found >= len(train)
-        turned = mirror_pair(near)
-        points = torch.where(flipped[:, None, None, None, None], turned.points, near.points)
-        mask = torch.where(flipped[:, None, None, None], turned.mask, near.mask)
-        motion = torch.where(flipped[:, None, None], turned.motion, near.motion)
-        return Guess(_filled(points, mask), motion)
-
-    return guess
-
-
-def _filled(points: Tensor, mask: Tensor) -> Tensor:
-    """[B, 2, H, W, 3] with the point of the nearest pixel that sees one at those that do not."""
-    flat, seen = points.flatten(0, 1), mask.flatten(0, 1).cpu().numpy()
-    filled = []
-    for view, known in zip(flat, seen, strict=True):
-        row, column = distance_transform_edt(~known, return_distances=False, return_indices=True)
-        filled.append(view[torch.from_numpy(row).long(), torch.from_numpy(column).long()])
-    return torch.stack(filled).view_as(points)
 
 
 def judge(guess: Guess, pair: Pair) -> Tensor:
@@ -253,7 +109,7 @@ def connected(views: Tensor) -> bool:
 
 def align_object(
     network: nn.Module, test: Pairs, numbers: Tensor
-) -> tuple[Aligned, merged_clouds.Merged]:
+) -> tuple[Aligned, pointmap_pictures.Merged]:
     """All views of the object of these pairs; and the clouds to be drawn."""
     stride = max(1, test.views.depth.shape[1] // ALIGNED_SIDE)
     edges = _edges(network, test, numbers, stride)
@@ -273,7 +129,7 @@ def align_object(
         near[name] = (turn(between @ wanted.mT) <= NEAR).double().mean().item()
     name = test.data.objects[test.owners[int(numbers[0])]]
     colours = test.views.image[samples, :3, ::stride, ::stride].float() / 255
-    shown = merged_clouds.Merged(name, colours.permute(0, 2, 3, 1), mask, truth, clouds)
+    shown = pointmap_pictures.Merged(name, colours.permute(0, 2, 3, 1), mask, truth, clouds)
     return Aligned(name, count, error, near), shown
 
 
@@ -285,21 +141,8 @@ class Scored(NamedTuple):
     values: dict[str, Tensor]  # by method: [pairs, COLUMNS]
     deciles: list[float]
     aligned: list[Aligned]
-    pictures: list[merged_clouds.PairPicture]
-    alignments: list[merged_clouds.Merged]
-
-
-def guessers(config: Config, network: nn.Module, train: Pairs, test: Pairs) -> dict[str, Guesser]:
-    """The network, and beside it what evaluate.baselines asks for."""
-    own = {NETWORK: network_guesser(network)}
-    if not config.evaluate.baselines:
-        return own
-    return own | {
-        BLANKED: blanked_guesser(network),
-        RETRIEVAL: retrieval_guesser(train, config.augment.mirror != "none"),
-        CATEGORY: category_guesser(train, test),
-        PLANE: plane_guesser(test),
-    }
+    pictures: list[pointmap_pictures.PairPicture]
+    alignments: list[pointmap_pictures.Merged]
 
 
 @deterministic()
@@ -402,9 +245,9 @@ def describe(config: Config, test: Pairs, chosen: list[int], state: dict[str, An
 
 def _picture(
     test: Pairs, number: int, pair: Pair, guess: Guess, row: int
-) -> merged_clouds.PairPicture:
+) -> pointmap_pictures.PairPicture:
     assert guess.confidence is not None
-    return merged_clouds.PairPicture(
+    return pointmap_pictures.PairPicture(
         f"{test.data.categories[test.category(number)]}\n{test.angle[number].item():.0f}°",
         pair.image[row, :, :3].permute(0, 2, 3, 1).cpu(),
         pair.mask[row].cpu(),
@@ -471,7 +314,7 @@ def write(scored: Scored, folder: Path) -> str:
     }
     files.write_text(folder / "pairs.json", as_json(record))
     if scored.pictures:
-        merged_clouds.draw_pairs(folder / "reconstructions.png", scored.pictures)
+        pointmap_pictures.draw_pairs(folder / "reconstructions.png", scored.pictures)
     if scored.alignments:
-        merged_clouds.draw_alignments(folder / "alignments.png", scored.alignments)
+        pointmap_pictures.draw_alignments(folder / "alignments.png", scored.alignments)
     return text
