@@ -108,13 +108,18 @@ def test_scaling(benchmark, method, points):
     )  # fmt: skip
 
 
+def skip_if_too_large(method, batch, points):
+    """From 2^31 pairs on, torch.cdist fails on a GPU; a CPU's memory ends before."""
+    if method == "torch" and batch * points * points >= (2**31 if ON_GPU else 2**28):
+        pytest.skip("the full distance matrix does not fit")
+
+
 @pytest.mark.parametrize("method", ["pointloss", "torch", *([] if ON_GPU else ["scipy"])])
 @pytest.mark.parametrize("k", [8, 32])
 @pytest.mark.parametrize(("batch", "points"), [(32, 2048), (1, 16384), (1, 131072)])
 def test_k_nearest(benchmark, batch, points, k, method):
     """The k nearest of each point of x, against torch.cdist with topk and, on the CPU, cKDTree."""
-    if method == "torch" and batch * points * points >= (2**31 if ON_GPU else 2**28):
-        pytest.skip("the full distance matrix does not fit")
+    skip_if_too_large(method, batch, points)
     x, y = make(surface, batch, points, points, device=harness.device())
     calls = {
         "pointloss": lambda: nearest(x, y, k=k).dist,
@@ -153,9 +158,7 @@ def test_scipy(benchmark, batch, points):
 @pytest.mark.parametrize("name", ["torch", *PEERS])
 @pytest.mark.parametrize(("batch", "points"), sizes())
 def test_baseline(benchmark, name, batch, points):
-    # From 2^31 pairs on, torch.cdist fails on a GPU; a CPU's memory ends before.
-    if name == "torch" and batch * points * points >= (2**31 if ON_GPU else 2**28):
-        pytest.skip("the full distance matrix does not fit")
+    skip_if_too_large(name, batch, points)
     call = baselines.torch_nearest if name == "torch" else PEERS[name]
     x, y = make(surface, batch, points, points, device=harness.device())
     harness.measure(benchmark, lambda: call(x, y), rounds=10)
