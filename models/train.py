@@ -230,7 +230,9 @@ def train(task: Task, out: Path, resumed: dict[str, Any] | None = None) -> Run:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("models.train", description=__doc__.split("\n")[0])
     parser.add_argument("--config", type=Path, help="TOML file (default: configs/default.toml)")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="SECTION.KEY=VALUE"
+    )
     parser.add_argument("--epochs", type=int, help="short for --set optim.epochs=N")
     parser.add_argument("--out", type=Path, help="run folder (default: runs/DATE-NETWORK)")
     parser.add_argument("--resume", nargs="?", const="", metavar="RUN", help="default: the newest")

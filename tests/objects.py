@@ -61,4 +61,4 @@ def settings(root, **more):
         "loss.emd_rtol": 0.05,
     }
     values |= {key.replace("_", ".", 1): value for key, value in more.items()}
-    return [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    return ["--set", *(f"{key}={value}" for key, value in values.items())]
