@@ -25,7 +25,7 @@ def root(tmp_path):
 
 
 def configure(root, **more):
-    return configs.override(Config(), settings(root, **more)[1::2])
+    return configs.override(Config(), settings(root, **more)[1:])
 
 
 def test_the_average_follows_the_weights_and_the_running_statistics():

@@ -130,7 +130,7 @@ def test_a_nan_gradient_in_an_epochs_last_step_is_not_saved(
 
 
 def test_weights_that_are_not_finite_are_not_saved(root, tmp_path):
-    task = open_task(configs.override(Config(), settings(root)[1::2]), "cpu")
+    task = open_task(configs.override(Config(), settings(root)[1:]), "cpu")
     run = train.begin(task)
     torch.nn.init.constant_(run.trained.network.decoder.mu.bias, float("inf"))
     with pytest.raises(
@@ -141,7 +141,7 @@ def test_weights_that_are_not_finite_are_not_saved(root, tmp_path):
 
 
 def test_an_epoch_whose_validation_is_nan_does_not_hide_later_ones(root, tmp_path):
-    task = open_task(configs.override(Config(), settings(root)[1::2]), "cpu")
+    task = open_task(configs.override(Config(), settings(root)[1:]), "cpu")
     run = train.begin(task)
     for epoch, distance in enumerate([float("nan"), 0.1], start=1):
         run.history.append({"epoch": epoch, "val_cd": distance, "val_emd": 0.0})
@@ -203,7 +203,7 @@ def test_the_best_epoch_on_validation_is_kept_and_scored(root, tmp_path, monkeyp
 def test_validation_does_not_depend_on_the_training_losses(root):
     found = []
     for rtol in (0.5, 1e-3):
-        config = configs.override(Config(), settings(root, loss_emd_rtol=rtol)[1::2])
+        config = configs.override(Config(), settings(root, loss_emd_rtol=rtol)[1:])
         task = open_task(config, "cpu")
         found.append(task.validate(train.begin(task).trained.average.network))
     assert found[0] == found[1]
@@ -283,7 +283,7 @@ def test_weights_that_do_not_fit_are_an_error_of_one_line(root, tmp_path, capsys
 def test_mirror_and_view_angle_agree_with_the_sets_front(root, capsys, front, values, message):
     if front:
         (root / "manifest.json").write_text(json.dumps({"frame": {"front": front}}))
-    config = configs.override(Config(), settings(root, **values)[1::2])
+    config = configs.override(Config(), settings(root, **values)[1:])
     task = open_task(config, "cpu")
     if message:
         with pytest.raises(configs.ConfigError, match=re.escape(message)):
