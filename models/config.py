@@ -124,7 +124,8 @@ class Lifting:
     poses: int = setting(8192, above=0)  # of each skeleton, 1/64 of that of each drawn tree
     trees: int = setting(512, above=0)  # drawn skeletons in training
     views: int = setting(4, above=0)  # of each test shape
-    mlp_steps: int = setting(2000, above=0)  # of training the baseline of fixed order
+    # Steps of training the baseline of fixed order; 0: as many as the lifter has had.
+    mlp_steps: int = setting(0, at_least=0)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ A step of these networks is some thousand small kernels, which a GPU finishes fa
 starts them. Captured once and replayed, they start at once.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -51,6 +52,24 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, object]
         for name, value in values.items():
             if value.shape == weight.shape:  # the fused kernel wants the weight's strides
                 values[name] = torch.empty_like(weight).copy_(value)
+
+
+def learning_rate(config: Config, epoch: float, per_epoch: int, seconds: float) -> float:
+    """The rate at `epoch` (counted from 0, with its fraction), of `per_epoch` steps each.
+
+    In the first optim.warmup steps it rises evenly. "step" multiplies by optim.step_factor every
+    optim.step_epochs. "cosine" is half a cosine from optim.lr down to a hundredth of it. It follows
+    the epochs or max_minutes, whichever is further on: on a machine that needs the time limit the
+    rate still comes down before the end.
+    """
+    options = config.optim
+    step = round(epoch * per_epoch)
+    full = options.lr * min(1.0, (step + 1) / (options.warmup + 1))
+    if options.schedule == "step":
+        return full * options.step_factor ** (int(epoch) // options.step_epochs)
+    limit = 60 * options.max_minutes
+    over = max(epoch / options.epochs, seconds / limit if limit else 0.0)
+    return full * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(over, 1.0))))
 
 
 def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:

@@ -32,7 +32,7 @@ from models.average import Average
 from models.build import pick_device
 from models.config import Config, ConfigError
 from models.determinism import deterministic
-from models.step import Step, Trained, make_optimiser, restore_optimiser
+from models.step import Step, Trained, learning_rate, make_optimiser, restore_optimiser
 from models.tasks import open_task
 from models.tasks.base import Batches, Task
 
@@ -48,24 +48,6 @@ class Run(NamedTuple):
     kept: dict[str, Tensor]  # what the task needs in evaluation: Task.keeps
     history: list[log.Row]  # one row of metrics.csv per epoch that is over
     seconds: float  # trained so far
-
-
-def learning_rate(config: Config, epoch: float, per_epoch: int, seconds: float) -> float:
-    """The rate at `epoch` (counted from 0, with its fraction), of `per_epoch` steps each.
-
-    In the first optim.warmup steps it rises evenly. "step" multiplies by optim.step_factor every
-    optim.step_epochs. "cosine" is half a cosine from optim.lr down to a hundredth of it. It follows
-    the epochs or max_minutes, whichever is further on: on a machine that needs the time limit the
-    rate still comes down before the end.
-    """
-    options = config.optim
-    step = round(epoch * per_epoch)
-    full = options.lr * min(1.0, (step + 1) / (options.warmup + 1))
-    if options.schedule == "step":
-        return full * options.step_factor ** (int(epoch) // options.step_epochs)
-    limit = 60 * options.max_minutes
-    over = max(epoch / options.epochs, seconds / limit if limit else 0.0)
-    return full * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(over, 1.0))))
 
 
 def begin(task: Task, resumed: dict[str, Any] | None = None) -> Run:

@@ -9,6 +9,7 @@ from objects import make_set
 
 from models import checkpoint, compare, evaluate, plots, step, train
 from models import config as configs
+from models.config import Config
 from models.data import rigs
 from models.networks.lifter import PRESETS, FourierFeatures, Lifter
 from models.tasks import lifting, lifting_baselines, lifting_pictures, open_task
@@ -220,12 +221,40 @@ def test_the_nearest_view_is_found_also_where_joints_are_hidden():
 
 def test_each_mlp_has_its_own_weights_and_learns():
     bodies = [rigs.skeleton_rig(n, rigs.SKELETONS[n], 4, 0) for n in ("biped", "hand")]
-    mlp = lifting_baselines.train_fixed_order(bodies, "cpu", 0.0, steps=30, width=32, batch=16)
+    config = configs.update(
+        Config(), {"lifting": {"occlusion": 0.0}, "optim": {"lr": 5e-3, "average": 0.0}}
+    )
+    task = lifting.FixedOrderTask(config, "cpu", bodies, each=16)
+    mlp = lifting.train_fixed_order(task, steps=30)
     views, number = lifting.views_of(bodies, 2, 0.0, seed=0)
     errors = {}
     for name, order in (("own", number), ("other", 1 - number)):
         errors[name] = lifting_baselines.masked_error(mlp.of(views, order), views, True).mean()
     assert errors["own"] < 0.7 * errors["other"]
+
+
+def test_an_mlp_has_the_steps_and_the_views_of_its_rig_that_the_lifter_has(words, few, monkeypatch):
+    path, settings = words[1], [w for w in words[2:] if w != "--set"]
+    config = configs.override(configs.load(path), [*settings, "optim.batch_size=64"])
+    task, asked = open_task(config, "cpu"), []
+
+    def train_fixed_order(made, steps):
+        asked.append((len(made.rig) // len(made.fixed.counts), steps))
+        return lifting_baselines.FixedOrder(1, 8)
+
+    monkeypatch.setattr(lifting, "train_fixed_order", train_fixed_order)
+    task._baselines({"history": 5 * [{}]})
+    # 64 views are of 3 groups of rigs, of which the smallest, the clouds, has 1.
+    assert len(task.rigs.train[0]) == 1
+    assert asked == 2 * [(22, 15)]
+
+
+def test_the_poses_of_a_drawn_tree_are_one_item():
+    trees = [rigs.skeleton_rig(n, rigs.SKELETONS["hand"], 3, 0) for n in ("tree 0", "tree 1")]
+    for group, count in ((lifting.DRAWN, 2), (lifting.SEEN, 6)):
+        items = lifting._items(group, trees)
+        assert len(items) == count
+        assert lifting._item_sizes(group, trees, 4) == count * [24 // count]
 
 
 def test_a_picture_shows_a_view_of_each_group(tmp_path):
@@ -252,7 +281,6 @@ def words(tmp_path_factory):
         "lifting.held_out": '"table hexapod"',
         "lifting.poses": 64,
         "lifting.trees": 4,
-        "lifting.mlp_steps": 2,
         "lifting.views": 1,
         "optim.batch_size": 8,
         "optim.epoch_steps": 3,
@@ -282,9 +310,16 @@ def test_a_run_of_the_tiny_config_is_scored_beside_every_baseline(words, few, tm
     shown = capsys.readouterr()
     assert "views/s; " in shown.out + shown.err
     record = json.loads((out / "results.json").read_text())
-    methods = {row["method"] for row in record["rows"] if row["group"] == lifting.SEEN}
-    alone = {"flat", "mean shape", "PCA", "MLP, fixed order", "nearest view"}
-    assert methods == {"lifter", *alone}
+    free = {"flat"}
+    known = {"mean shape", "PCA", "MLP, fixed order", "nearest view"}
+    for group, others in (
+        (lifting.SEEN, free | known),
+        (lifting.OTHER, free | {f"{name}, rig known" for name in known}),
+        (lifting.DRAWN, free),
+        (lifting.UNSEEN, free),
+    ):
+        methods = {row["method"] for row in record["rows"] if row["group"] == group}
+        assert methods == {"lifter", *others}
     groups = {row["group"]: row["category"] for row in record["objects"]}
     assert set(groups) == {lifting.SEEN, lifting.OTHER, lifting.DRAWN, lifting.UNSEEN}
     unseen = {r["category"] for r in record["objects"] if r["group"] == lifting.UNSEEN}

@@ -19,6 +19,7 @@ from models.build import open_split
 from models.clock import StepClock
 from models.config import Config
 from models.networks import NETWORKS
+from models.step import learning_rate
 from models.tasks import open_task
 from models.tasks.reconstruction import Reconstruction
 
@@ -33,23 +34,23 @@ def root(tmp_path):
 def test_learning_rate_follows_the_clock_where_it_is_ahead():
     config = configs.override(Config(), ["optim.epochs=10", "optim.max_minutes=1"])
     full = config.optim.lr
-    assert train.learning_rate(config, 0, 8, 0) == pytest.approx(full)
-    assert train.learning_rate(config, 5, 8, 6) == pytest.approx(0.505 * full)
-    assert train.learning_rate(config, 0, 8, 30) == pytest.approx(0.505 * full)
-    assert train.learning_rate(config, 10, 8, 6) == pytest.approx(0.01 * full)
+    assert learning_rate(config, 0, 8, 0) == pytest.approx(full)
+    assert learning_rate(config, 5, 8, 6) == pytest.approx(0.505 * full)
+    assert learning_rate(config, 0, 8, 30) == pytest.approx(0.505 * full)
+    assert learning_rate(config, 10, 8, 6) == pytest.approx(0.01 * full)
 
 
 def test_learning_rate_rises_evenly_at_first():
     config = configs.override(
         Config(), ["optim.schedule=step", "optim.lr=1", "optim.warmup=3", "optim.epochs=4"]
     )
-    rates = [train.learning_rate(config, step / 3, 3, 0) for step in range(5)]
+    rates = [learning_rate(config, step / 3, 3, 0) for step in range(5)]
     assert rates == [0.25, 0.5, 0.75, 1, 1]
 
 
 def test_learning_rate_in_steps():
     config = configs.override(Config(), ["optim.schedule=step", "optim.lr=1", "optim.epochs=50"])
-    rates = [train.learning_rate(config, epoch, 8, 0) for epoch in (0, 19.9, 20, 39.9, 40, 49.9)]
+    rates = [learning_rate(config, epoch, 8, 0) for epoch in (0, 19.9, 20, 39.9, 40, 49.9)]
     assert rates == [1, 1, 0.5, 0.5, 0.25, 0.25]
 
 

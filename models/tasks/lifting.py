@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Keypoints of one view -> their 3-D shape (3D-LFM)."""
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from models import checkpoint, distributed
 from models import config as configs
+from models.average import Average
 from models.build import open_split
 from models.config import Config, ConfigError
 from models.cost import describe_machine
@@ -28,6 +31,7 @@ from models.data.rigs import (
 )
 from models.determinism import deterministic
 from models.networks.lifter import Lifter
+from models.step import Step, Trained, learning_rate, make_optimiser
 from models.tables import Row
 from models.tasks import lifting_baselines as baselines
 from models.tasks import lifting_pictures, results
@@ -221,7 +225,7 @@ class Lifting(Task):
         network = self.build().to(self.device).eval()
         checkpoint.restore(network, state, "network")
         own = self.config.lifting
-        lifters = self._baselines()
+        lifters = self._baselines(state) if self.config.evaluate.baselines else {}
         items: list[Row] = []
         values: dict[str, list[Tensor]] = {"lifter": [], baselines.FLAT: []}
         values |= {name: [] for name in lifters}
@@ -247,7 +251,8 @@ class Lifting(Task):
                         nothing = errors(*lift(part, number.to(self.device)), part)
                     found[name].append(nothing)
             for name, parts in found.items():
-                values[name].append(torch.cat(parts).cpu().unflatten(0, (-1, own.views)).mean(1))
+                each = torch.cat(parts).cpu().split(_item_sizes(group, rigs, own.views))
+                values[name].append(torch.stack([item.mean(0) for item in each]))
             scores = torch.cat(found["lifter"])[:, 0].tolist()
             shown += lifting_pictures.choose(group, rigs, rig, views, torch.cat(shapes), scores)
         table = results.Results(
@@ -262,24 +267,30 @@ class Lifting(Task):
         lifting_pictures.draw(out / "reconstructions.png", shown)
         return text
 
-    def _baselines(self) -> "dict[str, Lift]":
+    def _baselines(self, state: dict[str, Any]) -> "dict[str, Lift]":
         """By name: views and the numbers of their rigs -> the shape, and the shape as placed."""
-        own, device = self.config.lifting, self.device
+        device, weight, own = self.device, self._prior(), self.config
+        groups = [group for group in self.rigs.train if group]
+        # A rig of the smallest group is drawn so often in one of the lifter's steps.
+        each = math.ceil(own.optim.batch_size / len(groups) / min(map(len, groups)))
+        steps = self._mlp_steps(state)
         found: dict[str, Lift] = {}
-        width = 512 if device.startswith("cuda") else 128
-        weight = self._prior()
         for rigs, suffix in ((self.rigs.seen, ""), (self.rigs.other, KNOWN)):
             bases = baselines.Bases(rigs, device)
             pca, nearest = partial(bases.fit, weight=weight), baselines.nearest_view(rigs, device)
+            mlp = train_fixed_order(FixedOrderTask(own, device, rigs, each), steps)
             found |= {
                 baselines.MEAN + suffix: _placing(bases.average),
                 baselines.PCA + suffix: _placing(pca, placed=True),
+                baselines.MLP + suffix: _placing(mlp.of),
                 baselines.RETRIEVAL + suffix: _placing(nearest, placed=True),
             }
-        train = baselines.train_fixed_order
-        with torch.enable_grad():
-            mlp = train(self.rigs.seen, device, own.occlusion, own.mlp_steps, width)
-        return found | {baselines.MLP: _placing(mlp.of)}
+        return found
+
+    def _mlp_steps(self, state: dict[str, Any]) -> int:
+        """As many as the lifter has had, if the config does not say."""
+        options = self.config
+        return options.lifting.mlp_steps or len(state["history"]) * options.optim.epoch_steps
 
     def _prior(self) -> float:
         """The weight of the PCA's prior that is best on the validation shapes."""
@@ -308,11 +319,54 @@ class Lifting(Task):
             f"{SEEN}: new objects and poses of the training's categories. {OTHER}: the same "
             f"objects with {own.other_anchors} joints in place of {own.anchors}. {DRAWN}: trees "
             f"drawn anew. {UNSEEN}: {own.held_out}.",
-            "flat: all depths 0. mean shape, PCA (10 components, shape and pose in turn), MLP of "
-            "fixed order, nearest of 4096 training views: each for one rig, whose training shapes "
-            f"and joints it knows; '{KNOWN.strip(', ')}' where the lifter has never seen the rig.",
+            f"flat: all depths 0. mean shape, PCA ({baselines.BASES} components, shape and pose in "
+            f"turn), MLP of fixed order, nearest of {baselines.BANK} training views: each for one "
+            "rig, whose training shapes and joints it knows; "
+            f"'{KNOWN.strip(', ')}' where the lifter has never seen the rig. The MLPs have "
+            f"{self._mlp_steps(state)} steps; in each at least the lifter's views of their rig.",
             describe_machine(self.device, commit),
         ]
+
+
+class FixedOrderTask(Lifting):
+    """The MLPs of a fixed order, one for each of `fixed`, by the lifter's recipe and data.
+
+    A step takes `each` views of each rig. The loss is the one with Procrustes.
+    """
+
+    def __init__(self, config: Config, device: str, fixed: Sequence[Rig], each: int):
+        optim = replace(config.optim, precision="float32")  # bf16 gains nothing at this size
+        lifting = replace(config.lifting, procrustes=True)
+        super().__init__(replace(config, optim=optim, lifting=lifting), device)
+        self.rig = torch.arange(len(fixed), device=device).repeat_interleave(each)
+        self.fixed = Pool([fixed], device, config.lifting.occlusion)
+
+    def build(self) -> baselines.FixedOrder:  # type: ignore[override]
+        width = 512 if self.device.startswith("cuda") else 128
+        return baselines.FixedOrder(len(self.fixed.counts), width)
+
+    def draw(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> Views:
+        return self.fixed.draw(torch.rand(len(self.rig), TURNS, device=self.device), self.rig)
+
+    def forward(self, model: nn.Module, batch: Views) -> tuple[Tensor]:
+        return (model(batch),)
+
+
+def train_fixed_order(task: FixedOrderTask, steps: int) -> baselines.FixedOrder:
+    """The averaged weights after so many steps, over which the rate comes down."""
+    config = replace(task.config, optim=replace(task.config.optim, epochs=1))
+    devices = [task.device] if task.device.startswith("cuda") else []
+    with torch.enable_grad(), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        network = task.build().to(task.device)
+        average = Average(network, config.optim.average).to(task.device)
+        optimiser = make_optimiser(network, config, task.device)
+        step = Step(Trained(network, optimiser, nn.Module(), average), network, task)
+        for number in range(steps):
+            step((), learning_rate(config, number / steps, steps, seconds=0.0))
+            step.clock.restart()  # which is not read
+    fixed: baselines.FixedOrder = average.network  # type: ignore[assignment]
+    return fixed
 
 
 def _placing(
@@ -328,16 +382,21 @@ def _placing(
 
 
 def _items(group: str, rigs: Sequence[Rig]) -> list[Row]:
-    """A shape each, in the order of its views; views of one shape are not independent."""
+    """What is drawn in a bootstrap: a shape, or a drawn tree, whose poses are not independent."""
+    if group == DRAWN:
+        return [{"group": group, "category": "tree", "object": rig.name} for rig in rigs]
     return [
-        {
-            "group": group,
-            "category": "tree" if group == DRAWN else rig.category,
-            "object": f"{rig.name}/{name}",
-        }
+        {"group": group, "category": rig.category, "object": f"{rig.name}/{name}"}
         for rig in rigs
         for name in rig.objects
     ]
+
+
+def _item_sizes(group: str, rigs: Sequence[Rig], views: int) -> list[int]:
+    """How many views in a row are of each of `_items`."""
+    if group == DRAWN:
+        return [views * len(rig.objects) for rig in rigs]
+    return [views for rig in rigs for _ in rig.objects]
 
 
 def _to(views: Views, device: str) -> Views:

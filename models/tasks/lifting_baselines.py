@@ -16,7 +16,7 @@ from pointloss import procrustes
 FLAT, MEAN, PCA = "flat", "mean shape", "PCA"
 MLP, RETRIEVAL = "MLP, fixed order", "nearest view"
 BASES = 10  # of the PCA
-BANK = 4096  # views of a rig among which the nearest is looked for
+BANK = 8192  # views among which the nearest is looked for
 WEIGHTS = (1e-3, 1e-2, 1e-1)  # of the PCA's prior; the validation views choose
 
 
@@ -132,26 +132,6 @@ class FixedOrder(nn.Module):
         every = self(Views(*(torch.cat([field] * count) for field in views)))
         rows: Tensor = every.unflatten(0, (count, -1))
         return rows[rig, torch.arange(len(rig), device=rig.device)]
-
-
-def train_fixed_order(
-    rigs: Sequence[Rig], device: str, occlusion: float, steps: int, width: int, batch: int = 64
-) -> FixedOrder:
-    """All MLPs at once, on views as the lifter is trained with, by the loss with Procrustes."""
-    pool = Pool([rigs], device, occlusion)
-    with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
-        torch.manual_seed(0)
-        network = FixedOrder(len(rigs), width).to(device)
-        optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-        rig = torch.arange(len(rigs), device=device).repeat_interleave(batch)
-        for _ in range(steps):
-            views = pool.draw(torch.rand(len(rig), TURNS, device=device), rig)
-            optimiser.zero_grad()
-            masked_error(network(views), views, align=True).mean().backward()
-            optimiser.step()
-            schedule.step()
-    return network.eval()
 
 
 def nearest_view(rigs: Sequence[Rig], device: str) -> Callable[[Views, Tensor], Tensor]:
