@@ -16,11 +16,11 @@ from models.data.camera import Camera, intrinsics
 from models.data.dataset import ReconstructionDataset
 from models.data.maps import write_depth
 from models.data.pairs import Pair, Pairs, turn
-from models.networks.pointmap import PointmapNetwork
+from models.networks.pointmap import PointmapNetwork, Pointmaps
 from models.step import Step
 from models.tasks import open_task, pointmap_baselines, pointmap_score
 from models.tasks.pointmap_baselines import Guess, pose
-from models.tasks.pointmap_score import Pixels, deciles, judge
+from models.tasks.pointmap_score import Aligned, Pixels, alignment_table, deciles, judge
 from pointloss import depth_to_points, pointmap_loss, transform_points
 
 SIDE = 32  # pixels
@@ -295,6 +295,41 @@ def test_baselines_know_what_they_are_given(pairs):
     assert (plane[0] == depth[depth > 0].median()).all()
 
 
+def test_views_asked_about_alone_are_placed_by_the_true_pose(pairs):
+    pair = pairs(torch.tensor([1, 30]))
+    own = transform_points(pair.points[:, 1], pair.motion, inverse=True)
+    truths = [pair.points[:, 0], own]
+
+    def network(image):  # knows the shape of a view that stands alone, in a unit of its own
+        assert (image[:, 1] == 1).all()
+        view = [torch.equal(image[:, 0], pair.image[:, v, :3]) for v in (0, 1)].index(True)
+        points = (3 + view) * truths[view]
+        return Pointmaps(torch.stack([points, points], 1), torch.zeros(2, 2, SIDE, SIDE))
+
+    found = pointmap_baselines.blanked_posed_guesser(network)(pair, torch.tensor([1, 30]))
+    torch.testing.assert_close(found.points[pair.mask], pair.points[pair.mask])
+    assert torch.equal(found.motion, pair.motion)
+
+
+def test_the_gain_of_an_alignment_has_the_error_of_pairs():
+    # The objects differ by far more than the gains do.
+    aligned = [
+        Aligned(
+            f"o{n}",
+            4,
+            {"spanning tree": 0.2 * n, "global alignment": 0.2 * n - 0.04 - 0.02 * (n % 2)},
+            {"spanning tree": 0.5, "global alignment": 0.7 + 0.1 * (n % 2)},
+        )
+        for n in range(1, 9)
+    ]
+    lines = alignment_table(aligned)[-1].split("\n")
+    tree, _, gain = ([c.strip() for c in line.strip("|").split("|")] for line in lines[2:])
+    # Of 8 objects, with replacement: a deviation of 0.2 * 2.29 and of 0.01, over the root of 8.
+    assert tree == ["spanning tree", "0.90 ± 0.16", "0.50 ± 0.00"]
+    assert gain[1].startswith("-0.0500 ± 0.003")
+    assert gain[2].startswith("+0.250 ± 0.01")
+
+
 def test_deciles_go_from_the_least_sure_to_the_most():
     confidence = torch.randperm(1000).float()
     assert deciles(Pixels(confidence, 1000 - confidence)) == pytest.approx(
@@ -364,8 +399,9 @@ def test_a_run_trains_scores_and_draws(root, tmp_path, monkeypatch, one_cpu_thre
     assert train.main(["--config", config, "--out", str(out), *chosen]) == 0
     results = json.loads((out / "results.json").read_text())
     methods = {row["method"] for row in results["rows"]}
-    assert methods == {"pointmap", pointmap_baselines.BLANKED, pointmap_baselines.RETRIEVAL,
-                       pointmap_baselines.CATEGORY, pointmap_baselines.PLANE}  # fmt: skip
+    assert methods == {"pointmap", pointmap_baselines.BLANKED, pointmap_baselines.BLANKED_POSED,
+                       pointmap_baselines.RETRIEVAL, pointmap_baselines.CATEGORY,
+                       pointmap_baselines.PLANE}  # fmt: skip
     pairs = json.loads((out / "pairs.json").read_text())
     assert len(pairs["deciles"]) == 10
     assert len(pairs["pairs"]) == 2

@@ -16,6 +16,7 @@ from models.networks.pointmap import Pointmaps
 from pointloss import depth_to_points, procrustes, transform_points
 
 NETWORK, BLANKED, RETRIEVAL = "pointmap", "second view blanked", "nearest pair"
+BLANKED_POSED = "second view blanked, true pose"
 CATEGORY, PLANE = "category's mean depth, true pose", "plane at the median depth, true pose"
 
 
@@ -80,11 +81,37 @@ def blanked_guesser(network: nn.Module) -> Guesser:
     return guess
 
 
+def blanked_posed_guesser(network: nn.Module) -> Guesser:
+    """The same network asked about each view alone; true are the cameras and each view's size.
+
+    What it lacks is only what the other view tells of the shape.
+    """
+
+    @torch.no_grad()
+    def guess(pair: Pair, _: Tensor) -> Guess:
+        image = pair.image[:, :, :3]
+        own = transform_points(pair.points[:, 1], pair.motion, inverse=True)
+        alone = []
+        for view, truth in enumerate((pair.points[:, 0], own)):
+            asked = torch.stack([image[:, view], torch.ones_like(image[:, view])], 1)
+            points, mask = network(asked).points[:, 0], pair.mask[:, view]
+            alone.append(unit_size(points, mask) * mean_distance(truth, mask))
+        alone[1] = transform_points(alone[1], pair.motion)
+        return Guess(torch.stack(alone, 1), pair.motion)
+
+    return guess
+
+
+def mean_distance(points: Tensor, mask: Tensor) -> Tensor:
+    """Of points [B, ..., 3] that count, [B, ...], to the origin: [B, 1, ..., 1], 1e-8 or more."""
+    distance = torch.linalg.vector_norm(points, dim=-1) * mask
+    size: Tensor = distance.flatten(1).sum(1) / mask.flatten(1).sum(1).clamp_min(1)
+    return size.clamp_min(1e-8).view(-1, *[1] * (points.dim() - 1))
+
+
 def unit_size(points: Tensor, mask: Tensor) -> Tensor:
     """Points [B, ..., 3] over the mean distance to the origin of those that count, [B, ...]."""
-    distance = torch.linalg.vector_norm(points, dim=-1) * mask
-    size = distance.flatten(1).sum(1) / mask.flatten(1).sum(1).clamp_min(1)
-    unit: Tensor = points / size.clamp_min(1e-8).view(-1, *[1] * (points.dim() - 1))
+    unit: Tensor = points / mean_distance(points, mask)
     return unit
 
 
@@ -175,6 +202,7 @@ def guessers(config: Config, network: nn.Module, train: Pairs, test: Pairs) -> d
         return own
     return own | {
         BLANKED: blanked_guesser(network),
+        BLANKED_POSED: blanked_posed_guesser(network),
         RETRIEVAL: retrieval_guesser(train, config.augment.mirror != "none"),
         CATEGORY: category_guesser(train, test),
         PLANE: plane_guesser(test),

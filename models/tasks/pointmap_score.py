@@ -22,11 +22,13 @@ from models.cost import describe_machine
 from models.data.pairs import Pair, Pairs, relative_motion, turn
 from models.determinism import deterministic
 from models.networks.pointmap import Pointmaps
+from models.paired import bootstrap, show
 from models.report import as_json, table
 from models.tables import by_object, short
 from models.tasks import pointmap_pictures
 from models.tasks.pointmap_baselines import (
     BLANKED,
+    BLANKED_POSED,
     CATEGORY,
     NETWORK,
     PLANE,
@@ -219,7 +221,7 @@ def tabulate(
         for name, each in values.items():
             found[name].append(by_object(each[own], owners[own]))
     means = {name: torch.cat(parts) for name, parts in found.items()}
-    bounds = frozenset({CATEGORY, PLANE})
+    bounds = frozenset({BLANKED_POSED, CATEGORY, PLANE})
     return Results(header, COLUMNS, items, means, configs.to_dict(config), bounds)
 
 
@@ -238,8 +240,9 @@ def describe(config: Config, test: Pairs, chosen: list[int], state: dict[str, An
         f"within {NEAR:g}°: share of the pairs, by that angle and by the translation's direction.",
         f"{BLANKED}: the same network; of the two views the one that is not asked about is white, "
         f"as in {options.blank:.0%} of the training pairs. {RETRIEVAL}: the training pair whose "
-        f"images are nearest. {CATEGORY} and {PLANE}: the true cameras are given, and of the plane "
-        "the true median too, so they are bounds.",
+        f"images are nearest. {BLANKED_POSED}, {CATEGORY} and {PLANE}: the true cameras are given, "
+        "of the first the true size of each view and of the plane the true median too, so they are "
+        "bounds.",
     ]
 
 
@@ -278,22 +281,34 @@ def _extra(scored: Scored) -> str:
             [f"{n}." for n in range(1, 11)], [[f"{1000 * value:.1f}" for value in scored.deciles]]
         ),
     ]
-    if count := len(scored.aligned):
-        lines = [
-            [
-                name,
-                f"{sum(one.error[name] for one in scored.aligned) / count:.3f}",
-                f"{sum(one.near[name] for one in scored.aligned) / count:.3f}",
-            ]
-            for name in (TREE, DESCENT)
-        ]
-        parts += [
-            "## All views of an object in one frame",
-            f"Means over {count} objects: the error over all views, and the share of all pairs of "
-            f"cameras, near or far, whose rotation is within {NEAR:g}°.",
-            table(["", "error ↓", f"within {NEAR:g}°: rotation ↑"], lines),
-        ]
+    if scored.aligned:
+        parts += alignment_table(scored.aligned)
     return "\n\n".join(parts) + "\n"
+
+
+def alignment_table(aligned: list[Aligned]) -> list[str]:
+    """Means over objects, and the paired gain of the descent, each with its standard error."""
+
+    def cell(values: list[float], signed: bool = False) -> str:
+        estimate = bootstrap(values, [""] * len(values), [1] * len(values))
+        text = show(estimate.mean, estimate.error)
+        return text if signed else text.lstrip("+")
+
+    fields = [[one.error for one in aligned], [one.near for one in aligned]]
+    lines = [
+        [name, *(cell([v[name] for v in field]) for field in fields)] for name in (TREE, DESCENT)
+    ]
+    gains = [cell([v[DESCENT] - v[TREE] for v in field], signed=True) for field in fields]
+    return [
+        "## All views of an object in one frame",
+        f"Means over {len(aligned)} objects ± one standard error (a bootstrap over them): the "
+        "error over all views, and the share of all pairs of cameras, near or far, whose rotation "
+        f"is within {NEAR:g}°.",
+        table(
+            ["", "error ↓", f"within {NEAR:g}°: rotation ↑"],
+            [*lines, [f"{DESCENT} - {TREE}", *gains]],
+        ),
+    ]
 
 
 def write(scored: Scored, folder: Path) -> str:
