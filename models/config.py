@@ -120,6 +120,8 @@ class Lifting:
     held_out: str = "bench sofa vessel hexapod"  # categories that are never trained on
     anchors: int = setting(16, above=3)  # joints of a category's rig in training
     other_anchors: int = setting(20, above=3)  # of its other rig, which is only tested
+    # Further rigs of a category in training: 8 to 24 anchors but not `other_anchors`, drawn.
+    rigs: int = setting(12, at_least=0)
     occlusion: float = setting(0.3, at_least=0)  # the largest share of joints that is not visible
     poses: int = setting(8192, above=0)  # of each skeleton, 1/64 of that of each drawn tree
     trees: int = setting(512, above=0)  # drawn skeletons in training

@@ -244,9 +244,15 @@ def test_an_mlp_has_the_steps_and_the_views_of_its_rig_that_the_lifter_has(words
 
     monkeypatch.setattr(lifting, "train_fixed_order", train_fixed_order)
     task._baselines({"history": 5 * [{}]})
-    # 64 views are of 3 groups of rigs, of which the smallest, the clouds, has 1.
+    # 64 views are of 4 groups of rigs, of which the smallest, the clouds, has 1.
     assert len(task.rigs.train[0]) == 1
-    assert asked == 2 * [(22, 15)]
+    assert asked == 2 * [(16, 15)]
+    # Further rigs of a category: drawn, of its training shapes, never with the tested number.
+    further = task.rigs.train[3]
+    assert len(further) == task.config.lifting.rigs
+    assert all(rig.objects == task.rigs.train[0][0].objects for rig in further)
+    counts = {int(rig.joints.sum()) for rig in further}
+    assert len(counts) > 3 and task.config.lifting.other_anchors not in counts
 
 
 def test_the_poses_of_a_drawn_tree_are_one_item():

@@ -55,9 +55,14 @@ class Views(NamedTuple):
     size: Tensor  # [B], root mean square distance of the visible joints from their mean, in 3-D
 
 
-def farthest(points: Tensor, count: int) -> Tensor:
-    """Indices [count] of points [P, 3] far from one another, the first far from the middle."""
-    chosen = [int((points - points.mean(0)).norm(dim=1).argmax())]
+def farthest(points: Tensor, count: int, first: int | None = None) -> Tensor:
+    """Indices [count] of points [P, 3] far from one another.
+
+    The first is `first`, or the one that is farthest from the middle.
+    """
+    if first is None:
+        first = int((points - points.mean(0)).norm(dim=1).argmax())
+    chosen = [first]
     nearest = (points - points[chosen[0]]).norm(dim=1)
     while len(chosen) < count:
         chosen.append(int(nearest.argmax()))
@@ -88,11 +93,14 @@ def assigned_rigs(
     known: int,
     counts: Sequence[int],
     device: str,
+    firsts: Sequence[int | None] = (),
 ) -> list[Rig]:
     """A rig on clouds [O, P, 3] for each of `counts` anchors.
 
     The first `known` clouds give the barycentre, so that nothing of a test object goes into a rig.
-    """  # fmt: skip
+    `firsts`: of each rig the number of the barycentre's point that is its first anchor, see
+    `farthest`.
+    """
     clouds = clouds[:, :POINTS]
     middle = mean_shape(clouds[:known], device)
     partners = []
@@ -101,8 +109,8 @@ def assigned_rigs(
         partners.append(torch.gather(part, 1, match.idx[..., None].expand(-1, -1, 3)).cpu())
     partner = torch.cat(partners)  # [O, P, 3] in the order of the barycentre's points
     rigs = []
-    for count in counts:
-        anchors = middle[farthest(middle, count)]
+    for count, first in zip(counts, firsts or [None] * len(counts), strict=True):
+        anchors = middle[farthest(middle, count, first)]
         around = torch.cdist(anchors, middle).topk(AROUND, largest=False).indices  # [N, AROUND]
         shapes = partner[:, around].mean(2)  # [O, N, 3]
         edges = padded(neighbours(anchors)[None], 2)[0]

@@ -19,6 +19,7 @@ from models.config import Config, ConfigError
 from models.cost import describe_machine
 from models.data.rigs import (
     JOINTS,
+    POINTS,
     SKELETONS,
     TURNS,
     Pool,
@@ -39,6 +40,7 @@ from models.tasks.base import Batches, Task
 from pointloss import mpjpe, pa_mpjpe
 
 FEWEST = 5  # training objects of a category that has a rig
+FEWEST_ANCHORS = 8  # of the further rigs of a category
 # The groups of test items. SEEN: new shapes of rigs of the training. OTHER: the same objects by
 # rigs with another number of joints. DRAWN: skeletons drawn anew. UNSEEN: categories held out.
 SEEN, OTHER, DRAWN, UNSEEN = "seen rigs", "other rigs", "drawn skeletons", "unseen categories"
@@ -62,7 +64,8 @@ def open_rigs(config: Config, device: str) -> Rigs:
     """All rigs: on the clouds of the set, made-up bodies, drawn trees."""
     options = config.lifting
     held_out = options.held_out.split()
-    rigs = Rigs([[], [], []], [], {SEEN: [], OTHER: [], DRAWN: [], UNSEEN: []}, [], [])
+    rigs = Rigs([[], [], [], []], [], {SEEN: [], OTHER: [], DRAWN: [], UNSEEN: []}, [], [])
+    further = torch.Generator().manual_seed(10)
     splits = (config.data.train_split, config.data.val_split, config.evaluate.split)
     sets = [open_split(config, split, images=False) for split in splits]
     for index, category in enumerate(sets[0].categories):
@@ -73,13 +76,26 @@ def open_rigs(config: Config, device: str) -> Rigs:
             continue
         objects = [d.objects[i] for d, rows in zip(sets, own, strict=True) for i in rows]
         clouds = torch.cat([d.points[rows] for d, rows in zip(sets, own, strict=True)])
-        sizes = (options.anchors, options.other_anchors)
-        first, second = assigned_rigs(category, objects, clouds, known, sizes, device)
+        sizes = [n for n in range(FEWEST_ANCHORS, JOINTS + 1) if n != options.other_anchors]
+        drawn = torch.randint(len(sizes), (options.rigs,), generator=further).tolist()
+        starts = torch.randint(
+            clouds[0, :POINTS].shape[0], (options.rigs,), generator=further
+        ).tolist()
+        first, second, *others = assigned_rigs(
+            category,
+            objects,
+            clouds,
+            known,
+            [options.anchors, options.other_anchors, *(sizes[k] for k in drawn)],
+            device,
+            [None, None, *starts],
+        )
         train, val, test = torch.arange(len(objects)).split(counts)
         if category in held_out:
             rigs.test[UNSEEN].append(first)
             continue
         rigs.train[0].append(first.of(train.tolist()))
+        rigs.train[3] += [other.of(train.tolist()) for other in others]
         rigs.seen.append(rigs.train[0][-1])
         rigs.other.append(second.of(train.tolist()))
         rigs.val.append(first.of(val.tolist()))
