@@ -252,7 +252,8 @@ def test_an_mlp_has_the_steps_and_the_views_of_its_rig_that_the_lifter_has(words
     assert len(further) == task.config.lifting.rigs
     assert all(rig.objects == task.rigs.train[0][0].objects for rig in further)
     counts = {int(rig.joints.sum()) for rig in further}
-    assert len(counts) > 3 and task.config.lifting.other_anchors not in counts
+    assert len(counts) > 3
+    assert task.config.lifting.other_anchors not in counts
 
 
 def test_the_poses_of_a_drawn_tree_are_one_item():
