@@ -5,14 +5,11 @@ See tests/emulator. Memory that a block may not touch is watched by AddressSanit
 held back at random while others go on.
 """
 
-import shutil
-import subprocess
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from certificates import assert_valid
+from emulation import compiled, output
 
 from pointloss import Assignment
 from pointloss.testing.clouds import (
@@ -26,7 +23,6 @@ from pointloss.testing.clouds import (
     two_scales,
 )
 
-TESTS = Path(__file__).parent
 # Stops of a warp in percent, how many of those hold it, and for how many turns of the others.
 SCHEDULES = [(50, 20, 300), (30, 50, 60), (80, 5, 600)]
 QUIET = (0, 0, 1)
@@ -35,22 +31,7 @@ QUIET = (0, 0, 1)
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     """The device code, compiled with the emulator's cuda_runtime.h and its own instructions."""
-    folder = tmp_path_factory.mktemp("emulated")
-    shutil.copytree(TESTS.parent / "csrc", folder / "csrc")
-    shutil.copytree(TESTS / "emulator", folder / "tests" / "emulator")
-    instructions = folder / "csrc" / "cuda" / "assign" / "instructions.cuh"
-    shutil.copy(TESTS / "emulator" / "assign_instructions.cuh", instructions)
-    # The stacks of its threads are not for a sanitizer to follow.
-    command = ["g++", "-std=c++20", "-O1", "-g1", "-fsanitize=address", "--param", "asan-stack=0"]
-    (folder / "empty.cpp").write_text("int main() {}")
-    try:
-        subprocess.run([*command, "empty.cpp", "-o", "empty"], cwd=folder, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        # Some systems have another compiler, or its library apart; .ci/run asks for both.
-        pytest.skip("needs g++ with AddressSanitizer")
-    source = folder / "tests" / "emulator"
-    subprocess.run([*command, "-I.", "assign.cpp", "-o", "assign"], cwd=source, check=True)
-    return source / "assign"
+    return compiled(tmp_path_factory.mktemp("emulated"), "assign")
 
 
 def assign(program, x, y, *, schedule=QUIET, seed=0, blocks=1, long_ids=False, earlier=None, **how):
@@ -59,19 +40,12 @@ def assign(program, x, y, *, schedule=QUIET, seed=0, blocks=1, long_ids=False, e
     n, m = len(x), len(y)
     options = {"squared": False, "rtol": 1e-2, "max_rounds": 0, "deterministic": False, **how}
     numbers = [n, m, x.shape[1], *options.values(), blocks, long_ids, earlier is not None, seed]
-    told = [repr(number + 0) for number in (*numbers, *schedule)]
     given = [x.numpy(), y.numpy()]
     if earlier is not None:
         given += [earlier.price[0].numpy(), earlier.idx[0].numpy()]
-    done = subprocess.run(
-        [program, *told],
-        input=b"".join(array.tobytes() for array in given),
-        capture_output=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
-    idx = torch.from_numpy(np.frombuffer(done.stdout, np.int64, n).copy())
-    rest = torch.from_numpy(np.frombuffer(done.stdout, np.float64, offset=8 * n).copy())
+    written = output(program, (*numbers, *schedule), given)
+    idx = torch.from_numpy(np.frombuffer(written, np.int64, n).copy())
+    rest = torch.from_numpy(np.frombuffer(written, np.float64, offset=8 * n).copy())
     price, (cost, gap, rounds, converged, solved, more) = rest[: max(n, m)], rest[max(n, m) :]
     found = Assignment(
         idx[None], cost[None], gap[None], price[None], rounds[None].long(), converged[None] == 1

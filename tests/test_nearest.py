@@ -40,23 +40,50 @@ def test_agrees_with_reference(kind, norm, device, dtype):
 @pytest.mark.sanitize
 @pytest.mark.parametrize("dim", [1, 2, 4, 7, 64])
 def test_any_dimension(dim, device, dtype):
-    x = torch.randn(2, 70, dim, device=device, dtype=dtype)
-    y = torch.randn(2, 300, dim, device=device, dtype=dtype)
-    assert_agrees(x, y)
-    assert_agrees(x, y, norm=1)
+    # The second pair is as large as several points per thread take on a GPU.
+    for n, m in ((70, 300), (700, 1500))[: 2 if dim < 8 else 1]:
+        x = torch.randn(2, n, dim, device=device, dtype=dtype)
+        y = torch.randn(2, m, dim, device=device, dtype=dtype)
+        assert_agrees(x, y)
+        assert_agrees(x, y, norm=1)
 
 
-@pytest.mark.parametrize("dim", [1, 3, 9, 64])
-def test_distances_have_the_bits_of_their_definition(dim, device):
-    """Axis by axis, each square in one fused multiply-add, which float64 imitates."""
-    x, y = torch.randn(1, 37, dim), torch.randn(1, 50, dim)
-    total = torch.zeros(1, 37, 50)
-    for k in range(dim):
-        diff = x[:, :, None, k] - y[:, None, :, k]
-        total = (diff.double() ** 2 + total.double()).float()
-    found = nearest(x.to(device), y.to(device), method="brute")
-    assert torch.equal(found.dist.cpu(), total.amin(2))
-    assert torch.equal(found.idx.cpu(), total.argmin(2))
+def float32_distances(x, y):
+    """All of them [N, M]: axis by axis, each square in one fused multiply-add."""
+    total = torch.zeros(len(x), len(y))
+    for k in range(x.shape[1]):
+        diff = x[:, None, k] - y[None, :, k]
+        total = (diff.double() ** 2 + total.double()).float()  # float64 imitates it
+    return total
+
+
+def spread(n, m, dim):
+    return torch.randn(n, dim), torch.randn(m, dim)
+
+
+def tied(n, m, dim):
+    return torch.randint(2, (n, dim)).float(), torch.randint(2, (m, dim)).float()
+
+
+def offset(n, m, dim):
+    return tuple(1e6 + p for p in spread(n, m, dim))
+
+
+def subnormal(n, m, dim):
+    return tuple(1e-21 * p for p in spread(n, m, dim))
+
+
+@pytest.mark.parametrize("dim", [1, 3, 4, 5, 6, 7, 8, 9, 16, 17, 33, 64])
+@pytest.mark.parametrize("kind", [spread, tied, offset, subnormal], ids=lambda k: k.__name__)
+def test_distances_have_the_bits_of_their_definition(dim, kind, device):
+    """Also beside the sizes that a GPU shares out: 16 targets, 32 and 128 points, 8 axes."""
+    for n, m in ((1, 17), (31, 15), (129, 130)):
+        x, y = kind(n, m, dim)
+        there, back = nearest_both(x.to(device), y.to(device), method="brute")
+        dist = float32_distances(x, y)
+        for found, expected in ((there, dist), (back, dist.T)):
+            assert torch.equal(found.dist.cpu(), expected.amin(1))
+            assert torch.equal(found.idx.cpu(), expected.argmin(1))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)

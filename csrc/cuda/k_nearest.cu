@@ -15,21 +15,27 @@ namespace {
 
 template <int kNorm, int kSlots, class T>
 void launch_brute(const KBruteForceParams<T>& p, cudaStream_t stream) {
-  const unsigned grid = grid_size(p.search.B * ceil_div(p.search.N, kBruteThreads / 32));
+  const unsigned grid = grid_size(p.B * ceil_div(p.N, kBruteThreads / 32));
   if (grid == 0) return;
-  auto* kernel = kNorm == 2 && p.search.D == 3 ? &k_brute_force_kernel<2, 3, kSlots, T>
-                                               : &k_brute_force_kernel<kNorm, 0, kSlots, T>;
+  auto* kernel = kNorm == 2 && p.D == 3 ? &k_brute_force_kernel<2, 3, kSlots, T>
+                                        : &k_brute_force_kernel<kNorm, 0, kSlots, T>;
   check_launch("k_nearest", launch(kernel, {grid, kBruteThreads}, stream, p));
 }
 
 template <class T>
 void search_brute(const KNearestCall& call, cudaStream_t stream) {
   const auto [B, N, M, D] = call.search.size;
-  const KBruteForceParams<T> params{
-      {call.search.x.const_data_ptr<T>(), call.search.y.const_data_ptr<T>(),
-       call.search.x_lengths_data(), call.search.y_lengths_data(), call.dist.mutable_data_ptr<T>(),
-       call.idx.mutable_data_ptr<int64_t>(), B, N, M, D},
-      static_cast<int>(call.k)};
+  const KBruteForceParams<T> params{call.search.x.const_data_ptr<T>(),
+                                    call.search.y.const_data_ptr<T>(),
+                                    call.search.x_lengths_data(),
+                                    call.search.y_lengths_data(),
+                                    call.dist.mutable_data_ptr<T>(),
+                                    call.idx.mutable_data_ptr<int64_t>(),
+                                    B,
+                                    N,
+                                    M,
+                                    D,
+                                    static_cast<int>(call.k)};
   auto* run = call.search.norm == 1
                   ? (call.k <= 32 ? &launch_brute<1, 1, T> : &launch_brute<1, 2, T>)
                   : (call.k <= 32 ? &launch_brute<2, 1, T> : &launch_brute<2, 2, T>);

@@ -7,7 +7,7 @@
 
 #include "launch.cuh"
 #include "nearest.h"
-#include "nearest/brute_force.cuh"
+#include "nearest/brute/launch.cuh"
 #include "nearest/small/search.cuh"
 #include "nearest/tree/search.cuh"
 #include "stream.h"
@@ -15,44 +15,17 @@
 namespace pointloss {
 namespace {
 
-template <int kNorm, class T>
-void launch_brute_force(const BruteForceParams<T>& p, cudaStream_t stream) {
-  const unsigned grid = grid_size(p.B * ceil_div(p.N, kBruteThreads));
-  if (grid == 0) return;
-  auto* kernel = p.D == 3   ? &brute_force_kernel<kNorm, 3, T>
-                 : p.D == 2 ? &brute_force_kernel<kNorm, 2, T>
-                            : &brute_force_kernel<kNorm, 0, T>;
-  check_launch("nearest", launch(kernel, {grid, kBruteThreads}, stream, p));
-}
-
-// Neighbours in y of the rows of x.
 template <class T>
-void search_rows(const Tensor& x, const Tensor& y, const int64_t* x_lengths,
-                 const int64_t* y_lengths, int64_t norm, void* dist, int64_t* idx) {
-  const BruteForceParams<T> params{x.const_data_ptr<T>(),
-                                   y.const_data_ptr<T>(),
-                                   x_lengths,
-                                   y_lengths,
-                                   static_cast<T*>(dist),
-                                   idx,
-                                   x.size(0),
-                                   x.size(1),
-                                   y.size(1),
-                                   x.size(2)};
-  const cudaStream_t stream = current_stream(x.get_device_index());
-  if (norm == 1) {
-    launch_brute_force<1>(params, stream);
-  } else {
-    launch_brute_force<2>(params, stream);
-  }
-}
-
 void search_brute(const NearestCall& call, const NearestOutput& out) {
-  auto* run =
-      call.x.scalar_type() == ScalarType::Float ? &search_rows<float> : &search_rows<double>;
-  const int64_t *n = call.x_lengths_data(), *m = call.y_lengths_data();
-  run(call.x, call.y, n, m, call.norm, out.dist_x, out.idx_x);
-  if (call.both) run(call.y, call.x, m, n, call.norm, out.dist_y, out.idx_y);
+  const auto [B, N, M, D] = call.size;
+  BruteForceParams<T> params{};
+  params.side[0] = {call.x.const_data_ptr<T>(), call.x_lengths_data(), static_cast<T*>(out.dist_x),
+                    out.idx_x, N};
+  params.side[1] = {call.y.const_data_ptr<T>(), call.y_lengths_data(), static_cast<T*>(out.dist_y),
+                    out.idx_y, M};
+  params.B = B, params.D = static_cast<int>(D);
+  auto* run = call.norm == 1 ? &launch_brute_force<1, T> : &launch_brute_force<2, T>;
+  check_launch("nearest", run(params, current_stream(call.x.get_device_index())));
 }
 
 // Both directions share one launch (small clouds) or one build (large ones). `index` holds the
@@ -140,13 +113,15 @@ void search_nearest_cuda(const NearestCall& call, const NearestOutput& out) {
   const bool possible = call.x.scalar_type() == ScalarType::Float && size.D == 3 && call.norm == 2;
   STD_TORCH_CHECK(call.method != Method::kTree || possible,
                   "method tree needs float32, D = 3 and norm 2 on CUDA");
-  const bool worth_it = std::max(size.N, size.M) >= kTreeFrom &&
-                        std::min(size.N, size.M) >= kTreeFromSmaller &&
+  // In floating point: the product of three sizes may pass 2^63.
+  const double pairs = (call.both ? 2.0 : 1.0) * size.B * size.N * size.M;
+  const bool worth_it = pairs > kBrutePairs && std::min(size.N, size.M) >= kTreeFromSmaller &&
                         tree_supports(size.B, size.N, size.M);
   if (call.method == Method::kTree || (call.method == Method::kAuto && possible && worth_it)) {
     search_tree(call, out, nullptr);
   } else {
-    search_brute(call, out);
+    (call.x.scalar_type() == ScalarType::Float ? &search_brute<float> : &search_brute<double>)(call,
+                                                                                               out);
   }
 }
 

@@ -8,52 +8,12 @@
 // rounds, converged, whether the integer solver solved it, and how many of the rounds came after
 // that. `blocks` solve the cloud, with ids of 32 bits if `long_ids`.
 #include "../../csrc/cuda/assign/kernels.cuh"
+#include "program.h"
 
 using namespace pointloss;
+using emulated::read, emulated::write, emulated::SharedMemory;
 
 namespace {
-
-template <class T>
-std::vector<T> read(int64_t count) {
-  std::vector<T> values(count);
-  if (std::fread(values.data(), sizeof(T), count, stdin) != values.size()) {
-    emulated::fail("the input is too short");
-  }
-  return values;
-}
-
-template <class T>
-void write(const std::vector<T>& values) {
-  std::fwrite(values.data(), sizeof(T), values.size(), stdout);
-}
-
-struct Arguments {
-  char** next;
-  double number() { return std::atof(*++next); }
-  int64_t whole() { return std::atoll(*++next); }
-  bool flag() { return whole() != 0; }
-};
-
-// Memory of each block as large as asked, of its own so that a sanitizer sees what goes beyond the
-// last array. What is in it at first makes no sense.
-template <class Static>
-struct SharedMemory {
-  std::vector<std::unique_ptr<Static>> fixed;
-  std::vector<std::unique_ptr<float4[]>> arrays;
-
-  SharedMemory(int blocks, size_t bytes) {
-    emulated::shared.clear();
-    for (int b = 0; b < blocks; ++b) {
-      fixed.push_back(std::make_unique_for_overwrite<Static>());
-      arrays.push_back(std::make_unique_for_overwrite<float4[]>((bytes + 15) / 16));
-      std::memset(fixed[b].get(), 0xcd, sizeof(Static));
-      std::memset(memory(b), 0xcd, bytes);
-      emulated::shared.push_back(
-          {{reinterpret_cast<char*>(fixed[b].get()), sizeof(Static)}, {memory(b), bytes}});
-    }
-  }
-  char* memory(int b) { return reinterpret_cast<char*>(arrays[b].get()); }
-};
 
 // As the kernels of the integer solvers, of the first pair.
 template <class Id, Cost kCost>
@@ -82,17 +42,14 @@ void solve(const AssignPlan& plan, int blocks, bool long_ids) {
 }  // namespace
 
 int main(int, char** names) {
-  Arguments given{names};
+  emulated::Arguments given{names};
   AssignBatch<float> batch{};
   batch.B = 1, batch.N = given.whole(), batch.M = given.whole(), batch.D = given.whole();
   batch.squared = given.flag(), batch.rtol = given.number(), batch.max_rounds = given.whole();
   batch.deterministic = given.flag();
   const auto blocks = static_cast<int>(given.whole());
   const bool long_ids = given.flag(), warm = given.flag();
-  emulated::schedule.seed = static_cast<unsigned>(given.whole());
-  emulated::schedule.stop = static_cast<int>(given.whole());
-  emulated::schedule.hold = static_cast<int>(given.whole());
-  emulated::schedule.turns = static_cast<int>(given.whole());
+  given.schedule();
 
   const int64_t wide = std::max(batch.N, batch.M);
   const auto x = read<float>(batch.N * batch.D), y = read<float>(batch.M * batch.D);

@@ -5,6 +5,8 @@
 
 #include <cuda_runtime.h>
 
+#include "../cluster.cuh"
+
 namespace pointloss {
 
 // Square roots that err by up to two units in the last place; ftz: takes subnormal numbers for 0.
@@ -24,30 +26,6 @@ __device__ __forceinline__ int nearest_int(float a) {
   int r;
   asm("cvt.rni.s32.f32 %0, %1;" : "=r"(r) : "f"(a));
   return r;
-}
-
-// Of this block in its cluster; there are clusters from compute capability 9.0 on.
-__device__ __forceinline__ int cluster_rank() {
-  int rank = 0;
-#if __CUDA_ARCH__ >= 900
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-#endif
-  return rank;
-}
-__device__ __forceinline__ int cluster_size() {
-  int size = 1;
-#if __CUDA_ARCH__ >= 900
-  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
-#endif
-  return size;
-}
-
-// Barrier of all threads of the cluster.
-__device__ __forceinline__ void cluster_barrier() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-#endif
 }
 
 // Atomic maximum on what `own`, in this block's shared memory, is in that of the block `rank`.

@@ -8,17 +8,24 @@
 
 namespace pointloss {
 
-// Choice of the method. With fewer points than kTreeFrom in the larger cloud brute force is as
-// fast; with fewer than kTreeFromSmaller in the smaller one it reads the larger only once or twice
-// anyway.
-constexpr int64_t kTreeFrom = 256, kTreeFromSmaller = 32;
+// Choice of the method. Up to kBrutePairs distances, of all clouds and both directions together,
+// brute force is faster, and with fewer points than kTreeFromSmaller in the smaller cloud it reads
+// the larger only once or twice anyway.
+constexpr int64_t kBrutePairs = int64_t{48} << 20, kTreeFromSmaller = 32;
+// Points of y from which on there is an index of it.
+constexpr int64_t kTreeFrom = 256;
 // Points of y from which on its k nearest are searched for in a tree. Not measured apart.
 constexpr int64_t kTreeFromForK = 8192;
 // Clouds of at most this many points are sorted in the shared memory of a block, with 16-bit ids.
 constexpr int kSmallMost = 8192;
 
-// Brute force: values of y in shared memory. 512 points of 3 doubles are 12 KB, so several blocks
-// share a multiprocessor. Not measured apart.
+// Brute force: warps of a block with several points per lane and with one, at least so many, and
+// blocks of a cluster; and how many warps a multiprocessor must get for several points per lane.
+constexpr int kBruteWarps = 8, kBruteNarrowWarps = 16, kBruteLeastWarps = 4, kBruteCluster = 8;
+constexpr int kBruteWideFrom = 4;
+
+// Brute force for k: values of y in shared memory. 512 points of 3 doubles are 12 KB, so several
+// blocks share a multiprocessor. Not measured apart.
 constexpr int kBruteThreads = 256, kTileValues = 1536;
 
 // chamfer: rows of a partial sum, and partial sums of a value up to which a warp adds them. Not

@@ -2,31 +2,44 @@
 // The k nearest neighbours by brute force: each row of x against all of y, exact.
 //
 // Map: a warp = a row of x with its list (list.cuh), a block = kBruteThreads / 32 rows of one
-// cloud; y passes through shared memory in tiles as in ../brute_force.cuh, and each lane takes
-// another point of it.
+// cloud; y passes through shared memory in tiles of kTileValues values, transposed, and each lane
+// takes another point of it.
 // Cost: N * M distances and about k (1 + ln(M / k)) insertions a row, for points in random order.
 // Guarantee: the k least pairs (distance, index), sorted.
 #pragma once
 
-#include "../brute_force.cuh"
+#include "../../../common/distance.h"
+#include "../tuning.cuh"
 #include "list.cuh"
 
 namespace pointloss {
 
-// `search` with dist and idx [B, N, k]; M < 2^31.
 template <class T>
 struct KBruteForceParams {
-  BruteForceParams<T> search;
+  const T* x;                // [B, N, D]
+  const T* y;                // [B, M, D]
+  const int64_t* x_lengths;  // [B] or null
+  const int64_t* y_lengths;  // [B] or null
+  T* dist;                   // [B, N, k]
+  int64_t* idx;              // [B, N, k]
+  int64_t B, N, M, D;        // M < 2^31
   int k;
 };
 
+// Points [start, start + count) of one cloud y [M, D] into tile [D, count].
+template <class T>
+__device__ __forceinline__ void load_tile(const T* y, int64_t start, int count, int dims, T* tile) {
+  for (int v = threadIdx.x; v < count * dims; v += kBruteThreads) {
+    tile[(v % dims) * count + v / dims] = y[start * dims + v];
+  }
+}
+
 template <int kNorm, int kDim, int kSlots, class T>
 __global__ void __launch_bounds__(kBruteThreads)
-    k_brute_force_kernel(const KBruteForceParams<T> params) {
+    k_brute_force_kernel(const KBruteForceParams<T> p) {
   __shared__ T tile[kTileValues];
   constexpr int kRows = kBruteThreads / 32;
-  const BruteForceParams<T>& p = params.search;
-  const int dims = kDim > 0 ? kDim : static_cast<int>(p.D), k = params.k;
+  const int dims = kDim > 0 ? kDim : static_cast<int>(p.D), k = p.k;
   const int tile_points = kTileValues / dims, lane = threadIdx.x % 32;
   const int64_t blocks_per_cloud = (p.N + kRows - 1) / kRows;
   for (int64_t task = blockIdx.x; task < p.B * blocks_per_cloud; task += gridDim.x) {

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: MIT
+// Nearest neighbours by brute force: each point of one cloud against all of the other, in one
+// direction or both, exact, for any dimension.
+//
+// Method: as a matrix product is blocked, with differences in place of products. A lane keeps
+// kRows x kColumns distances in registers and adds one axis after the other to all of them.
+// Map: a cluster of blocks takes 32 * kRows points that look for a neighbour, in shared memory, a
+// lane kRows of them; the warps of all its blocks share the targets in groups of kColumns, which
+// each warp brings into shared memory for itself, kAxes axes at a time, while it computes with
+// those before. Then the warps' results meet in shared memory, and a team of kColumns lanes
+// computes the distances of the best group again to find who attains the least.
+// Cost: N * M distances, no workspace. For float and norm 2 a pair takes 2 issue slots per axis and
+// 1.4 to choose.
+// Guarantee: ties take the lowest index, because of two groups with the same least distance the
+// first stays, and in it the first lane that attains it. So how targets are shared out changes
+// nothing, and no bit depends on the order of events.
+#pragma once
+
+#include <climits>
+#include <cmath>
+
+#include "../../../common/distance.h"
+#include "../../cluster.cuh"
+#include "../../warp.cuh"
+#include "../tuning.cuh"
+
+namespace pointloss {
+
+// One cloud of every pair, and what its points find in the other.
+template <class T>
+struct BruteForceSide {
+  const T* points;         // [B, size, D]
+  const int64_t* lengths;  // [B] or null
+  T* dist;                 // [B, size]
+  int64_t* idx;            // [B, size]
+  int64_t size;
+};
+
+template <class T>
+struct BruteForceParams {
+  BruteForceSide<T> side[2];
+  int64_t B;
+  int64_t tiles[2];      // of a cloud's points that look for a neighbour; 0 if they do not
+  int D, warps, blocks;  // axes; warps of a block; blocks of a cluster
+};
+
+// kDim 0 reads the dimension from the parameters. kWide: several points per lane, for many points.
+// Sizes are in units of 16 bytes.
+template <int kDimension, bool kWide, class T>
+struct BruteForceTile {
+  static constexpr int kDim = kDimension, kUnit = 16 / sizeof(T);
+  static constexpr int kRows = kWide ? kUnit : 1, kColumns = 4 * kUnit;
+  static constexpr int kAxes = kDim > 0 && kDim < 8 ? kDim : 8;
+  static constexpr int kPoints = 32 * kRows;
+  static constexpr int kStride = kColumns + kUnit;  // of an axis, so that storing has no conflicts
+  static constexpr int kMostWarps = kWide ? kBruteWarps : kBruteNarrowWarps;
+};
+
+// The least distance that a warp found, and the group of targets that attains it.
+template <class T>
+struct BestGroup {
+  T dist;
+  int group;
+};
+
+// Shared memory of a block.
+template <class Tile, class T>
+struct BruteForceShared {
+  T* points;           // [D, kPoints]
+  T* targets;          // [warps, kAxes, kStride]
+  BestGroup<T>* best;  // [warps, kPoints + 1], likewise
+
+  __host__ __device__ size_t lay_out(char* memory, int D, int warps) {
+    const size_t point_bytes = sizeof(T) * Tile::kPoints * D;
+    const size_t target_bytes = sizeof(T) * Tile::kAxes * Tile::kStride * warps;
+    points = reinterpret_cast<T*>(memory);
+    targets = reinterpret_cast<T*>(memory + point_bytes);
+    best = reinterpret_cast<BestGroup<T>*>(memory + point_bytes + target_bytes);
+    return point_bytes + target_bytes + sizeof(BestGroup<T>) * (Tile::kPoints + 1) * warps;
+  }
+};
+
+// kCount numbers of shared memory, in loads of 16 bytes where there are as many.
+template <int kCount, class T>
+__device__ __forceinline__ void load_vector(const T* from, T (&to)[kCount]) {
+  struct alignas(16) Unit {
+    T value[16 / sizeof(T)];
+  };
+  constexpr int kUnit = 16 / sizeof(T);
+  if constexpr (kCount % kUnit == 0) {
+#pragma unroll
+    for (int k = 0; k < kCount; k += kUnit) {
+      const Unit unit = *reinterpret_cast<const Unit*>(from + k);
+#pragma unroll
+      for (int c = 0; c < kUnit; ++c) to[k + c] = unit.value[c];
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) to[k] = from[k];
+  }
+}
+
+// One axis of all distances of a lane, as distance() adds it.
+template <int kNorm, bool kFirst, int kRows, int kColumns, class T>
+__device__ __forceinline__ void add_axis(const T* points, const T* targets,
+                                         T (&dist)[kRows][kColumns]) {
+  T own[kRows], other[kColumns];
+  load_vector(points, own);
+  load_vector(targets, other);
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      const T diff = own[r] - other[c];
+      if constexpr (kNorm == 1) {
+        dist[r][c] = kFirst ? std::fabs(diff) : dist[r][c] + std::fabs(diff);
+      } else {
+        dist[r][c] = kFirst ? diff * diff : std::fma(diff, diff, dist[r][c]);
+      }
+    }
+  }
+}
+
+// The points of one cloud that a cluster takes, and their targets.
+template <class T>
+struct BruteForceTask {
+  const T *points, *targets;  // [n, D] from the first on; [m, D]
+  T* dist;
+  int64_t* idx;
+  int64_t rows, valid;  // points from the first on; those within the length
+  int64_t count;        // targets
+  bool bad;             // a length is out of range
+
+  __device__ __forceinline__ BruteForceTask(const BruteForceParams<T>& p, int64_t task,
+                                            int tile_points) {
+    const bool back = task >= p.B * p.tiles[0];
+    const BruteForceSide<T> from = back ? p.side[1] : p.side[0];
+    const BruteForceSide<T> to = back ? p.side[0] : p.side[1];
+    const int64_t tiles = back ? p.tiles[1] : p.tiles[0];
+    if (back) task -= p.B * p.tiles[0];
+    const int64_t b = task / tiles, first = task % tiles * tile_points;
+    const int64_t n = valid_length(from.lengths, b, from.size);
+    const int64_t m = valid_length(to.lengths, b, to.size);
+    bad = n < 0 || m < 0;
+    points = from.points + (b * from.size + first) * p.D;
+    targets = to.points + b * to.size * p.D;
+    dist = from.dist + b * from.size + first;
+    idx = from.idx + b * from.size + first;
+    rows = from.size - first;
+    valid = bad || n < first ? 0 : n - first;
+    count = valid > 0 ? m : 0;
+  }
+};
+
+// What this lane's points find in the groups `first`, `first` + `step`, ... of targets.
+template <int kNorm, class Tile, class T>
+__device__ __forceinline__ void search_groups(const BruteForceTask<T>& t, int D, int first,
+                                              int step, const T* points, T* own_targets,
+                                              BestGroup<T> (&best)[Tile::kRows]) {
+  constexpr int kAxes = Tile::kAxes, kColumns = Tile::kColumns, kRows = Tile::kRows;
+  constexpr int kValues = kAxes * kColumns, kLoads = (kValues + 31) / 32;
+  const int lane = threadIdx.x % 32;
+  const int groups = static_cast<int>((t.count + kColumns - 1) / kColumns);
+  T next[kLoads];
+  const auto fetch = [&](int group, int axis) {
+#pragma unroll
+    for (int l = 0; l < kLoads; ++l) {
+      const int v = lane + 32 * l, k = axis + v % kAxes;
+      const int64_t j = int64_t{group} * kColumns + v / kAxes;
+      const bool there = v < kValues && k < D && j < t.count;
+      next[l] = there ? t.targets[j * D + k] : T(NAN);  // nobody's neighbour
+    }
+  };
+  if (first < groups) fetch(first, 0);
+  for (int group = first; group < groups; group += step) {
+    T dist[kRows][kColumns];
+    for (int axis = 0; axis < D; axis += kAxes) {
+      __syncwarp();  // the axes before have been read
+#pragma unroll
+      for (int l = 0; l < kLoads; ++l) {
+        const int v = lane + 32 * l;
+        if (v < kValues) own_targets[v % kAxes * Tile::kStride + v / kAxes] = next[l];
+      }
+      __syncwarp();
+      const bool last = axis + kAxes >= D;
+      if (!last || group + step < groups)
+        fetch(last ? group + step : group, last ? 0 : axis + kAxes);
+      const T* own_points = points + axis * Tile::kPoints + lane * kRows;
+      const int axes = D - axis < kAxes ? D - axis : kAxes;
+      int k = 0;
+      if (axis == 0) add_axis<kNorm, true>(own_points, own_targets, dist), k = 1;
+      for (; k < axes; ++k) {
+        add_axis<kNorm, false>(own_points + k * Tile::kPoints, own_targets + k * Tile::kStride,
+                               dist);
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      T least = dist[r][0];
+#pragma unroll
+      for (int c = 1; c < kColumns; ++c) least = std::fmin(least, dist[r][c]);  // passes NaN over
+      if (least < best[r].dist) best[r] = {least, group};
+    }
+  }
+}
+
+// Writes the neighbour of point q of the task, by a team of kColumns lanes. All lanes of a warp
+// call it, each team with a point of its own and `best` of that point among all targets.
+template <int kNorm, class Tile, class T>
+__device__ __forceinline__ void write_neighbour(const BruteForceTask<T>& t, int D, int q,
+                                                const BestGroup<T>& best) {
+  constexpr int kTeam = Tile::kColumns;
+  const int member = threadIdx.x % kTeam;
+  const T* point = t.points + int64_t{q} * D;
+  const bool valid = q < t.valid, found = valid && best.dist < INFINITY;
+  const int64_t first = int64_t{best.group} * kTeam, j = first + member;
+  const bool attains = found && j < t.count &&
+                       distance<kNorm, Tile::kDim>(point, t.targets + j * D, 1, D) == best.dist;
+  const unsigned all = __ballot_sync(kWholeWarp, attains);
+  if (member != 0 || q >= t.rows) return;
+  const bool nan = t.bad || (valid && !found && has_nan(point, D));
+  t.dist[q] = nan ? T(NAN) : valid ? best.dist : T(0);
+  t.idx[q] = found ? first + __ffs(all >> (threadIdx.x % 32)) - 1 : -1;
+}
+
+// By the blocks of a cluster, of which this is the one numbered `rank`.
+template <int kNorm, class Tile, class T>
+__device__ __forceinline__ void search_task(const BruteForceParams<T>& p, int64_t task, int rank,
+                                            char* memory) {
+  constexpr int kTeam = Tile::kColumns, kRows = Tile::kRows;
+  const int D = Tile::kDim > 0 ? Tile::kDim : p.D;
+  BruteForceShared<Tile, T> shared;
+  shared.lay_out(memory, D, p.warps);
+  const auto meet = [&] { p.blocks > 1 ? cluster_barrier() : __syncthreads(); };
+  const BruteForceTask<T> t(p, task, Tile::kPoints);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, slices = p.warps * p.blocks;
+  for (int v = threadIdx.x; v < Tile::kPoints * D; v += 32 * p.warps) {
+    const int q = v % Tile::kPoints;
+    shared.points[v] = q < t.valid ? t.points[int64_t{q} * D + v / Tile::kPoints] : T(0);
+  }
+  __syncthreads();
+  BestGroup<T> best[kRows];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) best[r] = {T(INFINITY), INT_MAX};
+  search_groups<kNorm, Tile>(t, D, rank + p.blocks * warp, slices, shared.points,
+                             shared.targets + warp * Tile::kAxes * Tile::kStride, best);
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    shared.best[warp * (Tile::kPoints + 1) + lane * kRows + r] = best[r];
+  }
+  meet();
+  // Each block answers for its share of the points; a multiple of the teams of a warp.
+  const int share = Tile::kPoints / p.blocks, team = threadIdx.x / kTeam;
+  for (int q = rank * share + team; q < (rank + 1) * share; q += 32 * p.warps / kTeam) {
+    BestGroup<T> least{T(INFINITY), INT_MAX};
+    for (int s = threadIdx.x % kTeam; s < slices; s += kTeam) {
+      const BestGroup<T>* row = shared.best + s % p.warps * (Tile::kPoints + 1) + q;
+      const BestGroup<T> other = p.blocks > 1 ? *in_block(row, s / p.warps) : *row;
+      const bool closer =
+          other.dist < least.dist || (other.dist == least.dist && other.group < least.group);
+      if (closer) least = other;
+    }
+    const T dist = group_min<kTeam>(least.dist);
+    const int group = group_min<kTeam>(least.dist == dist ? least.group : INT_MAX);
+    write_neighbour<kNorm, Tile, T>(t, D, q, {dist, group});
+  }
+  meet();  // all have read this block's results
+}
+
+template <int kNorm, class Tile, class T>
+__global__ void __launch_bounds__(32 * Tile::kMostWarps, 2)
+    brute_force_kernel(const BruteForceParams<T> p) {
+  extern __shared__ float4 dynamic[];
+  const int64_t tasks = p.B * (p.tiles[0] + p.tiles[1]);
+  const int rank = p.blocks > 1 ? cluster_rank() : 0;
+  for (int64_t task = blockIdx.x / p.blocks; task < tasks; task += gridDim.x / p.blocks) {
+    search_task<kNorm, Tile>(p, task, rank, reinterpret_cast<char*>(dynamic));
+  }
+}
+
+}  // namespace pointloss
