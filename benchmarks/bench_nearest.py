@@ -27,7 +27,8 @@ from pointloss.testing.clouds import (
 
 pytestmark = pytest.mark.benchmark(timer=harness.timer)
 
-SIZES = [(32, 2048), (32, 8192), (8, 16384), (1, 16384), (1, 131072), (1, 1048576)]
+SIZES = [(32, 256), (32, 512), (32, 2048), (32, 8192), (8, 16384)]
+SIZES += [(1, 16384), (1, 131072), (1, 1048576)]
 KINDS = [surface, uniform, blob, duplicates, lattice, outlier, two_scales]
 ON_GPU = torch.cuda.is_available()
 PEERS = baselines.nearest_peers()  # once: an import that fails is slow and prints
@@ -77,6 +78,67 @@ def test_unequal(benchmark, n, m):
     benchmark.extra_info.update(
         op="nearest", method="pointloss", kind=f"surface, M = {m}", batch=8, points=n
     )
+
+
+def ring(points):
+    """The circle inside of a torus, at even steps [points, 3]."""
+    angle = torch.arange(points, dtype=torch.float64) * (2 * torch.pi / points)
+    return torch.stack([angle.cos(), angle.sin(), 0 * angle], -1)
+
+
+def skeleton(batch, n, m, generator):
+    """The circle inside of a torus against the torus."""
+    turn, height = 2 * torch.pi * torch.rand(2, batch, m, 1, generator=generator).double()
+    out = torch.cat([turn.cos(), turn.sin(), 0 * turn], -1)
+    up = torch.tensor([0.0, 0, 1])
+    return ring(n).expand(batch, n, 3), out * (1 + 0.3 * height.cos()) + 0.3 * height.sin() * up
+
+
+def axis(batch, n, m, generator):
+    """A segment against the tube around it."""
+    angle = 2 * torch.pi * torch.rand(batch, m, 1, generator=generator).double()
+    along = torch.rand(2, batch, max(n, m), 1, generator=generator).double()
+    tube = torch.cat([0.25 * angle.cos(), 0.25 * angle.sin(), along[1, :, :m]], -1)
+    return torch.cat([0 * along[0, :, :n], 0 * along[0, :, :n], along[0, :, :n]], -1), tube
+
+
+def middle(batch, n, m, generator):
+    """A blob in the middle of a sphere that is twenty times as large."""
+    x, y = torch.randn(2, batch, max(n, m), 3, generator=generator).double()
+    return 0.025 * x[:, :n] / x[:, :n].norm(dim=-1).amax(), torch.nn.functional.normalize(
+        y[:, :m], dim=-1
+    )
+
+
+@pytest.mark.parametrize("kind", [skeleton, axis, middle], ids=lambda k: k.__name__)
+@pytest.mark.parametrize("points", [131072, 1048576] if ON_GPU else [16384])
+def test_far_from_all(benchmark, kind, points):
+    """Queries to which much of the other cloud is about equally near."""
+    x, y = make(kind, 1, points, points, device=harness.device())
+    verify(x, y, nearest_both(x, y))
+    harness.measure(benchmark, lambda: nearest_both(x, y), rounds=10 if ON_GPU else 3)
+    benchmark.extra_info.update(
+        op="nearest", method="pointloss", kind=kind.__name__, batch=1, points=points
+    )
+
+
+@pytest.mark.parametrize("method", ["pointloss", "torch", "torch by products, inexact"])
+@pytest.mark.parametrize(("points", "dim"), [(16384, 6), (16384, 16), (8192, 64)])
+def test_dimension(benchmark, points, dim, method):
+    """Brute force where there is no tree, one direction, with its index."""
+    skip_if_too_large(method, 1, points)
+    x, y = torch.rand(2, 1, points, dim, device=harness.device())
+    if method == "pointloss":
+        verify(x, y, nearest_both(x, y))
+        call = lambda: nearest(x, y)  # noqa: E731
+    else:
+        mode = "donot_use_mm_for_euclid_dist" if method == "torch" else "use_mm_for_euclid_dist"
+        call = lambda: torch.cdist(x, y, compute_mode=mode).min(2)  # noqa: E731
+    harness.measure(benchmark, call, rounds=30 if ON_GPU else 3)
+    benchmark.extra_info.update(
+        op="nearest", method=method, kind=f"even, D = {dim}", batch=1, points=points,
+        peak_bytes=harness.peak_bytes(call),
+    )  # fmt: skip
 
 
 def scaling():
