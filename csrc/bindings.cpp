@@ -7,7 +7,7 @@
 
 #include <string>
 
-// x [B, N, D], y [B, M, D], lengths int64 [B]. What each result means is told in the docstrings of
+// x [B, N, D], y [B, M, D], lengths int64 [B]; of assign without y, x are costs [B, N, M]. What each result means is told in the docstrings of
 // pointloss/ops/; the schemas only fix the order.
 STABLE_TORCH_LIBRARY(pointloss, m) {
   m.def(
@@ -32,8 +32,8 @@ STABLE_TORCH_LIBRARY(pointloss, m) {
       "Tensor idx, int norm, bool squared, bool both, str point_reduction, str batch_reduction, "
       "bool deterministic) -> (Tensor, Tensor)");
   m.def(
-      "assign(Tensor x, Tensor y, Tensor? x_lengths, Tensor? y_lengths, bool squared, float rtol, "
-      "Tensor? price, Tensor? idx, int max_rounds, bool deterministic) -> (Tensor new_idx, "
+      "assign(Tensor x, Tensor? y, Tensor? x_lengths, Tensor? y_lengths, bool squared, float rtol, "
+      "float atol, Tensor? price, Tensor? idx, int max_rounds, bool deterministic) -> (Tensor new_idx, "
       "Tensor cost, Tensor gap, Tensor new_price, Tensor rounds, Tensor converged)");
   m.def("build_info() -> str");
 }

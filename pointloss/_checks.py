@@ -63,6 +63,8 @@ def clouds(
     y_lengths: Tensor | None = None,
     x_mask: Tensor | None = None,
     y_mask: Tensor | None = None,
+    *,
+    max_dim: int | None = MAX_DIM,
 ) -> Clouds:
     """Check two clouds, their lengths and masks; bring them to [B, N, D] in float32 or float64.
 
@@ -72,7 +74,7 @@ def clouds(
     for each point goes in and out by `per_point`, `at_x` and `into_x`.
     """
     _check_types(op, x, y)
-    _check_shapes(op, x, y)
+    _check_shapes(op, x, y, max_dim)
     single = x.dim() == 2
     if x.dtype != y.dtype or x.dtype in HALVES:
         dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
@@ -88,6 +90,32 @@ def clouds(
     return Clouds(x, y, x_lengths, y_lengths, single, x_order, y_order)
 
 
+def costs(
+    op: str,
+    cost: Tensor,
+    x_lengths: Tensor | None = None,
+    y_lengths: Tensor | None = None,
+    x_mask: Tensor | None = None,
+    y_mask: Tensor | None = None,
+) -> Clouds:
+    """Check a matrix of costs [B, N, M], lengths and masks as `clouds` does.
+
+    The points of x are its rows, those of y its columns: y is the matrix transposed.
+    """
+    _check_tensor(op, "cost", cost)
+    if cost.dim() not in (2, 3):
+        raise ValueError(f"{op}: cost must have shape [B, N, M] or [N, M], got {list(cost.shape)}")
+    single = cost.dim() == 2
+    if cost.dtype in HALVES:
+        cost = cost.float()
+    x = cost.unsqueeze(0) if single else cost
+    x_lengths = lengths(op, "x_lengths", x_lengths, x)
+    y_lengths = lengths(op, "y_lengths", y_lengths, x)
+    x, x_lengths, x_order = _compact(op, "x", x_mask, x, x_lengths, single)
+    y, y_lengths, y_order = _compact(op, "y", y_mask, x.transpose(1, 2), y_lengths, single)
+    return Clouds(y.transpose(1, 2), y, x_lengths, y_lengths, single, x_order, y_order)
+
+
 def choice(op: str, name: str, value: object, allowed: tuple[object, ...]) -> None:
     """Raise ValueError unless value is one of `allowed`."""
     if value not in allowed:
@@ -98,6 +126,12 @@ def choice(op: str, name: str, value: object, allowed: tuple[object, ...]) -> No
 def not_negative(op: str, name: str, value: float) -> None:
     """Raise ValueError unless value is a number >= 0; NaN is none."""
     if not value >= 0:
+        raise ValueError(f"{op}: {name} must be a number >= 0, got {value}")
+
+
+def tolerance(op: str, name: str, value: float) -> None:
+    """Raise ValueError unless value is a finite number >= 0."""
+    if not 0 <= value < float("inf"):
         raise ValueError(f"{op}: {name} must be a number >= 0, got {value}")
 
 
@@ -186,36 +220,37 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _check_types(op: str, x: Tensor, y: Tensor) -> None:
-    for name, value in (("x", x), ("y", y)):
-        tensor(op, name, value)
-        if value.dtype not in FLOATS:
-            raise TypeError(
-                f"{op}: {name} must be float16, bfloat16, float32 or float64, "
-                f"got {_name(value.dtype)}"
-            )
-    device = x.device
-    if device != y.device:
-        raise ValueError(f"{op}: x and y must be on one device, got {device} and {y.device}")
-    kind = device.type
+def _check_tensor(op: str, name: str, value: Tensor) -> None:
+    tensor(op, name, value)
+    if value.dtype not in FLOATS:
+        raise TypeError(
+            f"{op}: {name} must be float16, bfloat16, float32 or float64, got {_name(value.dtype)}"
+        )
+    kind = value.device.type
     if kind not in ("cpu", "cuda", "meta"):
-        raise RuntimeError(f"{op}: only CPU and CUDA tensors are supported, got {device}")
+        raise RuntimeError(f"{op}: only CPU and CUDA tensors are supported, got {value.device}")
     if kind == "cuda" and not HAS_CUDA:
         raise RuntimeError(f"{op}: {cuda_cure()}")
 
 
-def _check_shapes(op: str, x: Tensor, y: Tensor) -> None:
+def _check_types(op: str, x: Tensor, y: Tensor) -> None:
+    _check_tensor(op, "x", x)
+    _check_tensor(op, "y", y)
+    if x.device != y.device:
+        raise ValueError(f"{op}: x and y must be on one device, got {x.device} and {y.device}")
+
+
+def _check_shapes(op: str, x: Tensor, y: Tensor, max_dim: int | None) -> None:
     given, other = x.shape, y.shape
     if len(given) not in (2, 3):
         raise ValueError(f"{op}: x must have shape [B, N, D] or [N, D], got {list(given)}")
     d = given[-1]
     if len(other) != len(given) or other[-1] != d or (len(given) == 3 and other[0] != given[0]):
         raise ValueError(_shapes_differ(op, x, y))
-    if not 1 <= d <= MAX_DIM:
+    if d < 1 or (max_dim is not None and d > max_dim):
         hint = "; did you mean x.transpose(-1, -2)?" if 1 <= given[-2] <= MAX_DIM < d else ""
-        raise ValueError(
-            f"{op}: points must have 1 to {MAX_DIM} coordinates, got x of shape {list(given)}{hint}"
-        )
+        number = "at least 1 coordinate" if max_dim is None else f"1 to {max_dim} coordinates"
+        raise ValueError(f"{op}: points must have {number}, got x of shape {list(given)}{hint}")
     # Clouds [B, 3, N] with N <= 64 pass as three points each; only their owner knows better.
     if d > 3 and not torch.compiler.is_compiling() and given[-2] == other[-2] == 3:
         warn(

@@ -202,7 +202,7 @@ def test_the_ops_guard_memory_themselves(device):
         with pytest.raises(RuntimeError):
             ops.nearest(x, y, None, None, 2, True, "auto")
         with pytest.raises(RuntimeError):
-            ops.assign(x, y, None, None, False, 0.1, None, None, 0, False)
+            ops.assign(x, y, None, None, False, 0.1, 0.0, None, None, 0, False)
     with pytest.raises(RuntimeError, match="lengths must be int64"):
         ops.nearest(x, x, torch.zeros(2, device=device), None, 2, True, "auto")
     with pytest.raises(RuntimeError, match="lengths must be"):
@@ -213,10 +213,10 @@ def test_the_ops_guard_memory_themselves(device):
         ops.nearest(x, x, None, None, 0, True, "auto")
     wrong = torch.zeros(2, 4, device=device)
     with pytest.raises(RuntimeError, match="price must be"):
-        ops.assign(x, x, None, None, False, 0.1, wrong, None, 0, False)
+        ops.assign(x, x, None, None, False, 0.1, 0.0, wrong, None, 0, False)
     for wrong in (torch.zeros(2, 4), torch.zeros(2, 5), torch.zeros(2, 4).long()):
         with pytest.raises(RuntimeError, match="idx must be"):
-            ops.assign(x, x, None, None, False, 0.1, None, wrong.to(device), 0, False)
+            ops.assign(x, x, None, None, False, 0.1, 0.0, None, wrong.to(device), 0, False)
     y = cloud(2, 12000, 3, device=device)  # large enough for an index on either device
     index = ops.nearest_index(y, None)
     for wrong in (index[:-1], index.int(), index.reshape(-1, 1), torch.cat([index, index])):

@@ -6,6 +6,9 @@
 // objects (the larger cloud) at least mean distance. Linear-programming dual for prices q >= 0:
 //   lower bound = sum_i min_j (c_ij + q_j) - sum_j q_j,
 // which holds for any q >= 0 whatsoever, so prices never have to be trusted, only recomputed with.
+// Costs are distances of points, or a matrix of any numbers, of which infinity forbids a pair. Of a
+// matrix the solvers see how far each cost is above the least of its bidder: that adds the same to
+// all matchings, and such costs are >= 0 and as exact, relative to themselves, as distances are.
 // Source: D. P. Bertsekas, "The auction algorithm", Annals of Operations Research 14 (1988).
 #pragma once
 
@@ -16,14 +19,24 @@
 
 namespace pointloss {
 
+// When a matching is good enough: (mean cost) - (lower bound) of at most `atol`, or of `rtol` times
+// the mean size |c| of the matched costs.
+struct AssignTolerance {
+  double rtol, atol;
+
+  POINTLOSS_HD AssignTolerance scaled(int exponent) const { return {rtol, ldexp(atol, exponent)}; }
+  // As a relative gap, for costs of this mean size. If that is 0, the gap is too.
+  POINTLOSS_HD double relative(double size) const { return fmax(rtol, atol / size); }
+};
+
 // A batch of pairs of clouds, but for coordinates and results; every pointer is a contiguous array,
 // on one device. N and M stay below 2^31.
 struct AssignSettings {
   const int64_t* x_lengths;  // [B] or null (all N); any value is safe
   const int64_t* y_lengths;  // [B] or null (all M)
-  int64_t B, N, M, D;
+  int64_t B, N, M, D;        // D = 0: x is a matrix of costs
   bool squared, deterministic;
-  double rtol;
+  AssignTolerance tolerance;
   int64_t max_rounds;      // <= 0: default bound
   const double* price_in;  // [B, max(N, M)] warm start, any values; or null
   const int64_t* idx_in;   // [B, N] matching of those prices, any values; or null
@@ -40,8 +53,8 @@ struct AssignResults {
 
 template <typename T>
 struct AssignBatch : AssignSettings, AssignResults {
-  const T* x;  // [B, N, D]
-  const T* y;  // [B, M, D]
+  const T* x;  // [B, N, D]; of costs [B, N, M]
+  const T* y;  // [B, M, D]; of costs null
 };
 
 // Factor between the eps of two phases. Measured flat from 4 to 7 on surfaces, blobs and noise.
@@ -125,38 +138,89 @@ POINTLOSS_HD bool assign_coincide(const T* a, const T* b, int64_t dim) {
   return same;
 }
 
+// One pair's matrix of costs as it was given. scale(cost) is in [-1/2, 1/2]; costs below 2^-1022 of
+// the largest may vanish, as the squares of distances do.
+struct AssignMatrix {
+  const float* single;  // of `single` and `twice` one is null
+  const double* twice;
+  int64_t bidder_step, object_step;
+  AssignScale scale{0};
+
+  // `width`: of a row of the matrix, whose rows are the bidders' unless `swapped`.
+  template <class T>
+  POINTLOSS_HD static AssignMatrix of(const T* costs, int64_t width, bool swapped) {
+    AssignMatrix matrix{nullptr, nullptr, swapped ? 1 : width, swapped ? width : 1};
+    matrix.set(costs);
+    return matrix;
+  }
+  POINTLOSS_HD void set(const float* costs) { single = costs; }
+  POINTLOSS_HD void set(const double* costs) { twice = costs; }
+
+  POINTLOSS_HD double given(int64_t i, int64_t j) const {
+    const int64_t at = i * bidder_step + j * object_step;
+    return single != nullptr ? static_cast<double>(single[at]) : twice[at];
+  }
+  // How far a cost is above the least of its bidder.
+  POINTLOSS_HD double above(int64_t i, int64_t j, double least) const {
+    return scale(given(i, j)) - scale(least);
+  }
+};
+// Every matching costs at most this, in the mean, above the sum of the bidders' least costs.
+constexpr double kAssignMatrixMost = 1.0;
+
+// The sum of the matched costs, and that of their sizes |c|: for distances the same.
+struct AssignPrimal {
+  double cost, size;
+
+  POINTLOSS_HD static AssignPrimal of_points(double cost) { return {cost, cost}; }
+  // Of a matrix, whose matched costs may all be 0 and yet be above the bidders' least.
+  POINTLOSS_HD static AssignPrimal of_matrix(double above, double size) {
+    return {above, fmax(size, 0x1p-100 * above)};
+  }
+};
+
 // Certified relative gap from the float64 sums `primal` (matched costs), `row_sum` (row minima of
 // c + q) and `price_sum` (q); each sum is K or L terms with at most `adds` roundings on any path.
 // A cost carries at most (dim + 4) roundings, a row minimum one more; all of it is taken off the
 // lower bound and added to the primal, so the result is never below the true gap; but where primal
 // is 0, the caller asks whether the partners coincide. `exact` becomes the gap that is as good as
 // 0: the finest eps and the roundings leave that much of an optimum.
-POINTLOSS_HD double assign_gap(double primal, double row_sum, double price_sum, int64_t bidders,
-                               int64_t dim, int64_t adds, double& exact) {
+POINTLOSS_HD double assign_gap(AssignPrimal primal, double row_sum, double price_sum,
+                               int64_t bidders, int64_t dim, int64_t adds, double& exact) {
   exact = 0.0;
-  if (!(primal > 0.0)) return primal == 0.0 ? 0.0 : INFINITY;
+  if (!(primal.cost > 0.0)) return primal.cost == 0.0 ? 0.0 : INFINITY;
   const double rel = 1.01 * kUnitRoundoff * static_cast<double>(dim + adds + 8);
   const double tiny = kAssignTiny * static_cast<double>(bidders);
   const double lower = row_sum - price_sum - rel * (row_sum + price_sum) - tiny;
-  const double upper = primal * (1.0 + rel) + tiny;
-  const double gap = (upper - (lower > 0.0 ? lower : 0.0)) / (primal * (1.0 - rel));
-  exact = (2.0 * (kAssignEpsFloor + rel) * (row_sum + price_sum) + 2.0 * tiny) / primal;
-  exact = exact < kAssignExactEnough ? exact : kAssignExactEnough;
-  return gap < 1.0 ? gap * (1.0 + 4.0 * kUnitRoundoff) : gap == gap ? 1.0 : INFINITY;
+  const double upper = primal.cost * (1.0 + rel) + tiny;
+  const double gap = (upper - (lower > 0.0 ? lower : 0.0)) / (primal.size * (1.0 - rel));
+  exact = 2.0 * (kAssignEpsFloor + rel) * (row_sum + price_sum) + 2.0 * tiny;
+  exact = fmin(exact, kAssignExactEnough * fmax(primal.cost, primal.size)) / primal.size;
+  exact = fmax(exact, 4.0 * kUnitRoundoff);  // of costs that are nearly their bidders' least
+  const double most = dim > 0 ? 1.0 : INFINITY;  // no distance is below 0, but a cost may be
+  return gap < most ? gap * (1.0 + 4.0 * kUnitRoundoff) : gap == gap ? most : INFINITY;
 }
 
-// Float scans never serve below this eps: squares below 2^-126 underflow, of up to 64 components.
-POINTLOSS_HD double assign_float_floor(bool squared) { return squared ? 0x1p-114 : 0x1p-57; }
+// What the components whose squares are below 2^-126, which underflow, may add to a float cost.
+POINTLOSS_HD double assign_float_tiny(int64_t dim) {
+  return 0x1p-62 * sqrt(static_cast<double>(dim > 0 ? dim : 1));
+}
 
-// The finest eps for float scans of values with this median and mean; `exact`: of float input.
-POINTLOSS_HD double assign_float_eps(double median, double mean, bool squared, bool exact) {
-  const double floor = exact ? assign_float_floor(squared) : kAssignFloatExtentEps;
+// Float scans never serve below this eps, for the same reason.
+POINTLOSS_HD double assign_float_floor(int64_t dim, bool squared) {
+  const auto many = static_cast<double>(dim > 64 ? dim : 64);
+  return squared ? 0x1p-120 * many : 0x1p-60 * sqrt(many);
+}
+
+// The finest eps for float scans of values with this median and mean; `floor`: that of exact input.
+POINTLOSS_HD double assign_float_eps(double median, double mean, double floor, bool exact) {
+  floor = exact ? floor : kAssignFloatExtentEps;
   return fmax(fmax(kAssignFloatEps * median, kAssignFloatMeanEps * mean), floor);
 }
 
 // The eps after a phase that ended at `eps` with gap `gap`: theta finer, but not finer than needed.
-POINTLOSS_HD double assign_next_eps(double eps, double gap, double rtol) {
-  const double needed = gap > 0.0 && rtol > 0.0 ? eps * kAssignAim * rtol / gap : 0.0;
+POINTLOSS_HD double assign_next_eps(double eps, double gap, double target) {
+  const double needed = gap > 0.0 && target > 0.0 ? eps * kAssignAim * target / gap : 0.0;
   const double finer = eps / kAssignTheta;
   const double next = needed > finer ? needed : finer;
   return next < eps / 1.5 ? next : eps / 1.5;

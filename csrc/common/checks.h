@@ -24,13 +24,17 @@ struct Clouds {
   int64_t B, N, M, D;
 };
 
-inline Clouds check_clouds(const Tensor& x, const Tensor& y) {
-  STD_TORCH_CHECK(x.dim() == 3 && y.dim() == 3, "x and y must be [B, N, D] and [B, M, D]");
-  STD_TORCH_CHECK(x.size(0) == y.size(0) && x.size(2) == y.size(2), "x and y differ in B or D");
-  STD_TORCH_CHECK(x.size(2) >= 1 && x.size(2) <= kMaxDim, "D must be in 1..", kMaxDim);
-  STD_TORCH_CHECK(x.scalar_type() == y.scalar_type(), "x and y differ in dtype");
+inline void check_float(const Tensor& x) {
   STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::Double,
                   "x and y must be float32 or float64");
+}
+
+inline Clouds check_clouds(const Tensor& x, const Tensor& y, int64_t most_dims = kMaxDim) {
+  STD_TORCH_CHECK(x.dim() == 3 && y.dim() == 3, "x and y must be [B, N, D] and [B, M, D]");
+  STD_TORCH_CHECK(x.size(0) == y.size(0) && x.size(2) == y.size(2), "x and y differ in B or D");
+  STD_TORCH_CHECK(x.size(2) >= 1 && x.size(2) <= most_dims, "D must be in 1..", most_dims);
+  STD_TORCH_CHECK(x.scalar_type() == y.scalar_type(), "x and y differ in dtype");
+  check_float(x);
   STD_TORCH_CHECK(x.device() == y.device(), "x and y are on different devices");
   return {x.size(0), x.size(1), y.size(1), x.size(2)};
 }

@@ -14,7 +14,7 @@ void assign_typed(AssignCall& call) {
   torch::stable::parallel_for(0, batch.B, 1, [&](int64_t begin, int64_t end) {
     const Interrupt::Share share{interrupt, end - begin};
     for (int64_t b = begin; b < end; ++b) {
-      const AssignProblem<T> problem{batch.x + b * N * batch.D,
+      const AssignProblem<T> problem{batch.x + b * N * (batch.D > 0 ? batch.D : M),
                                      batch.y + b * M * batch.D,
                                      N,
                                      M,
@@ -22,7 +22,7 @@ void assign_typed(AssignCall& call) {
                                      batch.x_lengths == nullptr ? N : batch.x_lengths[b],
                                      batch.y_lengths == nullptr ? M : batch.y_lengths[b],
                                      batch.squared,
-                                     batch.rtol,
+                                     batch.tolerance,
                                      batch.max_rounds,
                                      batch.price_in ? batch.price_in + b * objects : nullptr,
                                      batch.idx_in ? batch.idx_in + b * N : nullptr};
@@ -42,11 +42,11 @@ void assign_typed(AssignCall& call) {
   interrupt.raise();
 }
 
-AssignTensors assign_cpu(Tensor x, Tensor y, std::optional<Tensor> x_lengths,
-                         std::optional<Tensor> y_lengths, bool squared, double rtol,
+AssignTensors assign_cpu(Tensor x, std::optional<Tensor> y, std::optional<Tensor> x_lengths,
+                         std::optional<Tensor> y_lengths, bool squared, double rtol, double atol,
                          std::optional<Tensor> price, std::optional<Tensor> idx, int64_t max_rounds,
                          bool deterministic) {
-  AssignCall call = check_assign(x, y, x_lengths, y_lengths, squared, rtol, price, idx, max_rounds,
+  AssignCall call = check_assign(x, y, x_lengths, y_lengths, squared, rtol, atol, price, idx, max_rounds,
                                  deterministic);
   x.scalar_type() == ScalarType::Float ? assign_typed<float>(call) : assign_typed<double>(call);
   return call.results();

@@ -28,6 +28,7 @@ class _Options(TypedDict, total=False):
     y_mask: Tensor | None
     squared: bool
     rtol: float
+    atol: float
     price: Tensor | None
     idx: Tensor | None
     max_rounds: int | None
@@ -62,6 +63,7 @@ def emd(
     y_mask: Tensor | None = None,
     squared: bool = False,
     rtol: float = 1e-2,
+    atol: float = 0.0,
     price: Tensor | None = None,
     idx: Tensor | None = None,
     max_rounds: int | None = None,
@@ -81,7 +83,7 @@ def emd(
     optimum, certified. The gradient holds the matching fixed and is 0 at a coincident pair.
 
     Args:
-        x: points [B, N, D] or [N, D], 1 <= D <= 64, float; half types are computed in float32.
+        x: points [B, N, D] or [N, D], D >= 1, float; half types are computed in float32.
         y: points [B, M, D] or [M, D], on x's device; dtypes as for `nearest`.
         x_lengths: int [B], the valid points of each x; the rest is padding.
         y_lengths: int [B], likewise for y.
@@ -90,6 +92,8 @@ def emd(
         y_mask: bool [B, M], likewise for y.
         squared: match by, and average, squared distances.
         rtol: certified relative gap of the matching.
+        atol: certified gap in the unit of the mean distance that is small enough whatever rtol
+            says.
         price: [B, max(N, M)], prices of an earlier `assign` as a warm start.
         idx: int [B, N], the matching that came with those prices.
         max_rounds: see `assign`. Only without it a missed certificate is worth a warning.
@@ -129,9 +133,9 @@ def emd(
         >>> emd(x, torch.tensor([[4.0, 3], [0, 0]])).item()
         1.5
     """
-    c = _checks.clouds("emd", x, y, x_lengths, y_lengths, x_mask, y_mask)
+    c = _checks.clouds("emd", x, y, x_lengths, y_lengths, x_mask, y_mask, max_dim=None)
     how = _reduction("emd", c, point_reduction, batch_reduction, cloud_weights)
-    found = assign_batched("emd", c, squared, rtol, price, idx, max_rounds)
+    found = assign_batched("emd", c, squared, rtol, atol, price, idx, max_rounds)
     value = _matched_distance(c, found, squared, how)
     if return_assignment:
         # The gradient keeps its own partners, whatever becomes of those that are given away.
@@ -198,6 +202,7 @@ class EMDLoss(nn.Module):
         *,
         squared: bool = False,
         rtol: float = 1e-2,
+        atol: float = 0.0,
         max_rounds: int | None = None,
         point_reduction: str = "mean",
         batch_reduction: str = "mean",
@@ -207,6 +212,7 @@ class EMDLoss(nn.Module):
         _check_reductions("EMDLoss", point_reduction, batch_reduction)
         self.squared = squared
         self.rtol = rtol
+        self.atol = atol
         self.max_rounds = max_rounds
         self.point_reduction = point_reduction
         self.batch_reduction = batch_reduction
@@ -235,7 +241,8 @@ class EMDLoss(nn.Module):
         Clouds may have fewer points than the cache. An id out of range raises ValueError on the
         CPU; on CUDA, where looking would wait for the GPU, and in torch.compile its loss is NaN.
         """
-        c = _checks.clouds("EMDLoss", x, y, x_lengths, y_lengths, x_mask, y_mask)
+        valid = (x_lengths, y_lengths, x_mask, y_mask)
+        c = _checks.clouds("EMDLoss", x, y, *valid, max_dim=None)
         points = max(c.x.shape[1], c.y.shape[1])
         cache, price = self.price_cache, None
         if (ids is None) != (cache is None):
@@ -245,7 +252,10 @@ class EMDLoss(nn.Module):
             price = cache[rows, :points]
         reductions = self.point_reduction, self.batch_reduction
         how = _reduction("EMDLoss", c, *reductions, cloud_weights)
-        found = assign_batched("EMDLoss", c, self.squared, self.rtol, price, None, self.max_rounds)
+        tolerances = self.rtol, self.atol
+        found = assign_batched(
+            "EMDLoss", c, self.squared, *tolerances, price, None, self.max_rounds
+        )
         if cache is not None:
             cache[rows, :points] = as_given(c, found).price.to(cache.dtype)
             self._age.add_(1).index_fill_(0, rows, 0)
@@ -348,7 +358,8 @@ class EMDLoss(nn.Module):
     def extra_repr(self) -> str:
         """The options, for print(model)."""
         return (
-            f"squared={self.squared}, rtol={self.rtol}, max_rounds={self.max_rounds}, "
+            f"squared={self.squared}, rtol={self.rtol}, atol={self.atol}, "
+            f"max_rounds={self.max_rounds}, "
             f"point_reduction={self.point_reduction!r}, batch_reduction={self.batch_reduction!r}"
         )
 

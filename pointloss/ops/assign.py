@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One-to-one assignment between two batches of clouds, with a certificate."""
+"""One-to-one assignment between two batches of clouds, or by costs, with a certificate."""
 
 from __future__ import annotations
 
@@ -25,30 +25,39 @@ class Assignment(NamedTuple):
 
 
 Assignment.idx.__doc__ = "int64 [B, N], the partner in y of each point of x; -1 where it has none."
-Assignment.cost.__doc__ = "float64 [B], the mean distance over the min(n, m) matched pairs."
+Assignment.cost.__doc__ = "float64 [B], the mean distance or cost of the min(n, m) matched pairs."
 Assignment.gap.__doc__ = (
-    "float64 [B], certified (cost - lower bound) / cost, at least the true gap."
+    "float64 [B], certified (cost - lower bound) / cost, at least the true gap; of a matrix of "
+    "costs relative to the mean |cost| of the matched pairs."
 )
 Assignment.price.__doc__ = "float64 [B, max(N, M)], dual prices of the larger cloud's points."
 Assignment.rounds.__doc__ = "int64 [B], sequential bidding rounds."
-Assignment.converged.__doc__ = "bool [B], gap <= rtol, or as small as float64 certifies."
+Assignment.converged.__doc__ = (
+    "bool [B], gap <= rtol, or cost - lower bound <= atol, or as small as float64 certifies."
+)
 
 
 def assign(
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
     *,
+    cost: Tensor | None = None,
     x_lengths: Tensor | None = None,
     y_lengths: Tensor | None = None,
     x_mask: Tensor | None = None,
     y_mask: Tensor | None = None,
     squared: bool = False,
     rtol: float = 1e-2,
+    atol: float = 0.0,
     price: Tensor | None = None,
     idx: Tensor | None = None,
     max_rounds: int | None = None,
 ) -> Assignment:
     """Give every point of the smaller cloud its own partner in the larger, at least mean distance.
+
+    With `cost` instead of x and y the same for any matrix of costs, as scipy's
+    linear_sum_assignment: every row of fewer rows than columns gets its own column, at least mean
+    cost, and the other way round.
 
     Solved by an eps-scaled auction (Bertsekas 1988, "The auction algorithm"). The matching is an
     injection on every input, a bijection for equal sizes, never many-to-one; how far it may be
@@ -57,17 +66,24 @@ def assign(
     optimum from below.
 
     Args:
-        x: points [B, N, D] or [N, D], 1 <= D <= 64, float; half types are computed in float32.
+        x: points [B, N, D] or [N, D], D >= 1, float; half types are computed in float32.
         y: points [B, M, D] or [M, D], on x's device; dtypes as for `nearest`.
+        cost: [B, N, M] or [N, M] in place of x and y, dtypes as theirs: what it costs to give row i
+            the column j, of any sign. Infinity forbids the pair. The rows are what is said of the
+            points of x here, the columns those of y.
         x_lengths: int [B], the valid points of each x; the rest is padding and stays unmatched.
         y_lengths: int [B], likewise for y.
         x_mask: bool [B, N], the points of x that count, in place of x_lengths; the others may hold
             anything, NaN too.
         y_mask: bool [B, M], likewise for y.
-        squared: match by squared instead of plain euclidean distance. The optima differ.
+        squared: match by squared instead of plain euclidean distance. The optima differ. Not of
+            `cost`.
         rtol: certified relative gap to stop at; 0 asks for all that float64 costs allow. The
             certificate of an optimum keeps a gap of some 1e-13 times (costs + prices) / costs,
-            which counts as converged at any rtol.
+            which counts as converged at any rtol. The gap of a matrix of costs is relative to the
+            mean |cost| of the matched pairs, which is the mean cost if no cost is below 0.
+        atol: certified gap cost - lower bound, in the costs' unit (squared, if they are), that is
+            small enough whatever rtol says.
         price: [B, max(N, M)], an earlier result's prices as a warm start. Any values are safe: bad
             ones cost time, never certainty.
         idx: int [B, N], that result's matching, beside its prices. Where it still is within rtol
@@ -81,17 +97,22 @@ def assign(
             counts every step of the path searches too, so more than `rounds` tells without one.
 
     Returns:
-        Assignment, without batch axis for single clouds. Nothing in it is differentiable; `emd`
-        is. If exactly one of two clouds is empty, cost is inf, if both are, 0; gap is 0, converged
-        True, idx -1. A coordinate that is not finite gives cost NaN, gap inf, converged False, and
-        some injection; a length out of range the same with idx -1. Costs below 1e-150 of the
-        clouds' extent underflow when squared: they count as 0 and certify nothing (gap 1 if no
-        others remain). It works wherever `nearest` works, but more than 2^31 numbers have not been
-        tried. Ctrl-C ends the CPU solver within a second or two.
+        Assignment, without batch axis for single clouds. Nothing in it is differentiable. `emd` is,
+        and so are the matched costs that a gather takes from a matrix: of one with no more rows
+        than columns, cost.gather(1, idx.unsqueeze(1)).mean(). If exactly one of two clouds is
+        empty, cost is inf, if both are, 0; gap is 0, converged True, idx -1. A coordinate that is
+        not finite gives cost NaN, gap inf, converged False, and some injection, and so does a cost
+        of NaN or -infinity; a length out of range the same with idx -1. If every matching has a
+        forbidden pair, cost and gap are inf, converged False, idx -1; likewise if max_rounds ended
+        the search before it had found one without. Distances below 1e-150 of the clouds' extent
+        underflow when squared: they count as 0 and certify nothing (gap 1 if no others remain). It
+        works wherever `nearest` works, but more than 2^31 numbers have not been tried. Ctrl-C ends
+        the CPU solver within a second or two.
 
     Raises:
-        ValueError: shapes, devices, rtol or max_rounds do not fit; idx without price.
-        TypeError: dtypes do not fit.
+        ValueError: shapes, devices, rtol, atol or max_rounds do not fit; idx without price;
+            squared with cost.
+        TypeError: dtypes do not fit; neither x and y nor cost, or both.
         RuntimeError: CUDA tensors in a build without CUDA.
 
     Determinism: each cloud's result is independent of the rest of the batch. The CPU returns the
@@ -107,9 +128,24 @@ def assign(
         >>> a = assign(x, x.flip(0))
         >>> a.idx.tolist(), a.cost.item(), a.gap.item()
         ([1, 0], 0.0, 0.0)
+        >>> a = assign(cost=torch.tensor([[4.0, 1, 3], [2, 0, 5]]), rtol=0)
+        >>> a.idx.tolist(), a.cost.item()
+        ([1, 0], 1.5)
     """
-    c = _checks.clouds("assign", x, y, x_lengths, y_lengths, x_mask, y_mask)
-    out = as_given(c, assign_batched("assign", c, squared, rtol, price, idx, max_rounds))
+    valid = (x_lengths, y_lengths, x_mask, y_mask)
+    if cost is not None:
+        if x is not None or y is not None:
+            raise TypeError("assign: give x and y, or cost, not both")
+        if squared:
+            raise ValueError("assign: squared is for points; square the cost instead")
+        c = _checks.costs("assign", cost, *valid)
+    elif x is None or y is None:
+        raise TypeError("assign: x and y are missing, or cost in their place")
+    else:
+        c = _checks.clouds("assign", x, y, *valid, max_dim=None)
+    points = cost is None
+    found = assign_batched("assign", c, squared, rtol, atol, price, idx, max_rounds, points=points)
+    out = as_given(c, found)
     return Assignment(*(t[0] for t in out)) if c.single else out
 
 
@@ -118,29 +154,34 @@ def assign_batched(
     c: _checks.Clouds,
     squared: bool,
     rtol: float,
+    atol: float,
     price: Tensor | None,
     idx: Tensor | None,
     max_rounds: int | None,
+    *,
+    points: bool = True,
 ) -> Assignment:
     """`assign` for clouds that _checks.clouds has brought into form; always with a batch axis.
 
-    Takes prices and matching as given, and returns them in the order of `c`; see `as_given`.
+    Without `points`, for costs that _checks.costs has. Takes prices and matching as given, and
+    returns them in the order of `c`; see `as_given`.
     """
-    if not 0 <= rtol < float("inf"):
-        raise ValueError(f"{op}: rtol must be a number >= 0, got {rtol}")
+    _checks.tolerance(op, "rtol", rtol)
+    _checks.tolerance(op, "atol", atol)
     if max_rounds is not None and max_rounds < 1:
         raise ValueError(f"{op}: max_rounds must be at least 1 or None, got {max_rounds}")
-    points = max(c.x.shape[1], c.y.shape[1])
-    if points >= 2**31 - 1:
-        raise ValueError(f"{op}: a cloud must have fewer than 2^31 - 1 points, got {points}")
+    most = max(c.x.shape[1], c.y.shape[1])
+    if most >= 2**31 - 1:
+        raise ValueError(f"{op}: a cloud must have fewer than 2^31 - 1 points, got {most}")
     return Assignment(
         *torch.ops.pointloss.assign(
             c.x.detach(),
-            c.y.detach(),
+            c.y.detach() if points else None,
             c.x_lengths,
             c.y_lengths,
             squared,
             rtol,
+            atol,
             _start_price(op, price, c),
             _start_idx(op, idx, price, c),
             max_rounds or 0,
@@ -204,17 +245,18 @@ def _start_idx(
 
 def _assign_fake(
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     x_lengths: Tensor | None,
     y_lengths: Tensor | None,
     squared: bool,
     rtol: float,
+    atol: float,
     price: Tensor | None,
     idx: Tensor | None,
     max_rounds: int,
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    batch, n, m = x.shape[0], x.shape[1], y.shape[1]
+    batch, n, m = x.shape[0], x.shape[1], x.shape[2] if y is None else y.shape[1]
     return (
         x.new_empty((batch, n), dtype=torch.int64),
         x.new_empty((batch,), dtype=torch.float64),

@@ -48,8 +48,12 @@ class Auction {
         size_(frame.bidders, 0),
         bound_(frame.bidders),
         slack_(frame.bidders) {
-    point_ = to_scan(frame.bidder, frame.bidders, true);
-    coords_ = to_scan(frame.object, frame.stride, false);
+    if (frame.matrix) {
+      costs_to_scan();
+    } else {
+      point_ = to_scan(frame.bidder, frame.bidders, true);
+      coords_ = to_scan(frame.object, frame.stride, false);
+    }
     refresh_prices();
   }
 
@@ -63,6 +67,19 @@ class Auction {
   }
   std::vector<double> best_values() { return best_values(frame_.bidders); }
 
+  // Mean of what a bidder's second best is worse by, over those that have one.
+  double mean_regret() {
+    double total = 0.0;
+    int64_t count = 0;
+    for (int64_t i = 0; i < frame_.bidders; ++i) {
+      const BestTwo<S> top = look(i, S(0));
+      if (!std::isfinite(top.second)) continue;
+      total += static_cast<double>(top.second) - static_cast<double>(top.best);
+      ++count;
+    }
+    return count > 0 ? total / static_cast<double>(count) : 0.0;
+  }
+
   // Takes over prices that have risen.
   void refresh_prices() {
     for (int64_t j = 0; j < frame_.stride; ++j) price_[j] = static_cast<S>(state_.price[j]);
@@ -75,18 +92,20 @@ class Auction {
   }
 
   // Phases from `eps` on, and what assign_phases() asks for.
-  AssignOutcome run(double& eps, double rtol, int64_t round_limit, int64_t bid_limit, double& gap) {
-    return assign_phases<S>(*this, eps, rtol, round_limit, bid_limit, gap);
+  AssignOutcome run(double& eps, AssignTolerance tolerance, int64_t round_limit, int64_t bid_limit,
+                    double& gap) {
+    return assign_phases<S>(*this, eps, tolerance, round_limit, bid_limit, gap);
   }
   bool run_phase(S, double& eps, int64_t round_limit, int64_t bid_limit);
-  bool squared() const { return frame_.squared; }
+  double float_floor() const { return assign_float_floor(frame_.dim, frame_.squared); }
+  bool feasible() const { return state_.feasible; }
   bool certifies_float() const { return frame_.float_exact; }
   int64_t rounds() const { return state_.rounds; }
   void keep_phase() { assign_detail::keep_phase(state_); }
   void restore_or_complete() { assign_detail::restore_or_complete(frame_, state_); }
   double certify();
 
-  AssignSlack measure_slack(S);
+  AssignSlack measure_slack(S, AssignTolerance tolerance);
 
   // Takes its object from every bidder whose slack was above eps.
   void drop_slack(double eps) {
@@ -108,6 +127,10 @@ class Auction {
             static_cast<S>(state_.level)};
   }
   ScanVector<S> to_scan(const std::vector<double>& from, int64_t stride, bool by_point) const;
+  void costs_to_scan();
+  const S* point(int64_t i) const {
+    return &point_[i * (frame_.matrix ? frame_.stride : frame_.dim)];
+  }
   BestTwo<S> look(int64_t i, S width);
   void rescan(int64_t i);
   void bid(int32_t i, double eps);
@@ -118,7 +141,7 @@ class Auction {
   const Frame& frame_;
   State& state_;
   bool avx2_;
-  ScanVector<S> point_;   // [bidders, dim]
+  ScanVector<S> point_;   // [bidders, dim], or the matrix [bidders, stride]
   ScanVector<S> coords_;  // [dim, stride]
   ScanVector<S> values_, price_;
   std::vector<int32_t> found_;
@@ -146,11 +169,21 @@ ScanVector<S> Auction<S>::to_scan(const std::vector<double>& from, int64_t strid
 }
 
 template <typename S>
+void Auction<S>::costs_to_scan() {
+  point_.assign(frame_.bidders * frame_.stride, S(0));
+  for (int64_t i = 0; i < frame_.bidders; ++i) {
+    state_.spend(frame_.work(frame_.objects));
+    S* row = &point_[i * frame_.stride];
+    for (int64_t j = 0; j < frame_.objects; ++j) row[j] = static_cast<S>(frame_.cost(i, j));
+  }
+}
+
+template <typename S>
 void Auction<S>::rescan(int64_t i) {
   constexpr S kInf = std::numeric_limits<S>::infinity();
-  state_.spend(frame_.objects * frame_.dim);
+  state_.spend(frame_.work(frame_.objects));
   const ScanView<S> objects = view();
-  const ScanRow<S> row = scan_row(objects, &point_[i * frame_.dim], values_.data(), avx2_);
+  const ScanRow<S> row = scan_row(objects, point(i), values_.data(), avx2_);
   S threshold = row.threshold;
   int count = collect(objects, values_.data(), threshold, found_.data(), avx2_);
   // Ties and clusters can put too many below the threshold. Those at the best value are all
@@ -248,8 +281,9 @@ void Auction<S>::refill() {
   }
 }
 
-// Assigns every bidder; false when a bound was hit first. A price war in the first phase says that
-// eps is too small to begin with, in a later one that paths are the way out.
+// Assigns every bidder; false when a bound was hit first, or when that is not feasible. A price war
+// in the first phase says that eps is too small to begin with, in a later one that paths are the way
+// out; so they are if pairs are forbidden, where the war may be over too few objects.
 template <typename S>
 bool Auction<S>::run_phase(S, double& eps, int64_t round_limit, int64_t bid_limit) {
   queue_.clear();
@@ -263,7 +297,7 @@ bool Auction<S>::run_phase(S, double& eps, int64_t round_limit, int64_t bid_limi
     if (queue_.empty()) return true;
     if (state_.rounds >= round_limit || (bid_limit >= 0 && bids > bid_limit)) return false;
     if (bids - war_start > kAssignWarBids * frame_.bidders) {
-      if (!state_.last_partner.empty()) {
+      if (!state_.last_partner.empty() || frame_.forbids) {
         const bool whole = Paths(frame_, state_).finish(round_limit);
         refresh_prices();
         return whole;
@@ -285,23 +319,25 @@ bool Auction<S>::run_phase(S, double& eps, int64_t round_limit, int64_t bid_limi
 // Estimates the gap from the slack (own value - best value) of every bidder that has an object,
 // nearly free of charge.
 template <typename S>
-AssignSlack Auction<S>::measure_slack(S) {
+AssignSlack Auction<S>::measure_slack(S, AssignTolerance tolerance) {
   normalise();
   std::vector<double> best = best_values();
-  double total = 0.0, primal = 0.0, mean = 0.0, largest = 0.0;
+  double total = 0.0, primal = 0.0, size = 0.0, mean = 0.0, largest = 0.0;
   for (int64_t i = 0; i < frame_.bidders; ++i) {
     const int32_t j = state_.partner[i];
     const double c = j < 0 ? 0.0 : frame_.cost(i, j);
     slack_[i] = j < 0 ? 0.0 : std::max(0.0, c + std::max(state_.price[j], state_.level) - best[i]);
     total += slack_[i];
     primal += c;
+    if (frame_.matrix && j >= 0) size += std::fabs(frame_.value(i, j));
     mean += best[i] / static_cast<double>(frame_.bidders);
     largest = std::max(largest, best[i]);
   }
   const size_t middle = (best.size() - 1) / 2;
   std::nth_element(best.begin(), best.begin() + middle, best.end());
   const double median = best[middle];
-  return assign_slack(total, primal, mean, median, largest, frame_.squared, frame_.float_exact);
+  return assign_slack(total, frame_.primal(primal, size), frame_.bidders, tolerance, mean, median,
+                      largest, float_floor(), frame_.float_exact);
 }
 
 template <typename S>
@@ -312,16 +348,17 @@ void Auction<S>::normalise() {
 }
 
 // min_j (c_ij + q_j) in float64. Exact float coordinates allow a float scan as a filter: it errs by
-// at most (dim + 6) units relative (1e-18 where squares underflow), so the true minimum is among
-// the values within four times that. Coordinates that float had to round allow no such bound.
+// at most (dim + 6) units relative, and assign_float_tiny, so the true minimum is among the values
+// within four times that. Coordinates that float had to round allow no such bound.
 template <typename S>
 double Auction<S>::row_minimum(int64_t i) {
-  state_.spend(frame_.objects * frame_.dim);
+  state_.spend(frame_.work(frame_.objects));
   if constexpr (std::is_same_v<S, float>) {
     const ScanView<float> objects = view();
-    const float best = scan_row(objects, &point_[i * frame_.dim], values_.data(), avx2_).best;
+    const float best = scan_row(objects, point(i), values_.data(), avx2_).best;
     const double unit = 0x1p-24 * static_cast<double>(frame_.dim + 6);
-    const double limit = static_cast<double>(best) * (1.0 + 4.0 * unit) + 1e-18;
+    const double limit =
+        static_cast<double>(best) * (1.0 + 4.0 * unit) + assign_float_tiny(frame_.dim);
     const float threshold = std::nextafter(static_cast<float>(limit), INFINITY);
     const int count = collect(objects, values_.data(), threshold, found_.data(), avx2_);
     const bool all = !frame_.float_exact || count > kCandidates;  // no bound, or massive ties
@@ -332,7 +369,7 @@ double Auction<S>::row_minimum(int64_t i) {
     }
     return least;
   } else {
-    return scan_row(view(), &point_[i * frame_.dim], values_.data(), avx2_).best;
+    return scan_row(view(), point(i), values_.data(), avx2_).best;
   }
 }
 
@@ -340,14 +377,15 @@ double Auction<S>::row_minimum(int64_t i) {
 template <typename S>
 double Auction<S>::certify() {
   normalise();
-  CarrySum primal, rows, prices;
+  CarrySum primal, size, rows, prices;
   for (int64_t i = 0; i < frame_.bidders; ++i) {
     primal.add(frame_.cost(i, state_.partner[i]));
+    if (frame_.matrix) size.add(std::fabs(frame_.value(i, state_.partner[i])));
     rows.add(row_minimum(i));
   }
   for (int64_t j = 0; j < frame_.objects; ++j) prices.add(state_.price[j]);
-  return assign_gap(primal.total(), rows.total(), prices.total(), frame_.bidders, frame_.dim,
-                    kCarryAdds, state_.exact);
+  return assign_gap(frame_.primal(primal.total(), size.total()), rows.total(), prices.total(),
+                    frame_.bidders, frame_.dim, kCarryAdds, state_.exact);
 }
 
 }  // namespace assign_detail

@@ -32,14 +32,14 @@ class Paths {
   Paths(const Frame& frame, State& state)
       : frame_(frame),
         state_(state),
-        point_(frame.dim),
+        point_(frame.matrix ? frame.stride : frame.dim),
         values_(frame.stride),
         distance_(frame.objects),
         from_(frame.objects),
         settled_(frame.objects) {}
 
-  // Gives every bidder and every phantom an object; false when the bound on rounds was hit first: a
-  // search that it cuts short changes nothing.
+  // Gives every bidder and every phantom an object; false when the bound on rounds was hit first, or
+  // when there is no object for a bidder: a search that ends so changes nothing.
   bool finish(int64_t round_limit) {
     for (int32_t i = 0; i < frame_.bidders; ++i) {
       if (state_.partner[i] >= 0) continue;
@@ -75,7 +75,8 @@ class Paths {
 
   const Frame& frame_;
   State& state_;
-  std::vector<double> point_, values_;
+  std::vector<double> point_;   // of the bidder that steps: coordinates, or its row of a matrix
+  std::vector<double> values_;
   std::vector<double> distance_;  // [objects] from the source, as far as known
   std::vector<int32_t> from_;     // [objects] the bidder that the last step comes from
   std::vector<char> settled_;     // [objects] the distance is final
@@ -86,6 +87,9 @@ class Paths {
 
 // Steps from a bidder at distance `start` to all objects.
 inline void Paths::step(int32_t row, double start) {
+  if (frame_.matrix) {
+    for (int64_t j = 0; j < frame_.objects; ++j) point_[j] = frame_.cost(row, j);
+  }
   for (int64_t d = 0; d < frame_.dim; ++d) {
     point_[d] = frame_.bidder[d * frame_.bidders + row];
   }
@@ -133,6 +137,10 @@ inline bool Paths::augment(int32_t source, int64_t round_limit) {
       if (!settled_[j] && (nearest < 0 || distance_[j] < distance_[nearest])) nearest = j;
     }
     const double distance = distance_[nearest];
+    if (distance == INFINITY) {  // all bidders that were reached share too few objects
+      state_.feasible = false;
+      return false;
+    }
     const bool goes_on = state_.owner[nearest] >= 0 || (at_level(nearest) && !level_is_free);
     if (goes_on && state_.count_steps) {
       if (state_.rounds >= round_limit) return false;

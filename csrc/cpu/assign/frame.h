@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <optional>
 #include <type_traits>
 #include <vector>
 
@@ -15,9 +16,10 @@
 namespace pointloss {
 namespace assign_detail {
 
-// Both clouds scaled by 2^-exponent, coordinate by coordinate.
+// Both clouds scaled by 2^-exponent, coordinate by coordinate; or a matrix of costs.
 struct Frame {
-  int64_t bidders = 0, objects = 0, dim = 0;
+  int64_t bidders = 0, objects = 0;
+  int64_t dim = 0;     // of a matrix 0
   int64_t stride = 0;  // objects padded to kScanBlock
   bool squared = false;
   bool swapped = false;  // bidders are y
@@ -26,10 +28,24 @@ struct Frame {
   std::vector<double> bidder;  // [dim, bidders]
   std::vector<double> object;  // [dim, stride]
   std::vector<double> centre;  // [dim], taken off before rounding to float
+  std::optional<AssignMatrix> matrix;
+  std::vector<double> least;  // [bidders] of the matrix, as given
+  bool forbids = false;       // some cost of the matrix is infinite
 
   double cost(int64_t i, int64_t j) const {
-    return assign_cost(&bidder[i], bidders, &object[j], stride, dim, squared);
+    return matrix ? matrix->above(i, j, least[i])
+                  : assign_cost(&bidder[i], bidders, &object[j], stride, dim, squared);
   }
+  // As given, but for the scale.
+  double value(int64_t i, int64_t j) const {
+    return matrix ? matrix->scale(matrix->given(i, j)) : cost(i, j);
+  }
+  // Of a matching; `size`: of a matrix the sum of its |c|.
+  AssignPrimal primal(double cost, double size) const {
+    return matrix ? AssignPrimal::of_matrix(cost, size) : AssignPrimal::of_points(cost);
+  }
+  // What State::spend() is told of a scan of this many costs.
+  int64_t work(int64_t costs) const { return costs * std::max<int64_t>(dim, 1); }
 };
 
 // A thread looks whether it is interrupted after so much work, in coordinates: some 0.1 ms.
@@ -55,6 +71,7 @@ struct State {
   std::vector<int32_t> owner;    // [stride] bidder or -1
   int64_t rounds = 0;
   double exact = 0.0;        // the gap of the last certificate that is as good as 0
+  bool feasible = true;      // false: forbidden pairs leave some bidder without an object
   bool count_steps = false;  // a step of a path search is a round, as is a bid without rivals
   // As they were at the end of the last whole phase; empty before the first one ends.
   std::vector<double> last_price;
@@ -116,11 +133,50 @@ bool scale_clouds(const T* bidder, const T* object, Frame& frame) {
   return true;
 }
 
+// Scales a matrix of costs as given, of which `frame` has the sizes. Returns false when a cost is NaN
+// or -infinity.
+inline bool scale_costs(const AssignMatrix& given, Frame& frame) {
+  frame.float_exact = true;  // relative to themselves, which is what float scans round
+  frame.least.assign(frame.bidders, INFINITY);
+  double largest = 0.0;
+  bool sound = true;
+  for (int64_t i = 0; i < frame.bidders; ++i) {
+    for (int64_t j = 0; j < frame.objects; ++j) {
+      const double c = given.given(i, j);
+      if (c == INFINITY) {
+        frame.forbids = true;
+        continue;
+      }
+      sound &= std::isfinite(c);
+      largest = std::max(largest, std::fabs(c));
+      frame.least[i] = std::min(frame.least[i], c);
+    }
+  }
+  if (!sound) return false;
+  frame.exponent = largest > 0.0 ? assign_exponent(largest) : 0;
+  frame.stride = (frame.objects + kScanBlock - 1) / kScanBlock * kScanBlock;
+  frame.matrix = given;
+  frame.matrix->scale = AssignScale(frame.exponent);
+  return true;
+}
+
 // Mean cost of pairing bidder i with object i.
 inline double identity_cost(const Frame& frame) {
   double sum = 0.0;
   for (int64_t i = 0; i < frame.bidders; ++i) sum += frame.cost(i, i);
   return sum / static_cast<double>(frame.bidders);
+}
+
+// Mean of the costs of a matrix that forbid no pair.
+inline double mean_cost(const Frame& frame) {
+  double sum = 0.0, count = 0.0;
+  for (int64_t i = 0; i < frame.bidders; ++i) {
+    for (int64_t j = 0; j < frame.objects; ++j) {
+      const double c = frame.cost(i, j);
+      if (c < INFINITY) sum += c, count += 1.0;
+    }
+  }
+  return sum / count;
 }
 
 // Warm prices in scaled units with minimum 0; whatever is not a finite number counts as 0.
@@ -170,7 +226,7 @@ inline bool load_matching(const Frame& frame, const int64_t* idx_in, State& stat
 inline void complete_greedily(const Frame& frame, State& state) {
   for (int64_t i = 0; i < frame.bidders; ++i) {
     if (state.partner[i] >= 0) continue;
-    state.spend(frame.objects * frame.dim);
+    state.spend(frame.work(frame.objects));
     int64_t nearest = -1;
     double least = INFINITY;
     for (int64_t j = 0; j < frame.objects; ++j) {

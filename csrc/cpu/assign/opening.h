@@ -40,7 +40,7 @@ inline double mean_miss(const Frame& frame, const std::vector<double>& best, Sta
   for (int64_t k = 0; k < kColumns; ++k) {
     const int64_t j = (2 * k + 1) * frame.objects / (2 * kColumns);
     if (!(state.price[j] > 0.0)) continue;
-    state.spend(frame.bidders * frame.dim);
+    state.spend(frame.work(frame.bidders));
     double least = INFINITY;
     for (int64_t i = 0; i < frame.bidders; ++i) {
       least = std::min(least, frame.cost(i, j) + state.price[j] - best[i]);
@@ -55,18 +55,19 @@ enum class Opening { kCold, kWarm, kHolds };
 
 // Takes over warm prices, if they give a better lower bound than `nearest`, which no prices at all
 // give, and lowers eps to what they may be off. A matching that came with them is all there is to
-// do where the pair of both still meets rtol (kHolds, with its certified gap); else, of equal
+// do where the pair of both still is good enough (kHolds, with its certified gap); else, of equal
 // clouds, bidders who are within eps of their best begin with their object.
 template <typename S>
-Opening open_warm(const Frame& frame, const double* price_in, const int64_t* idx_in, double rtol,
-                  double nearest, Auction<S>& auction, State& state, double& eps, double& gap) {
+Opening open_warm(const Frame& frame, const double* price_in, const int64_t* idx_in,
+                  AssignTolerance tolerance, double nearest, Auction<S>& auction, State& state, double& eps, double& gap) {
   load_prices(frame, price_in, state);
   auction.refresh_prices();
   if (idx_in != nullptr) {
     const bool whole = load_matching(frame, idx_in, state);
-    if (auction.measure_slack(S(0)).gap <= rtol && whole) {
+    const AssignSlack slack = auction.measure_slack(S(0), tolerance);
+    if (slack.gap <= slack.target && whole) {
       gap = auction.certify();
-      if (gap <= rtol) return Opening::kHolds;
+      if (gap <= slack.target) return Opening::kHolds;
     }
   }
   const std::vector<double> best = auction.best_values();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Scans of the CPU assignment solver: values v_j = c_ij + max(p_j, level) of one bidder.
+// Scans of the CPU assignment solver: values v_j = c_ij + max(p_j, level) of one bidder, given by its
+// coordinates or, if there are none (dim 0), by its row c_i of a matrix.
 //
 // A full scan writes all v_j and returns a threshold that some 20 to 60 of them do not pass; these
 // become the bidder's candidates. Prices only rise, so as long as the best candidate is not worse
@@ -93,12 +94,13 @@ ScanRow<S> scan_row_portable(const ScanView<S>& view, const S* point, S* values)
   S group[kScanGroups];
   std::fill(group, group + kScanGroups, std::numeric_limits<S>::infinity());
   for (int64_t j = 0; j < view.stride; ++j) {
-    S sum = 0;
+    S cost = view.dim > 0 ? S(0) : point[j];
     for (int64_t d = 0; d < view.dim; ++d) {
       const S t = point[d] - view.coords[d * view.stride + j];
-      sum += t * t;
+      cost += t * t;
     }
-    values[j] = (view.squared ? sum : std::sqrt(sum)) + std::max(view.price[j], view.level);
+    if (view.dim > 0 && !view.squared) cost = std::sqrt(cost);
+    values[j] = cost + std::max(view.price[j], view.level);
     group[j % kScanGroups] = std::min(group[j % kScanGroups], values[j]);
   }
   return reduce_groups(group, kScanGroups);
@@ -195,7 +197,8 @@ struct Avx2Double {
 inline Avx2Float avx2_for(float) { return {}; }
 inline Avx2Double avx2_for(double) { return {}; }
 
-// kDim = 0: any dimension.
+// kDim = 0: any dimension; kRowOfCosts: none, `point` is a row of a matrix, as long as the stride.
+constexpr int kRowOfCosts = -1;
 template <class A, int kDim>
 POINTLOSS_AVX2 ScanRow<typename A::S> scan_row_avx2(const ScanView<typename A::S>& view,
                                                     const typename A::S* point,
@@ -205,21 +208,21 @@ POINTLOSS_AVX2 ScanRow<typename A::S> scan_row_avx2(const ScanView<typename A::S
   const V level = A::set(view.level);
   V group[kUnroll];
   for (int u = 0; u < kUnroll; ++u) group[u] = A::set(INFINITY);
-  const int64_t dim = kDim > 0 ? kDim : view.dim;
+  const int64_t dim = kDim > 0 ? kDim : view.dim;  // of a matrix 0
   V own[kDim > 0 ? kDim : 1];
   for (int d = 0; d < kDim; ++d) own[d] = A::set(point[d]);
   for (int64_t j = 0; j < view.stride; j += kUnroll * A::kLanes) {
 #pragma GCC unroll 8
     for (int u = 0; u < kUnroll; ++u) {
       const int64_t at = j + u * A::kLanes;
-      V sum = A::set(0);
+      V sum = kDim == kRowOfCosts ? A::load(point + at) : A::set(0);
 #pragma GCC unroll 4
       for (int64_t d = 0; d < dim; ++d) {
         const V a = kDim > 0 ? own[kDim > 0 ? d : 0] : A::set(point[d]);
         const V t = A::sub(a, A::load(view.coords + d * view.stride + at));
         sum = A::fma(t, t, sum);
       }
-      if (!view.squared) sum = A::sqrt(sum);
+      if (kDim != kRowOfCosts && !view.squared) sum = A::sqrt(sum);
       const V v = A::add(sum, A::max(A::load(view.price + at), level));
       A::store(values + at, v);
       group[u] = A::min(group[u], v);
@@ -291,6 +294,7 @@ ScanRow<S> scan_row(const ScanView<S>& view, const S* point, S* values, bool avx
   using A = decltype(avx2_for(S{}));
   if (avx2 && view.dim == 3) return scan_row_avx2<A, 3>(view, point, values);
   if (avx2 && view.dim == 2) return scan_row_avx2<A, 2>(view, point, values);
+  if (avx2 && view.dim == 0) return scan_row_avx2<A, kRowOfCosts>(view, point, values);
   if (avx2) return scan_row_avx2<A, 0>(view, point, values);
 #endif
   (void)avx2;

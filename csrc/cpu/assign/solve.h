@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
-// Certified assignment of one pair of point clouds on one CPU core: solve_assignment().
+// Certified assignment of one pair of point clouds, or by one matrix of costs, on one CPU core:
+// solve_assignment().
 //
 // Checks and scales the input, runs the auction of auction.h (float scans, then double scans
 // when eps asks for it), and writes matching, prices and certificate in input units.
 // Bad input never throws or hangs: a length outside [0, N] or [0, M] gives idx -1, a non-finite
-// coordinate an arbitrary injection, both with cost NaN and gap infinity.
+// coordinate or a cost of NaN or -infinity an arbitrary injection, both with cost NaN and gap
+// infinity; costs without a matching idx -1, with cost and gap infinity.
 #pragma once
 
 #include "opening.h"
@@ -12,7 +14,7 @@
 namespace pointloss {
 
 // One pair of clouds. x is [N, D], y is [M, D], contiguous; the first n and m points are valid.
-// N and M stay below 2^31 (their product need not).
+// N and M stay below 2^31 (their product need not). If D is 0, x is a matrix of costs [N, M].
 template <typename T>
 struct AssignProblem {
   const T* x;
@@ -20,7 +22,7 @@ struct AssignProblem {
   int64_t N, M, D;
   int64_t n, m;            // valid lengths; any value is safe
   bool squared;            // cost: squared distance instead of distance
-  double rtol;             // wanted certified relative gap; 0 = as exact as float64 allows
+  AssignTolerance tolerance;
   int64_t max_rounds;      // <= 0: default bound
   const double* price_in;  // [max(N, M)] warm start, any values; or null
   const int64_t* idx_in;   // [N] matching of those prices, any values; or null
@@ -38,6 +40,8 @@ struct AssignResult {
 
 namespace assign_detail {
 
+// Where the bidders of a matrix have several best objects, eps begins at this part of the mean cost.
+constexpr double kMatrixPart = 0x1p-12;
 // Bidders from which the nearest costs are estimated where float cannot tell them from 0.
 constexpr int64_t kNearestSample = 64;
 
@@ -56,8 +60,29 @@ inline double retry_by_paths(const Frame& frame, int64_t limit, Auction<double>&
   return gap;
 }
 
+// The eps of a cold start. `nearest`: the sum of the bidders' least costs, which is set if floats
+// are too coarse for it.
+inline double cold_eps(const Frame& frame, Auction<float>& auction, State& state, double& nearest) {
+  std::vector<double> best = auction.best_values();
+  nearest = std::accumulate(best.begin(), best.end(), 0.0);
+  if (frame.matrix) {  // every least cost is 0
+    const double regret = auction.mean_regret();
+    if (regret > 0.0) return regret;
+    const double mean = mean_cost(frame);
+    return kMatrixPart * (mean > 0.0 ? mean : 1.0);
+  }
+  const auto bidders = static_cast<double>(frame.bidders);
+  if (nearest < auction.float_floor() * bidders) {
+    best = Auction<double>(frame, state).best_values(std::min(frame.bidders, kNearestSample));
+    const double sum = std::accumulate(best.begin(), best.end(), 0.0);
+    nearest = sum * (bidders / static_cast<double>(best.size()));
+  }
+  // Coincident points can make every nearest cost 0 while the assignment is not free.
+  return nearest > 0.0 ? nearest / bidders : kAssignOpeningPart * identity_cost(frame);
+}
+
 // Solves a problem that is neither empty nor degenerate; returns the certified gap.
-inline double solve_frame(const Frame& frame, double rtol, int64_t max_rounds,
+inline double solve_frame(const Frame& frame, AssignTolerance tolerance, int64_t max_rounds,
                           const double* price_in, const int64_t* idx_in, State& state) {
   const int64_t limit = assign_round_limit(max_rounds, frame.objects);
   state.count_steps = max_rounds > 0;
@@ -68,77 +93,110 @@ inline double solve_frame(const Frame& frame, double rtol, int64_t max_rounds,
   double eps = 0.0, gap = INFINITY;
   {
     Auction<float> auction(frame, state);
-    std::vector<double> best = auction.best_values();
-    double nearest = std::accumulate(best.begin(), best.end(), 0.0);
-    const auto bidders = static_cast<double>(frame.bidders);
-    if (nearest < assign_float_floor(frame.squared) * bidders) {
-      best = Auction<double>(frame, state).best_values(std::min(frame.bidders, kNearestSample));
-      const double sum = std::accumulate(best.begin(), best.end(), 0.0);
-      nearest = sum * (bidders / static_cast<double>(best.size()));
-    }
-    // Coincident points can make every nearest cost 0 while the assignment is not free.
-    const double cold =
-        nearest > 0.0 ? nearest / bidders : kAssignOpeningPart * identity_cost(frame);
+    double nearest = 0.0;
+    const double cold = cold_eps(frame, auction, state, nearest);
     state.raise_cap = kAssignRaiseCap * cold;
     eps = cold;
     Opening opening = Opening::kCold;
     if (price_in != nullptr) {
-      opening = open_warm(frame, price_in, idx_in, rtol, nearest, auction, state, eps, gap);
+      opening = open_warm(frame, price_in, idx_in, tolerance, nearest, auction, state, eps, gap);
     }
     if (opening == Opening::kHolds) return gap;
     const int64_t bids = opening == Opening::kWarm ? kAssignWarmBids * frame.bidders : -1;
-    AssignOutcome outcome = auction.run(eps, rtol, limit, bids, gap);
+    AssignOutcome outcome = auction.run(eps, tolerance, limit, bids, gap);
     if (outcome == AssignOutcome::kDropWarm) {
       drop_prices(frame, auction, state);
       eps = cold;
-      outcome = auction.run(eps, rtol, limit, -1, gap);
+      outcome = auction.run(eps, tolerance, limit, -1, gap);
     }
     if (outcome != AssignOutcome::kNeedsDouble) return gap;
   }
   Auction<double> auction(frame, state);
-  auction.run(eps, rtol, limit, -1, gap);
-  const bool retry = gap > std::max(rtol, kAssignExactEnough) && state.rounds < limit;
+  const bool done = auction.run(eps, tolerance, limit, -1, gap) == AssignOutcome::kDone;
+  const bool retry = !done && gap > std::max(kAssignExactEnough, state.exact) &&
+                     state.feasible && state.rounds < limit;
   return retry ? retry_by_paths(frame, limit, auction, state, gap) : gap;
 }
 
-}  // namespace assign_detail
-
-// Solves a cloud that is not empty; false when a coordinate is not finite.
+// Scales the clouds or the matrix into `frame`; false when a number is not to be judged.
 template <typename T>
-bool solve_pairs(const AssignProblem<T>& problem, Interrupt& interrupt, AssignResult& result,
-                 double& exact) {
-  using namespace assign_detail;
-  interrupt.check();
-  Frame frame;
+bool load_frame(const AssignProblem<T>& problem, Frame& frame) {
   frame.dim = problem.D;
   frame.squared = problem.squared;
   frame.swapped = problem.n > problem.m;
   frame.bidders = std::min(problem.n, problem.m);
   frame.objects = std::max(problem.n, problem.m);
-  const bool finite = scale_clouds(frame.swapped ? problem.y : problem.x,
-                                   frame.swapped ? problem.x : problem.y, frame);
-  if (!finite || frame.stride == 0 || identity_cost(frame) == 0.0) {
+  if (problem.D > 0) {
+    return scale_clouds(frame.swapped ? problem.y : problem.x,
+                        frame.swapped ? problem.x : problem.y, frame);
+  }
+  return scale_costs(AssignMatrix::of(problem.x, problem.M, frame.swapped), frame);
+}
+
+inline void take_identity(const Frame& frame, State& state) {
+  state.partner.resize(frame.bidders);
+  std::iota(state.partner.begin(), state.partner.end(), 0);
+}
+
+// Writes the matching that was found; `enough` becomes the gap that it may have. Leaves the result
+// without one, at infinite cost, if there is none or if it has a forbidden pair.
+inline void report(const Frame& frame, const State& state, AssignTolerance tolerance, int exponent,
+                   AssignResult& result, double& enough) {
+  result.rounds = state.rounds;
+  CarrySum cost, size;
+  bool exact = true;  // every cost of a matrix is its bidder's least
+  for (int64_t i = 0; state.feasible && i < frame.bidders; ++i) {
+    const double value = frame.value(i, state.partner[i]);
+    cost.add(value);
+    size.add(std::fabs(value));
+    exact &= !frame.matrix || frame.matrix->given(i, state.partner[i]) == frame.least[i];
+  }
+  if (!state.feasible || !std::isfinite(cost.total())) {
+    result.cost = result.gap = INFINITY;
+    return;
+  }
+  if (result.gap == 0.0 && !exact) result.gap = INFINITY;  // costs have underflowed
+  const auto bidders = static_cast<double>(frame.bidders);
+  enough = std::max(tolerance.relative(size.total() / bidders), state.exact);
+  result.cost = std::ldexp(cost.total() / bidders, exponent);
+  for (int64_t i = 0; i < frame.bidders; ++i) {
+    const int64_t j = state.partner[i];
+    result.idx[frame.swapped ? j : i] = frame.swapped ? i : j;
+  }
+  for (size_t j = 0; j < std::min<size_t>(frame.objects, state.price.size()); ++j) {
+    result.price[j] = std::ldexp(state.price[j], exponent);
+  }
+}
+
+}  // namespace assign_detail
+
+// Solves a cloud that is not empty; false when a coordinate is not finite, or a cost as bad.
+// `enough` becomes the gap that counts as converged.
+template <typename T>
+bool solve_pairs(const AssignProblem<T>& problem, Interrupt& interrupt, AssignResult& result,
+                 double& enough) {
+  using namespace assign_detail;
+  interrupt.check();
+  Frame frame;
+  const bool finite = load_frame(problem, frame);
+  if (!finite || frame.stride == 0) {  // all points coincide
     for (int64_t i = 0; i < frame.bidders; ++i) result.idx[i] = i;
     if (finite) result.cost = result.gap = 0.0;
     return finite;
   }
 
   State state{interrupt};
-  result.gap =
-      solve_frame(frame, problem.rtol, problem.max_rounds, problem.price_in, problem.idx_in, state);
-  result.rounds = state.rounds;
-  exact = state.exact;
-  CarrySum cost;
-  for (int64_t i = 0; i < frame.bidders; ++i) {
-    const int64_t j = state.partner[i];
-    cost.add(frame.cost(i, j));
-    result.idx[frame.swapped ? j : i] = frame.swapped ? i : j;
-  }
   const int exponent = frame.exponent * (problem.squared ? 2 : 1);
-  result.cost = std::ldexp(cost.total() / static_cast<double>(frame.bidders), exponent);
-  for (int64_t j = 0; j < frame.objects; ++j) {
-    result.price[j] = std::ldexp(state.price[j], exponent);
+  const AssignTolerance tolerance = problem.tolerance.scaled(-exponent);
+  state.feasible = std::count(frame.least.begin(), frame.least.end(), INFINITY) == 0;
+  if (state.feasible && identity_cost(frame) == 0.0) {
+    take_identity(frame, state);
+    result.gap = 0.0;
+  } else if (state.feasible) {
+    result.gap = solve_frame(frame, tolerance, problem.max_rounds, problem.price_in,
+                             problem.idx_in, state);
   }
+  report(frame, state, tolerance, exponent, result, enough);
   return true;
 }
 
@@ -161,15 +219,16 @@ void solve_assignment(const AssignProblem<T>& problem, Interrupt& interrupt, Ass
   result.rounds = 0;
   result.converged = false;
   if (problem.n < 0 || problem.n > problem.N || problem.m < 0 || problem.m > problem.M) return;
-  double exact = 0.0;
+  double enough = 0.0;
   if (problem.n == 0 || problem.m == 0) {  // nothing to match, whatever the other cloud holds
     result.cost = problem.n == problem.m ? 0.0 : INFINITY;
     result.gap = 0.0;
-  } else if (!solve_pairs(problem, interrupt, result, exact)) {
+  } else if (!solve_pairs(problem, interrupt, result, enough)) {
     return;
   }
-  if (result.gap == 0.0 && !partners_coincide(problem, result.idx)) result.gap = 1.0;
-  result.converged = result.gap <= std::max(problem.rtol, exact);
+  const bool points = problem.D > 0;
+  if (points && result.gap == 0.0 && !partners_coincide(problem, result.idx)) result.gap = 1.0;
+  result.converged = result.gap <= enough;
 }
 
 }  // namespace pointloss
