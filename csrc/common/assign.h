@@ -61,6 +61,8 @@ struct AssignBatch : AssignSettings, AssignResults {
 constexpr double kAssignTheta = 5.0;
 // Where every nearest cost is 0, eps begins at this part of the cost of pairing point i with i.
 constexpr double kAssignOpeningPart = 0x1p-12;
+// Where the bidders of a matrix have several best objects, eps begins at this part of the mean cost.
+constexpr double kAssignMatrixPart = 0x1p-12;
 // A warm start begins this much finer than a cold one (which begins at the mean nearest cost).
 constexpr double kAssignWarmRatio = 20.0;
 // A warm first phase that takes more bids a bidder than this is dropped for a cold start.
@@ -111,8 +113,9 @@ POINTLOSS_HD int assign_exponent(double half_extent) {
 // Multiplies by 2^-exponent, in two steps: 2^-e itself may be subnormal, which some CPUs are told
 // to take for 0.
 struct AssignScale {
-  double half, rest;
+  double half = 1.0, rest = 1.0;
 
+  AssignScale() = default;
   POINTLOSS_HD explicit AssignScale(int exponent)
       : half(ldexp(1.0, -(exponent / 2))), rest(ldexp(1.0, exponent / 2 - exponent)) {}
 
@@ -144,12 +147,12 @@ struct AssignMatrix {
   const float* single;  // of `single` and `twice` one is null
   const double* twice;
   int64_t bidder_step, object_step;
-  AssignScale scale{0};
+  AssignScale scale;
 
   // `width`: of a row of the matrix, whose rows are the bidders' unless `swapped`.
   template <class T>
   POINTLOSS_HD static AssignMatrix of(const T* costs, int64_t width, bool swapped) {
-    AssignMatrix matrix{nullptr, nullptr, swapped ? 1 : width, swapped ? width : 1};
+    AssignMatrix matrix{nullptr, nullptr, swapped ? 1 : width, swapped ? width : 1, {}};
     matrix.set(costs);
     return matrix;
   }

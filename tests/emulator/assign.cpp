@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Assigns one pair of clouds as csrc/cuda/assign/kernels.cuh does, in the emulator.
 //
-//   assign N M D squared rtol max_rounds deterministic blocks long_ids warm seed stop hold turns
+//   assign N M D squared rtol atol max_rounds deterministic blocks long_ids warm seed stop hold turns
 //
-// reads x [N, D] and y [M, D] in float32 from the standard input, if `warm` then price [max(N, M)]
+// reads x [N, D] and y [M, D], or costs [N, M] if D is 0, in float32 from the standard input, if `warm` then price [max(N, M)]
 // in float64 and idx [N] in int64, and writes idx [N], price [max(N, M)], and in float64 cost, gap,
 // rounds, converged, whether the integer solver solved it, and how many of the rounds came after
 // that. `blocks` solve the cloud, with ids of 32 bits if `long_ids`.
@@ -27,6 +27,7 @@ void solve_equal(const AssignPlan& plan, int blocks) {
 
 template <Cost kCost>
 void solve(const AssignPlan& plan, int blocks, bool long_ids) {
+  if (plan.D == 0) return;  // for the general solver
   if (choose_solver(plan.least(), plan.most(), plan.D) == Solver::kUnequal) {
     SharedMemory<UnequalShared> shared(blocks, unequal_block_bytes(plan.least(), plan.most()));
     return emulated::launch(blocks, kIntegerThreads, [&] {
@@ -45,14 +46,17 @@ int main(int, char** names) {
   emulated::Arguments given{names};
   AssignBatch<float> batch{};
   batch.B = 1, batch.N = given.whole(), batch.M = given.whole(), batch.D = given.whole();
-  batch.squared = given.flag(), batch.rtol = given.number(), batch.max_rounds = given.whole();
+  batch.squared = given.flag();
+  batch.tolerance.rtol = given.number(), batch.tolerance.atol = given.number();
+  batch.max_rounds = given.whole();
   batch.deterministic = given.flag();
   const auto blocks = static_cast<int>(given.whole());
   const bool long_ids = given.flag(), warm = given.flag();
   given.schedule();
 
   const int64_t wide = std::max(batch.N, batch.M);
-  const auto x = read<float>(batch.N * batch.D), y = read<float>(batch.M * batch.D);
+  const auto x = read<float>(batch.N * (batch.D > 0 ? batch.D : batch.M));
+  const auto y = read<float>(batch.M * batch.D);
   const auto price_in = read<double>(warm ? wide : 0);
   const auto idx_in = read<int64_t>(warm ? batch.N : 0);
   batch.x = x.data(), batch.y = y.data();

@@ -40,8 +40,6 @@ struct AssignResult {
 
 namespace assign_detail {
 
-// Where the bidders of a matrix have several best objects, eps begins at this part of the mean cost.
-constexpr double kMatrixPart = 0x1p-12;
 // Bidders from which the nearest costs are estimated where float cannot tell them from 0.
 constexpr int64_t kNearestSample = 64;
 
@@ -69,7 +67,7 @@ inline double cold_eps(const Frame& frame, Auction<float>& auction, State& state
     const double regret = auction.mean_regret();
     if (regret > 0.0) return regret;
     const double mean = mean_cost(frame);
-    return kMatrixPart * (mean > 0.0 ? mean : 1.0);
+    return kAssignMatrixPart * (mean > 0.0 ? mean : 1.0);
   }
   const auto bidders = static_cast<double>(frame.bidders);
   if (nearest < auction.float_floor() * bidders) {

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
 // Certified assignment of a batch of point clouds on CUDA: the kernels, in the order of a call.
 //
-// prepare scales the clouds. Two integer solvers, each with a cluster of blocks per pair, take what
+// prepare scales the clouds or costs. Two integer solvers, each with a cluster of blocks per pair, take what
 // they support: integer/equal.cuh (nearly) equal sizes, integer/unequal.cuh the others. finish, one
 // block per pair, certifies what those leave; the general solver (general/auction.cuh) goes on
 // where they do not suffice. Nothing is allocated and nothing returns to the host. Bad input never
-// hangs: a length outside [0, N] or [0, M] gives idx -1, a non-finite coordinate an arbitrary
-// injection, both with cost NaN and gap infinity. Never to be compiled with fast math: the
+// hangs: a length outside [0, N] or [0, M] gives idx -1, a non-finite coordinate or a cost of NaN or
+// -infinity an arbitrary injection, all with cost NaN and gap infinity; costs without a matching give
+// idx -1, with cost and gap infinity. Never to be compiled with fast math: the
 // certificate counts correct roundings.
 //
 // A kernel is a loop of its function for one pair, which tests/emulator/assign.cpp calls as well.
@@ -25,16 +26,22 @@ template <typename T>
 __device__ void prepare_pair(const AssignBatch<T>& batch, const AssignPlan& plan, int64_t b,
                              BlockShared& shared) {
   bool swapped;
-  const PairArrays c = plan.pair(b, &swapped);
+  PairArrays c = plan.pair(b, &swapped);
   const int64_t most = plan.most();
   for (int64_t i = threadIdx.x; i < plan.N; i += kGeneralThreads) batch.idx[b * plan.N + i] = -1;
   for (int64_t j = threadIdx.x; j < most; j += kGeneralThreads) batch.price[b * most + j] = 0.0;
   if (threadIdx.x == 0) *c.head = {true, false, 0, 0, 0.0};
   __syncthreads();
   if (c.K <= 0) return;
-  const T *x = batch.x + b * batch.N * batch.D, *y = batch.y + b * batch.M * batch.D;
   int exponent = 0;
-  const bool finite = scale_clouds(c, shared, swapped ? y : x, swapped ? x : y, exponent);
+  bool finite = false;
+  if (plan.D == 0) {
+    c.matrix = plan.matrix_of(batch.x, b, swapped);
+    finite = scale_costs(c, shared, exponent);
+  } else {
+    const T *x = batch.x + b * batch.N * batch.D, *y = batch.y + b * batch.M * batch.D;
+    finite = scale_clouds(c, shared, swapped ? y : x, swapped ? x : y, exponent);
+  }
   if (threadIdx.x == 0) *c.head = {finite, false, exponent, 0, 0.0};
   __syncthreads();
 }
@@ -66,7 +73,7 @@ __device__ inline IntegerInput input_of(const AssignPlan& plan, const PairArrays
           static_cast<int>(c.K),
           static_cast<int>(c.L),
           static_cast<int>(c.dim),
-          plan.rtol,
+          plan.tolerance.scaled(-units),
           assign_round_limit(plan.max_rounds, c.L),
           plan.deterministic};
 }
@@ -140,14 +147,46 @@ __global__ void __launch_bounds__(kIntegerThreads)
   }
 }
 
+// The matching and the prices that the general solver has found, in the input's units.
+__device__ inline void store(const AssignPlan& plan, const AssignResults& results,
+                             const PairArrays& c, int64_t b, bool swapped, int units) {
+  for (int64_t i = threadIdx.x; i < c.K; i += kGeneralThreads) {
+    const int64_t j = c.partner[i];
+    results.idx[b * plan.N + (swapped ? j : i)] = swapped ? i : j;
+  }
+  for (int64_t j = threadIdx.x; j < c.L; j += kGeneralThreads) {
+    results.price[b * plan.most() + j] = ldexp(c.price[j], units);
+  }
+}
+
+// Whether `idx` has pairs of points that do not coincide, or costs that are not their bidder's least.
+__device__ inline bool has_apart(const AssignPlan& plan, const PairArrays& c, const void* x,
+                                 const void* y, int64_t b, bool swapped, const int64_t* idx,
+                                 BlockShared& shared) {
+  const auto apart = [&](int64_t i) {
+    if (idx[i] < 0) return 0.0;
+    if (plan.D == 0) {
+      const int64_t bidder = swapped ? idx[i] : i, object = swapped ? i : idx[i];
+      return c.matrix.given(bidder, object) == c.least[bidder] ? 0.0 : 1.0;
+    }
+    const int64_t at = (b * plan.N + i) * plan.D, other = (b * plan.M + idx[i]) * plan.D;
+    const auto differ = [&](const auto* u, const auto* v) {
+      return assign_coincide(u + at, v + other, plan.D) ? 0.0 : 1.0;
+    };
+    return plan.float_exact ? differ(static_cast<const float*>(x), static_cast<const float*>(y))
+                            : differ(static_cast<const double*>(x), static_cast<const double*>(y));
+  };
+  return block_over(shared, plan.N, 0.0, Max(), apart) > 0.0;
+}
+
 // Certificate and results of pair b, by one block; solves what the integer solvers do not.
-// `x` and `y`: the clouds as they were given.
+// `x` and `y`: the clouds as they were given, or the costs and null.
 __device__ inline void finish_pair(const AssignPlan& plan, const AssignResults& results,
                                    const void* x, const void* y, int64_t b, BlockShared& shared) {
   bool swapped;
-  const PairArrays c = plan.pair(b, &swapped);
+  PairArrays c = plan.pair(b, &swapped);
   int64_t* idx = results.idx + b * plan.N;
-  double cost = 0.0, gap = 0.0, exact = 0.0;
+  double cost = 0.0, gap = 0.0, enough = 0.0;  // `enough`: the gap that counts as converged
   int64_t rounds = 0;
   if (c.K < 0) cost = NAN, gap = INFINITY;
   if (c.K == 0 && c.L > 0) cost = INFINITY;
@@ -155,50 +194,56 @@ __device__ inline void finish_pair(const AssignPlan& plan, const AssignResults& 
     const int exponent = c.head->exponent;
     const bool finite = c.head->finite;
     if (!finite) cost = NAN, gap = INFINITY;
+    if (plan.D == 0) {
+      c.matrix = plan.float_exact ? plan.matrix_of(static_cast<const float*>(x), b, swapped)
+                                  : plan.matrix_of(static_cast<const double*>(x), b, swapped);
+      c.matrix.scale = AssignScale(exponent);
+    }
     Auction auction{{c, shared}};
     auction.rounds_taken = c.head->rounds;
     const double identity =
         finite && exponent != INT_MIN
             ? block_over(shared, c.K, 0.0, Sum(), [&](int64_t i) { return auction.cost(i, i); })
             : 0.0;
-    if (identity == 0.0) {
+    const int units = exponent * (plan.squared ? 2 : 1);
+    const bool possible = plan.D > 0 || !finite || auction.every_bidder_has_objects();
+    if (!possible) {
+      cost = gap = INFINITY;
+    } else if (identity == 0.0) {
       rounds = 0;
-      for (int64_t i = threadIdx.x; i < c.K; i += kGeneralThreads) idx[i] = i;
+      for (int64_t i = threadIdx.x; i < c.K; i += kGeneralThreads) {
+        idx[i] = i;
+        c.partner[i] = static_cast<int>(i);
+      }
+      __syncthreads();
+      if (finite && plan.D == 0) {
+        auction.measure();
+        cost = ldexp(auction.mean_cost, units);
+      }
     } else {
-      const int units = exponent * (plan.squared ? 2 : 1);
-      gap = auction.solve(plan.rtol, plan.max_rounds, plan.price_of(b), units,
+      const AssignTolerance tolerance = plan.tolerance.scaled(-units);
+      gap = auction.solve(tolerance, plan.max_rounds, plan.price_of(b), units,
                           kAssignOpeningPart * identity / static_cast<double>(c.K));
       cost = ldexp(auction.mean_cost, units);
       rounds = auction.rounds();
-      exact = auction.exact;
-      for (int64_t i = threadIdx.x; i < c.K; i += kGeneralThreads) {
-        const int64_t j = c.partner[i];
-        idx[swapped ? j : i] = swapped ? i : j;
-      }
-      for (int64_t j = threadIdx.x; j < c.L; j += kGeneralThreads) {
-        results.price[b * plan.most() + j] = ldexp(c.price[j], units);
+      enough = fmax(tolerance.relative(auction.mean_size), auction.exact);
+      if (auction.possible && isfinite(cost)) {
+        store(plan, results, c, b, swapped, units);
+      } else {  // forbidden pairs leave no matching, or the search for one was ended
+        cost = gap = INFINITY;
+        enough = 0.0;
       }
     }
   }
   if (gap == 0.0 && c.K > 0) {
     __syncthreads();
-    const auto apart = [&](int64_t i) {
-      if (idx[i] < 0) return 0.0;
-      const int64_t at = (b * plan.N + i) * plan.D, other = (b * plan.M + idx[i]) * plan.D;
-      const auto differ = [&](const auto* u, const auto* v) {
-        return assign_coincide(u + at, v + other, plan.D) ? 0.0 : 1.0;
-      };
-      return plan.float_exact
-                 ? differ(static_cast<const float*>(x), static_cast<const float*>(y))
-                 : differ(static_cast<const double*>(x), static_cast<const double*>(y));
-    };
-    if (block_over(shared, plan.N, 0.0, Max(), apart) > 0.0) gap = 1.0;
+    if (has_apart(plan, c, x, y, b, swapped, idx, shared)) gap = plan.D == 0 ? INFINITY : 1.0;
   }
   if (threadIdx.x == 0) {
     results.cost[b] = cost;
     results.gap[b] = gap;
     results.rounds[b] = rounds;
-    results.converged[b] = gap <= fmax(plan.rtol, exact);
+    results.converged[b] = gap <= enough;
   }
   __syncthreads();
 }

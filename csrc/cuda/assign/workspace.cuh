@@ -22,30 +22,34 @@ __host__ __device__ constexpr int64_t equal_size(int64_t K, int64_t L) {
 enum class Solver { kEqual, kUnequal, kGeneral };
 
 __host__ __device__ constexpr Solver choose_solver(int64_t K, int64_t L, int64_t dim) {
-  if (dim > 3) return Solver::kGeneral;
+  if (dim < 1 || dim > 3) return Solver::kGeneral;
   if (equal_size(K, L) == L && L < kEqualMostPoints) return Solver::kEqual;
   return K < L && L < kUnequalMostPoints ? Solver::kUnequal : Solver::kGeneral;
 }
 // Whether any pair of at most K bidders and L objects may be solved as equal or as unequal sizes.
 __host__ __device__ constexpr bool has_equal(int64_t K, int64_t L, int64_t dim) {
-  return dim <= 3 && equal_size(K, L) < kEqualMostPoints;
+  return dim >= 1 && dim <= 3 && equal_size(K, L) < kEqualMostPoints;
 }
 __host__ __device__ constexpr bool has_unequal(int64_t L, int64_t dim) {
-  return dim <= 3 && L < kUnequalMostPoints;
+  return dim >= 1 && dim <= 3 && L < kUnequalMostPoints;
 }
 
 // What the kernels that follow each other on a pair tell the next.
 struct PairHead {
-  bool finite, solved;  // the coordinates are; an integer solver left prices and an assignment
-  int exponent;         // the clouds are scaled by 2^-exponent; INT_MIN: all points coincide
+  bool finite, solved;  // the input is; an integer solver left prices and an assignment
+  int exponent;         // the clouds or costs are scaled by 2^-exponent; INT_MIN: all points coincide
   int64_t rounds;
   double eps;
 };
 
-// One pair of clouds, scaled by 2^-exponent; arrays as long as their comment says.
+// One pair of clouds, scaled by 2^-exponent, or a matrix of costs (dim 0); arrays as long as their
+// comment says.
 struct PairArrays {
   double *bidder, *object;     // [D, K], [D, L]
   float *bidder_f, *object_f;  // the same, double input with the centre taken off
+  double* least;               // [K] of a matrix, as given
+  float* above_f;              // [K, L] of a matrix: how far above the least a cost is, scaled
+  AssignMatrix matrix;         // for the general solver
   double* price;               // [L]
   float* price_f;              // [L]
   int *owner, *partner;        // [L] bidder or -1; [K] object or -1
@@ -85,6 +89,8 @@ __host__ __device__ inline size_t lay_out(PairArrays& c, char* base) {
   arena.take(c.object, c.dim * c.L);
   arena.take(c.bidder_f, c.dim * c.K);
   arena.take(c.object_f, c.dim * c.L);
+  arena.take(c.least, c.dim == 0 ? c.K : 0);
+  arena.take(c.above_f, c.dim == 0 ? c.K * c.L : 0);
   arena.take(c.price, c.L);
   arena.take(c.price_f, c.L);
   arena.take(c.owner, c.L);
@@ -133,7 +139,7 @@ inline size_t assign_pair_bytes(int64_t N, int64_t M, int64_t D) {
 // What the kernels need of a batch beside its coordinates and results. No larger: with those, the
 // integer solvers spill twice as much.
 struct AssignPlan : AssignSettings {
-  bool float_exact;  // the clouds are given in float, else in double
+  bool float_exact;  // the input is given in float, else in double
   char* workspace;   // 256-byte aligned
   size_t pair_bytes;
 
@@ -150,6 +156,12 @@ struct AssignPlan : AssignSettings {
     return price_in ? price_in + b * most() : nullptr;
   }
 
+  // Of pair b, from the whole batch's costs; not scaled.
+  template <typename T>
+  __device__ AssignMatrix matrix_of(const T* costs, int64_t b, bool swapped) const {
+    return AssignMatrix::of(costs + b * N * M, M, swapped);
+  }
+
   // Pair b in the workspace. A bad length gives K = -1.
   __device__ PairArrays pair(int64_t b, bool* swapped) const {
     const int64_t n = x_lengths ? x_lengths[b] : N, m = y_lengths ? y_lengths[b] : M;
@@ -163,7 +175,7 @@ struct AssignPlan : AssignSettings {
     c.K = !sound ? -1 : *swapped ? m : n;
     c.L = !sound ? -1 : *swapped ? n : m;
     c.squared = squared;
-    c.float_exact = float_exact;
+    c.float_exact = float_exact || D == 0;  // a cost is rounded relative to itself
     return c;
   }
 };

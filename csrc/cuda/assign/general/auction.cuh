@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The general assignment solver of one pair of point clouds, by one thread block: any dimension,
-// any ratio of sizes, any range of costs; also certifies what the integer solvers leave.
+// any ratio of sizes, any range of costs, a matrix of costs; also certifies what the integer solvers
+// leave.
 //
 // Problem and dual: common/assign.h. Bidders are the points of the smaller cloud.
 // Method: Jacobi auction with eps-scaling. In a round every unassigned bidder bids for its best
@@ -22,11 +23,12 @@ namespace pointloss {
 
 struct Auction : Certificate {
   double last_level = 0.0, raise_cap = 0.0;
-  bool has_last = false;
+  bool has_last = false, possible = true;
   int64_t rounds_taken = 0, war_bids = 0;
 
   // As assign_phases() asks for them.
-  __device__ bool squared() const { return c.squared; }
+  __device__ double float_floor() const { return assign_float_floor(c.dim, c.squared); }
+  __device__ bool feasible() const { return possible; }
   __device__ bool certifies_float() const { return true; }
   __device__ int64_t rounds() const { return rounds_taken; }
 
@@ -151,7 +153,7 @@ struct Auction : Certificate {
     __syncthreads();
   }
 
-  // Assigns every bidder; false when a bound was hit first.
+  // Assigns every bidder; false when a bound was hit first, or when that is not feasible.
   template <typename S>
   __device__ __noinline__ bool run_phase(S, double& eps, int64_t round_limit, int64_t bid_limit) {
     int side = 0;
@@ -169,6 +171,10 @@ struct Auction : Certificate {
       if (count == 0) break;
       if (rounds_taken >= round_limit || (bid_limit >= 0 && bids > bid_limit)) return false;
       if (bids - war_start > war_bids) {
+        if (c.dim == 0 && hopeless()) {
+          possible = false;
+          return false;
+        }
         eps *= kAssignTheta * kAssignTheta;
         raise_cap = fmax(raise_cap, kAssignRaiseCap * eps);
         war_start = bids;
@@ -196,9 +202,23 @@ struct Auction : Certificate {
     return block_over(shared, c.K, 0.0, Sum(), [&](int64_t i) { return c.best[i]; });
   }
 
+  // Whether the prices prove that forbidden pairs leave no matching: the lower bound is above what
+  // any matching costs. Prices of too few objects for their bidders rise until it is. They need not
+  // be those of an assignment; rounding is far below what is allowed for.
+  __device__ __noinline__ bool hopeless() {
+    const double rows = best_sum<double>();
+    const double least =
+        block_over(shared, c.L, INFINITY, Min(), [&](int64_t j) { return effective(j); });
+    const double prices =
+        block_over(shared, c.L, 0.0, Sum(), [&](int64_t j) { return effective(j); });
+    const double more = static_cast<double>(c.L - c.K) * least;  // prices count from their least
+    return rows - prices + more - 1e-9 * (rows + prices) >
+           kAssignMatrixMost * static_cast<double>(c.K);
+  }
+
   // Estimates the gap from the slack (own value - best value) of every bidder.
   template <typename S>
-  __device__ __noinline__ AssignSlack measure_slack(S) {
+  __device__ __noinline__ AssignSlack measure_slack(S, AssignTolerance tolerance) {
     normalise();
     const double mean = best_sum<S>() / static_cast<double>(c.K);
     for (int64_t i = threadIdx.x; i < c.K; i += kGeneralThreads) {
@@ -207,13 +227,12 @@ struct Auction : Certificate {
     }
     __syncthreads();
     const double total = block_over(shared, c.K, 0.0, Sum(), [&](int64_t i) { return c.slack[i]; });
-    const double primal =
-        block_over(shared, c.K, 0.0, Sum(), [&](int64_t i) { return cost(i, c.partner[i]); });
     const double largest =
         block_over(shared, c.K, 0.0, Max(), [&](int64_t i) { return c.best[i]; });
     const double median =
         block_select(shared, c.K, (c.K - 1) / 2, [&](int64_t i) { return key_of(c.best[i]); });
-    return assign_slack(total, primal, mean, median, largest, c.squared, c.float_exact);
+    return assign_slack(total, measure(), c.K, tolerance, mean, median, largest, float_floor(),
+                        c.float_exact);
   }
 
   // Clears prices and assignment.
@@ -274,9 +293,9 @@ struct Auction : Certificate {
   }
 
   template <typename S>
-  __device__ __noinline__ AssignOutcome run(double& eps, double rtol, int64_t round_limit,
-                                            int64_t bid_limit, double& gap) {
-    return assign_phases<S>(*this, eps, rtol, round_limit, bid_limit, gap);
+  __device__ __noinline__ AssignOutcome run(double& eps, AssignTolerance tolerance,
+                                            int64_t round_limit, int64_t bid_limit, double& gap) {
+    return assign_phases<S>(*this, eps, tolerance, round_limit, bid_limit, gap);
   }
 
   // Installs warm prices (in input units; what is not finite counts as 0) if they give a better
@@ -297,52 +316,77 @@ struct Auction : Certificate {
   }
 
   // Phases from eps on, in float as long as that suffices.
-  __device__ AssignOutcome run_all(double& eps, double rtol, int64_t limit, int64_t bid_limit,
-                                   double& gap) {
-    const AssignOutcome outcome = run<float>(eps, rtol, limit, bid_limit, gap);
+  __device__ AssignOutcome run_all(double& eps, AssignTolerance tolerance, int64_t limit,
+                                   int64_t bid_limit, double& gap) {
+    const AssignOutcome outcome = run<float>(eps, tolerance, limit, bid_limit, gap);
     if (outcome != AssignOutcome::kNeedsDouble) return outcome;
-    return run<double>(eps, rtol, limit, -1, gap);
+    return run<double>(eps, tolerance, limit, -1, gap);
   }
 
   // Certifies what an integer solver left; goes on from there if that is not enough.
-  __device__ double finish_integers(double rtol, int64_t limit) {
+  __device__ double finish_integers(AssignTolerance tolerance, int64_t limit) {
     double gap = INFINITY, eps = c.head->eps;
     if (unassigned() == 0.0) {
       gap = gap_of_rows();
-      if (gap <= rtol || rounds_taken >= limit) return gap;
+      if (gap <= tolerance.relative(mean_size) || rounds_taken >= limit) return gap;
       // Integer prices lie between rounded costs. Where many bidders pay the same or nothing, as
       // among duplicates, what rounding adds up to can be more than the gap of the few who travel.
       tighten();
       gap = certify();
-      if (gap <= rtol) return gap;
+      if (gap <= tolerance.relative(mean_size)) return gap;
     }
     clear_bids();
     war_bids = kAssignWarBids * c.K;
     raise_cap = kAssignRaiseCap * eps;
     __syncthreads();
-    run_all(eps, rtol, limit, -1, gap);
+    run_all(eps, tolerance, limit, -1, gap);
     return gap;
+  }
+
+  // The eps of a cold start for a matrix, whose bidders' least costs are 0: the mean of what a second
+  // best is worse by, or where bidders have several best objects a part of the mean cost.
+  __device__ __noinline__ double matrix_eps() {
+    for (int64_t i = threadIdx.x / 32; i < c.K; i += kGeneralWarps) {
+      const BestTwo<float> top = warp_best<float>(i, 0, 1);
+      if (threadIdx.x % 32 == 0) c.slack[i] = static_cast<double>(top.second);
+    }
+    __syncthreads();
+    const auto mean_finite = [&](int64_t count, auto term) {
+      const double sum = block_over(shared, count, 0.0, Sum(), [&](int64_t k) {
+        return term(k) < INFINITY ? term(k) : 0.0;
+      });
+      const double finite = block_over(shared, count, 0.0, Sum(), [&](int64_t k) {
+        return term(k) < INFINITY ? 1.0 : 0.0;
+      });
+      return finite > 0.0 ? sum / finite : 0.0;
+    };
+    const double second = mean_finite(c.K, [&](int64_t i) { return c.slack[i]; });
+    if (second > 0.0) return second;
+    const double mean =
+        mean_finite(c.K * c.L, [&](int64_t k) { return static_cast<double>(c.above_f[k]); });
+    return kAssignMatrixPart * (mean > 0.0 ? mean : 1.0);
   }
 
   // Solves a pair that is neither empty nor degenerate; returns the certified gap. `opening`: eps
   // to begin at if every nearest cost is 0, as coincident points can make it.
-  __device__ double solve(double rtol, int64_t max_rounds, const double* price_in, int exponent,
-                          double opening) {
+  __device__ double solve(AssignTolerance tolerance, int64_t max_rounds, const double* price_in,
+                          int exponent, double opening) {
     const int64_t limit = assign_round_limit(max_rounds, c.L);
-    if (c.head->solved && consistent()) return finish_integers(rtol, limit);
+    if (c.head->solved && consistent()) return finish_integers(tolerance, limit);
     clear();
     war_bids = kAssignWarBids * c.K;
     const double nearest = best_sum<float>();
     double eps = nearest > 0.0 ? nearest / static_cast<double>(c.K) : opening;
+    if (c.dim == 0) eps = matrix_eps();
     double gap = INFINITY;
     raise_cap = kAssignRaiseCap * eps;
     const bool warm = price_in != nullptr && load_prices(price_in, exponent, nearest);
     if (warm) eps /= kAssignWarmRatio;
     const int64_t bids = warm ? kAssignWarmBids * c.K : -1;
-    if (run_all(eps, rtol, limit, bids, gap) == AssignOutcome::kDropWarm) {
+    if (run_all(eps, tolerance, limit, bids, gap) == AssignOutcome::kDropWarm) {
       clear();
       eps *= kAssignWarmRatio;
-      run_all(eps, rtol, limit, -1, gap);
+      run_all(eps, tolerance, limit, -1, gap);
     }
     return gap;
   }

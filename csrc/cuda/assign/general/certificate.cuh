@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
-// The certificate of an assignment of one pair of point clouds, by one thread block.
+// The certificate of an assignment of one pair of point clouds, or by a matrix of costs, by one
+// thread block.
 //
 // Dual and certified gap: common/assign.h. The gap is computed in float64 from nothing but
-// coordinates, prices and partners. Float scans filter which objects can give a row minimum.
+// coordinates or costs, prices and partners. Float scans filter which objects can give a row minimum.
 #pragma once
 
 #include "block.cuh"
@@ -17,11 +18,32 @@ struct Certificate {
   // With more objects than bidders, L - K identical dummy bidders of cost 0 are represented by one
   // number: the common price of their objects, and a lower bound on all prices.
   double level = 0.0;
-  double mean_cost = 0.0;  // of the assignment that was certified last
+  double mean_cost = 0.0;  // of the assignment that was measured last
+  double mean_size = 0.0;  // of its costs, |c|: of distances the same
   double exact = 0.0;      // the gap of the last certificate that is as good as 0
 
   __device__ double cost(int64_t i, int64_t j) const {
+    if (c.dim == 0) return c.matrix.above(i, j, c.least[i]);
     return assign_cost(c.bidder + i, c.K, c.object + j, c.L, c.dim, c.squared);
+  }
+  // Of a matrix: whether no bidder is forbidden all objects.
+  __device__ bool every_bidder_has_objects() const {
+    return block_over(shared, c.K, -INFINITY, Max(), [&](int64_t i) { return c.least[i]; }) <
+           INFINITY;
+  }
+  // Of the present assignment, which is complete.
+  __device__ __noinline__ AssignPrimal measure() {
+    const auto bidders = static_cast<double>(c.K);
+    const double above =
+        block_over(shared, c.K, 0.0, Sum(), [&](int64_t i) { return cost(i, c.partner[i]); });
+    mean_cost = mean_size = above / bidders;
+    if (c.dim > 0) return AssignPrimal::of_points(above);
+    const auto value = [&](int64_t i) { return c.matrix.scale(c.matrix.given(i, c.partner[i])); };
+    const double sum = block_over(shared, c.K, 0.0, Sum(), value);
+    const double size =
+        block_over(shared, c.K, 0.0, Sum(), [&](int64_t i) { return fabs(value(i)); });
+    mean_cost = sum / bidders, mean_size = size / bidders;
+    return AssignPrimal::of_matrix(above, size);
   }
   __device__ double effective(int64_t j) const { return fmax(c.price[j], level); }
   __device__ void set_price(int64_t j, double price) const {
@@ -41,8 +63,8 @@ struct Certificate {
   }
 
   // min_j (c_ij + q_j) in float64 by one warp, prices normalised. Exact float coordinates allow a
-  // float scan as a filter: it errs by at most (dim + 6) units relative (and 1e-18 where squares
-  // underflow), so the true minimum is among the values within four times that.
+  // float scan as a filter: it errs by at most (dim + 6) units relative, and assign_float_tiny, so
+  // the true minimum is among the values within four times that.
   template <typename S>
   __device__ __noinline__ double row_minimum(int64_t i) const {
     const int lane = threadIdx.x % 32;
@@ -51,7 +73,7 @@ struct Certificate {
     const double best = group_reduce(static_cast<double>(least), Min());
     if (sizeof(S) == sizeof(double)) return best;
     const double unit = 0x1p-24 * static_cast<double>(c.dim + 6);
-    const double limit = best * (1.0 + 4.0 * unit) + 1e-18;
+    const double limit = best * (1.0 + 4.0 * unit) + assign_float_tiny(c.dim);
     double exact = INFINITY;
     scan<S>(c, S(0), i, lane, 32, [&](int64_t j, S v) {
       if (static_cast<double>(v) <= limit) exact = fmin(exact, cost(i, j) + c.price[j]);
@@ -65,10 +87,7 @@ struct Certificate {
     const double rows = block_over(shared, c.K, 0.0, Sum(), [&](int64_t i) { return c.best[i]; });
     const double prices =
         block_over(shared, c.L, 0.0, Sum(), [&](int64_t j) { return c.price[j]; });
-    const double primal =
-        block_over(shared, c.K, 0.0, Sum(), [&](int64_t i) { return cost(i, c.partner[i]); });
-    mean_cost = primal / static_cast<double>(c.K);
-    return assign_gap(primal, rows, prices, c.K, c.dim, block_adds(c.L), exact);
+    return assign_gap(measure(), rows, prices, c.K, c.dim, block_adds(c.L), exact);
   }
 
   // The certified gap of the present assignment, from nothing but coordinates and prices.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Scales a pair of clouds by a power of two, so that squares stay in range and nothing is rounded.
+// Scales a pair of clouds, or a matrix of costs, by a power of two, so that squares stay in range and
+// nothing is rounded.
 #pragma once
 
 #include "../workspace.cuh"
@@ -50,6 +51,36 @@ __device__ bool scale_clouds(const PairArrays& c, BlockShared& shared, const T* 
       const double v = scale(static_cast<double>(object[k * c.dim + d]));
       c.object[d * c.L + k] = v;
       c.object_f[d * c.L + k] = static_cast<float>(v - centre);
+    }
+  }
+  __syncthreads();
+  return true;
+}
+
+// Scales the matrix c.matrix and finds the bidders' least costs, with a warp to each bidder; false
+// when a cost is NaN or -infinity.
+__device__ inline bool scale_costs(PairArrays& c, BlockShared& shared, int& exponent) {
+  const int lane = threadIdx.x % 32;
+  double largest = 0.0, bad = 0.0;
+  for (int64_t i = threadIdx.x / 32; i < c.K; i += kGeneralWarps) {
+    double least = INFINITY;
+    for (int64_t j = lane; j < c.L; j += 32) {
+      const double cost = c.matrix.given(i, j);
+      if (cost == INFINITY) continue;
+      if (!isfinite(cost)) bad = 1.0;
+      largest = fmax(largest, fabs(cost));
+      least = fmin(least, cost);
+    }
+    least = group_reduce(least, Min());
+    if (lane == 0) c.least[i] = least;
+  }
+  largest = block_reduce(shared, largest, Max());
+  if (block_reduce(shared, bad, Max()) > 0.0) return false;
+  exponent = largest > 0.0 ? assign_exponent(largest) : 0;
+  c.matrix.scale = AssignScale(exponent);
+  for (int64_t i = threadIdx.x / 32; i < c.K; i += kGeneralWarps) {
+    for (int64_t j = lane; j < c.L; j += 32) {
+      c.above_f[i * c.L + j] = static_cast<float>(c.matrix.above(i, j, c.least[i]));
     }
   }
   __syncthreads();

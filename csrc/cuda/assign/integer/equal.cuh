@@ -153,18 +153,19 @@ struct EqualSolver {
     eps = max(1, static_cast<int>(fmin(value, static_cast<double>(kRaiseLimit))));
   }
 
-  // Phases from the first eps down until the integer gap is within `target`; false: a bound was
+  // Phases from the first eps down until the integer gap is within its tolerance; false: a bound was
   // hit, or the integers are too coarse.
-  __device__ __forceinline__ bool phases(bool warm, double target) {
+  __device__ __forceinline__ bool phases(bool warm) {
     double next = open(warm), best = 1.0;  // eps of the next phase; greatest lower bound so far
     bool last_phase = false, abandoned = false;
     const int left = max(kLeastLeft, static_cast<int>(kLeftPart * static_cast<float>(s.N)));
     for (int phase = 0; phase < kMaxPhases; ++phase) {
       const Sums sums = pass(phase == 0);
-      const bool met = sums.gap() <= target * sums.primal;
+      const double tolerance = s.in->tolerance(sums.primal);
+      const bool met = sums.gap() <= tolerance;
       best = fmax(best, sums.dual);
       if (last_phase && met) return true;
-      const double finest = fmax(1.0, kLastEps * target * best / s.N);
+      const double finest = fmax(1.0, kLastEps * s.in->tolerance(best) / s.N);
       if (phase == 0) {
         if (warm && sums.dual <= 0.0) return false;
         if (given_complete && met) {
@@ -173,7 +174,7 @@ struct EqualSolver {
         }
         if (next < 0.0) {
           const Opening<Id, kCost> opening{s, h};
-          next = opening.first_eps(warm, best / s.in->K, target * best / s.N);
+          next = opening.first_eps(warm, best / s.in->K, s.in->tolerance(best) / s.N);
         }
       } else if (abandoned) {
         next = best / s.in->K;
@@ -181,7 +182,7 @@ struct EqualSolver {
         next /= kAssignTheta;
       } else {
         if (next <= 1.0) return sums.gap() <= kCoarseGap * sums.primal;
-        next *= fmin(fmax(0.8 * target * sums.primal / sums.gap(), 0.25), 0.8);
+        next *= fmin(fmax(0.8 * tolerance / sums.gap(), 0.25), 0.8);
       }
       if (!last_phase && next < 1.6 * finest) next = finest;
       last_phase = next <= 1.3 * finest;
@@ -217,8 +218,8 @@ __device__ __forceinline__ void solve_equal(EqualState<Id, kCost> state, Integer
   const IntegerInput& in = *state.in;
   EqualSolver<Id, kCost> solver{state, shared};
   solver.load();
-  bool done = in.price_in != nullptr && solver.phases(true, in.target());
-  if (!done && solver.rounds < in.round_limit) done = solver.phases(false, in.target());
+  bool done = in.price_in != nullptr && solver.phases(true);
+  if (!done && solver.rounds < in.round_limit) done = solver.phases(false);
   finish(
       state, shared, done, solver.rounds, solver.eps,
       [&](int i) { return best_two(state, i, 2 * kCostError).best; }, to);

@@ -39,13 +39,15 @@ struct IntegerInput {
   bool swapped;           // x are the objects
   double price_scale;     // takes price_in to units of the costs
   int K, N, dim;          // bidders, objects
-  double rtol;
+  AssignTolerance asked;  // in scaled costs
   int64_t round_limit;
   bool deterministic;
 
-  // Relative gap to aim at: rtol less what costs lose to rounding.
-  __device__ __forceinline__ double target() const {
-    return fmax(rtol * (1.0 - 0x1p-10) - 1e-7, 1e-7);
+  // Gap to aim at where the costs add up to `cost` units, in units: what is asked for less what
+  // costs lose to rounding.
+  __device__ __forceinline__ double tolerance(double cost) const {
+    const double most = fmax(asked.rtol * cost, asked.atol * static_cast<double>(1 << kCostBits) * K);
+    return fmax(most * (1.0 - 0x1p-10) - 1e-7 * cost, 1e-7 * cost);
   }
   // The price given for object k, in units; 0 if it is no price, as NaN.
   __device__ __forceinline__ int price_units(int k) const {

@@ -104,7 +104,7 @@ struct UnequalSolver {
   }
 
   // The first eps, with the prices to start from.
-  __device__ __forceinline__ double open(double target) {
+  __device__ __forceinline__ double open() {
     const int K = s.in->K;
     const bool warm = s.in->price_in != nullptr;
     const CentrePrices<UnequalState<kCost>> centre{s, h};
@@ -113,7 +113,7 @@ struct UnequalSolver {
       const double error = centre.set();
       if (error >= 0.0) {
         refresh_groups(s);
-        const double finest = 0.5 * target * pass().dual / K;
+        const double finest = 0.5 * s.in->tolerance(pass().dual) / K;
         const double first = fmax(kUnequalCentreEps * error, finest);
         lower_all(kShift * first);
         return first;
@@ -135,9 +135,9 @@ struct UnequalSolver {
     return first / kAssignWarmRatio;
   }
 
-  // Phases until the integer gap is within `target`; false: a bound was hit.
-  __device__ __forceinline__ bool phases(double target) {
-    double next = open(target);
+  // Phases until the integer gap is within its tolerance; false: a bound was hit.
+  __device__ __forceinline__ bool phases() {
+    double next = open();
     int shift = kShift;
     auction.war = kAssignWarBids * s.in->K;
     for (int phase = 0; phase < kMaxPhases; ++phase) {
@@ -146,11 +146,12 @@ struct UnequalSolver {
       if (!auction.run()) return false;
       auction.lower_to_paid();
       const Sums sums = pass();
-      if (sums.gap() <= target * sums.primal) return true;
+      const double tolerance = s.in->tolerance(sums.primal);
+      if (sums.gap() <= tolerance) return true;
       int highest = 0;
-      const bool stuck = unowned_prices(highest) > kUnownedPart * target * sums.primal;
+      const bool stuck = unowned_prices(highest) > kUnownedPart * tolerance;
       if (eps == 1 && !stuck) return false;
-      next = assign_next_eps(eps, sums.gap() / sums.primal, target);
+      next = assign_next_eps(eps, sums.gap(), tolerance);
       if (stuck) shift *= 2;
       double drop = static_cast<double>(shift) * eps;
       if (shift > kMaxShift) {
@@ -173,7 +174,7 @@ __device__ __forceinline__ void solve_unequal(UnequalState<kCost> state, Unequal
   take_arrays(state, state.in->K, arena);
   UnequalSolver<kCost> solver{state, shared, {state, shared}};
   solver.load();
-  const bool done = solver.phases(state.in->target());
+  const bool done = solver.phases();
   finish(
       state, shared, done, solver.auction.rounds, solver.auction.eps,
       [&](int i) { return solver.best_of(i); }, to);
