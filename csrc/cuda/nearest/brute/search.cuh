@@ -152,10 +152,11 @@ struct BruteForceTask {
   }
 };
 
-// What this lane's points find in the groups `first`, `first` + `step`, ... of targets.
+// What this lane's points, which the block brings into shared memory, find in the groups `first`,
+// `first` + `step`, ... of targets.
 template <int kNorm, class Tile, class T>
-__device__ __forceinline__ void search_groups(const BruteForceTask<T>& t, int D, int first,
-                                              int step, const T* points, T* own_targets,
+__device__ __forceinline__ void search_groups(const BruteForceTask<T>& t, int D, int threads,
+                                              int first, int step, T* points, T* own_targets,
                                               BestGroup<T> (&best)[Tile::kRows]) {
   constexpr int kAxes = Tile::kAxes, kColumns = Tile::kColumns, kRows = Tile::kRows;
   constexpr int kValues = kAxes * kColumns, kLoads = (kValues + 31) / 32;
@@ -172,6 +173,11 @@ __device__ __forceinline__ void search_groups(const BruteForceTask<T>& t, int D,
     }
   };
   if (first < groups) fetch(first, 0);
+  for (int v = threadIdx.x; v < Tile::kPoints * D; v += threads) {
+    const int q = v % Tile::kPoints;
+    points[v] = q < t.valid ? t.points[int64_t{q} * D + v / Tile::kPoints] : T(0);
+  }
+  __syncthreads();
   for (int group = first; group < groups; group += step) {
     T dist[kRows][kColumns];
     for (int axis = 0; axis < D; axis += kAxes) {
@@ -234,15 +240,10 @@ __device__ __forceinline__ void search_task(const BruteForceParams<T>& p, int64_
   const auto meet = [&] { p.blocks > 1 ? cluster_barrier() : __syncthreads(); };
   const BruteForceTask<T> t(p, task, Tile::kPoints);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, slices = p.warps * p.blocks;
-  for (int v = threadIdx.x; v < Tile::kPoints * D; v += 32 * p.warps) {
-    const int q = v % Tile::kPoints;
-    shared.points[v] = q < t.valid ? t.points[int64_t{q} * D + v / Tile::kPoints] : T(0);
-  }
-  __syncthreads();
   BestGroup<T> best[kRows];
 #pragma unroll
   for (int r = 0; r < kRows; ++r) best[r] = {T(INFINITY), INT_MAX};
-  search_groups<kNorm, Tile>(t, D, rank + p.blocks * warp, slices, shared.points,
+  search_groups<kNorm, Tile>(t, D, 32 * p.warps, rank + p.blocks * warp, slices, shared.points,
                              shared.targets + warp * Tile::kAxes * Tile::kStride, best);
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
