@@ -115,15 +115,23 @@ def density_aware_chamfer(
     return torch.stack(total)
 
 
+def least_cost(cost: Tensor) -> Tensor:
+    """Least mean cost [B] of a one-to-one matching by costs [B, N, M], inf if there is none."""
+    costs = []
+    for matrix in cost.detach().cpu().double().numpy():
+        try:
+            rows, columns = linear_sum_assignment(matrix)
+        except ValueError:  # infeasible
+            costs.append(np.inf)
+        else:
+            costs.append(float(np.mean(matrix[rows, columns])))
+    return torch.tensor(costs, dtype=torch.float64)
+
+
 def optimal_cost(x: Tensor, y: Tensor, squared: bool = False) -> Tensor:
     """Least mean distance of an injection of the smaller cloud into the larger, [B] in float64."""
-    costs = []
-    for a, b in zip(x.detach().cpu(), y.detach().cpu(), strict=True):
-        d = pairwise(a, b)
-        matrix = (d if squared else d.sqrt()).numpy()
-        rows, columns = linear_sum_assignment(matrix)
-        costs.append(float(np.mean(matrix[rows, columns])))
-    return torch.tensor(costs, dtype=torch.float64)
+    d = torch.stack([pairwise(a, b) for a, b in zip(x.cpu(), y.cpu(), strict=True)])
+    return least_cost(d if squared else d.sqrt())
 
 
 def matching_cost(x: Tensor, y: Tensor, idx: Tensor, squared: bool = False) -> Tensor:

@@ -39,7 +39,16 @@ def assign(program, x, y, *, schedule=QUIET, seed=0, blocks=1, long_ids=False, e
     rounds of the general solver after it."""
     n, m = len(x), len(y)
     options = {"squared": False, "rtol": 1e-2, "atol": 0.0, "max_rounds": 0, "deterministic": False}
-    numbers = [n, m, x.shape[1], *(options | how).values(), blocks, long_ids, earlier is not None, seed]
+    numbers = [
+        n,
+        m,
+        x.shape[1],
+        *(options | how).values(),
+        blocks,
+        long_ids,
+        earlier is not None,
+        seed,
+    ]
     given = [x.numpy(), y.numpy()]
     if earlier is not None:
         given += [earlier.price[0].numpy(), earlier.idx[0].numpy()]

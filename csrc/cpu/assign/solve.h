@@ -141,12 +141,13 @@ inline void take_identity(const Frame& frame, State& state) {
 inline void report(const Frame& frame, const State& state, AssignTolerance tolerance, int exponent,
                    AssignResult& result, double& enough) {
   result.rounds = state.rounds;
-  CarrySum cost, size;
+  CarrySum cost, size, above;
   bool exact = true;  // every cost of a matrix is its bidder's least
   for (int64_t i = 0; state.feasible && i < frame.bidders; ++i) {
     const double value = frame.value(i, state.partner[i]);
     cost.add(value);
     size.add(std::fabs(value));
+    above.add(frame.cost(i, state.partner[i]));
     exact &= !frame.matrix || frame.matrix->given(i, state.partner[i]) == frame.least[i];
   }
   if (!state.feasible || !std::isfinite(cost.total())) {
@@ -161,6 +162,8 @@ inline void report(const Frame& frame, const State& state, AssignTolerance toler
     const int64_t j = state.partner[i];
     result.idx[frame.swapped ? j : i] = frame.swapped ? i : j;
   }
+  // Where the gap is that to the bidders' least costs, no prices prove it, and those tried less.
+  if (frame.matrix && above.total() <= result.gap * size.total()) return;
   for (size_t j = 0; j < std::min<size_t>(frame.objects, state.price.size()); ++j) {
     result.price[j] = std::ldexp(state.price[j], exponent);
   }

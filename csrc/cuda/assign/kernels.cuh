@@ -147,13 +147,17 @@ __global__ void __launch_bounds__(kIntegerThreads)
   }
 }
 
-// The matching and the prices that the general solver has found, in the input's units.
+// The matching and the prices that the general solver has found, in the input's units. Where the gap
+// is that to the least costs of a matrix's bidders, no prices prove it, and those tried less.
 __device__ inline void store(const AssignPlan& plan, const AssignResults& results,
-                             const PairArrays& c, int64_t b, bool swapped, int units) {
+                             const Certificate& found, int64_t b, bool swapped, int units,
+                             double gap) {
+  const PairArrays& c = found.c;
   for (int64_t i = threadIdx.x; i < c.K; i += kGeneralThreads) {
     const int64_t j = c.partner[i];
     results.idx[b * plan.N + (swapped ? j : i)] = swapped ? i : j;
   }
+  if (plan.D == 0 && found.mean_above <= gap * found.mean_size) return;
   for (int64_t j = threadIdx.x; j < c.L; j += kGeneralThreads) {
     results.price[b * plan.most() + j] = ldexp(c.price[j], units);
   }
@@ -228,7 +232,7 @@ __device__ inline void finish_pair(const AssignPlan& plan, const AssignResults& 
       rounds = auction.rounds();
       enough = fmax(tolerance.relative(auction.mean_size), auction.exact);
       if (auction.possible && isfinite(cost)) {
-        store(plan, results, c, b, swapped, units);
+        store(plan, results, auction, b, swapped, units, gap);
       } else {  // forbidden pairs leave no matching, or the search for one was ended
         cost = gap = INFINITY;
         enough = 0.0;

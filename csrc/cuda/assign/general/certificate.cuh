@@ -20,6 +20,7 @@ struct Certificate {
   double level = 0.0;
   double mean_cost = 0.0;  // of the assignment that was measured last
   double mean_size = 0.0;  // of its costs, |c|: of distances the same
+  double mean_above = 0.0;  // of its costs above the bidders' least: of distances the same
   double exact = 0.0;      // the gap of the last certificate that is as good as 0
 
   __device__ double cost(int64_t i, int64_t j) const {
@@ -36,7 +37,7 @@ struct Certificate {
     const auto bidders = static_cast<double>(c.K);
     const double above =
         block_over(shared, c.K, 0.0, Sum(), [&](int64_t i) { return cost(i, c.partner[i]); });
-    mean_cost = mean_size = above / bidders;
+    mean_cost = mean_size = mean_above = above / bidders;
     if (c.dim > 0) return AssignPrimal::of_points(above);
     const auto value = [&](int64_t i) { return c.matrix.scale(c.matrix.given(i, c.partner[i])); };
     const double sum = block_over(shared, c.K, 0.0, Sum(), value);
