@@ -23,14 +23,15 @@ STABLE_TORCH_LIBRARY(pointloss, m) {
       "int k, str method) -> (Tensor dist, Tensor idx)");
   m.def(
       "nearest_backward(Tensor? grad_x, Tensor? grad_y, Tensor x, Tensor y, Tensor idx_x, "
-      "Tensor idx_y, int norm, bool deterministic) -> (Tensor, Tensor)");
+      "Tensor idx_y, int norm, bool need_x, bool need_y, bool deterministic) "
+      "-> (Tensor, Tensor)");
   m.def(
       "chamfer(Tensor x, Tensor y, Tensor? x_lengths, Tensor? y_lengths, int norm, bool squared, "
       "bool both, str point_reduction, str batch_reduction) -> (Tensor value, Tensor idx)");
   m.def(
       "chamfer_backward(Tensor grad, Tensor x, Tensor y, Tensor? x_lengths, Tensor? y_lengths, "
       "Tensor idx, int norm, bool squared, bool both, str point_reduction, str batch_reduction, "
-      "bool deterministic) -> (Tensor, Tensor)");
+      "bool need_x, bool need_y, bool deterministic) -> (Tensor, Tensor)");
   m.def(
       "assign(Tensor x, Tensor? y, Tensor? x_lengths, Tensor? y_lengths, bool squared, float rtol, "
       "float atol, Tensor? price, Tensor? idx, int max_rounds, bool deterministic) -> (Tensor new_idx, "

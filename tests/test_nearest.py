@@ -356,8 +356,8 @@ def test_opcheck(device):
     grad_x, grad_y = torch.rand(2, 10, device=device), torch.rand(2, 12, device=device)
     op = torch.ops.pointloss.nearest_backward.default
     for grads in ((grad_x, grad_y), (None, grad_y), (grad_x, None)):
-        torch.library.opcheck(op, (*grads, x, y, idx_x, idx_y, 2, False))
-        torch.library.opcheck(op, (*grads, x, y, idx_x, idx_y, 2, True))
+        torch.library.opcheck(op, (*grads, x, y, idx_x, idx_y, 2, True, False, False))
+        torch.library.opcheck(op, (*grads, x, y, idx_x, idx_y, 2, True, True, True))
 
 
 def test_vmap_over_grad(device):

@@ -3,8 +3,9 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from pointloss import chamfer, nearest
+from pointloss import NearestIndex, chamfer, emd, nearest, nearest_both
 from pointloss.testing.clouds import make, uniform
 
 
@@ -24,8 +25,11 @@ def test_gradients(norm, device, gradcheck):
 @pytest.mark.parametrize("norm", [1, 2])
 def test_the_kernel_and_torch_give_one_gradient(norm, device, dtype):
     """The fast backward against the differentiable one that create_graph takes."""
-    # The last is large enough for one kernel of the backward to start while the other runs.
-    for dim, n, m in ((2, 70, 50), (3, 70, 50), (5, 70, 50), (3, 60000, 500)):
+    # Three have more rows than a block owns; the last is large enough for one kernel to start while
+    # the other runs.
+    for dim, n, m in (
+        (2, 70, 50), (3, 70, 50), (5, 70, 50), (3, 3000, 1100), (3, 2000, 2), (3, 60000, 500),
+    ):  # fmt: skip
         x = torch.rand(3, n, dim, device=device, dtype=dtype, requires_grad=True)
         y = torch.rand(3, m, dim, device=device, dtype=dtype, requires_grad=True)
         n = torch.tensor([n, 0, n // 2], device=device)
@@ -134,7 +138,8 @@ def test_index_that_was_changed_shows_in_the_gradient(bad, device):
     op = torch.ops.pointloss.nearest_backward.default
     weight = torch.ones(2, 40, device=device)
     for deterministic in (False, True):
-        x_grad, y_grad = op(weight, None, x.detach(), y.detach(), idx, idx[:, :0], 2, deterministic)
+        args = (weight, None, x.detach(), y.detach(), idx, idx[:, :0], 2)
+        x_grad, y_grad = op(*args, True, True, deterministic)
         assert x_grad[0, 3].isnan().all()
         assert x_grad.isnan().sum() == 3
         assert y_grad.isfinite().all()
@@ -142,4 +147,44 @@ def test_index_that_was_changed_shows_in_the_gradient(bad, device):
     op = torch.ops.pointloss.chamfer_backward.default
     one = torch.ones((), device=device)
     args = (x.detach(), y.detach(), None, None, found, 2, True, True, "sum", "sum")
-    assert op(one, *args, False)[0].isnan().sum() == 3
+    assert op(one, *args, True, True, False)[0].isnan().sum() == 3
+
+
+LOSSES = {
+    "nearest": lambda x, y: nearest(x, y).dist.sum(),
+    "nearest_both": lambda x, y: sum(found.dist.sum() for found in nearest_both(x, y)),
+    "k": lambda x, y: nearest(x, y, k=3).dist.sum(),
+    "index": lambda x, y: NearestIndex(y).query(x).dist.sum(),
+    "chamfer": lambda x, y: chamfer(x, y, squared=False),
+    "emd": emd,
+}
+
+
+@pytest.mark.sanitize
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("strict", [False, True], ids=["any order", "deterministic"])
+def test_a_cloud_that_needs_no_gradient_costs_none(name, strict, device, request):
+    """The other's gradient is the same, and that one's is never computed."""
+    if strict or name == "emd":
+        request.getfixturevalue("deterministic")
+    for dim, n, m in ((3, 700, 600), (5, 70, 60)):
+        clouds = [torch.rand(2, k, dim, device=device) for k in (n, m)]
+        both = [p.clone().requires_grad_() for p in clouds]
+        whole = torch.autograd.grad(LOSSES[name](*both), both)
+        for side in (0, 1):
+            some = list(clouds)
+            some[side] = both[side]
+            with Written() as written:
+                (grad,) = torch.autograd.grad(LOSSES[name](*some), both[side])
+            torch.testing.assert_close(grad, whole[side])
+            assert [size > 0 for size in written.sizes] == [side == 0, side == 1]
+
+
+class Written(TorchDispatchMode):
+    """How many numbers each gradient has that a backward op returns."""
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        out = op(*args, **(kwargs or {}))
+        if op._schema.name.endswith("_backward") and op.namespace == "pointloss":
+            self.sizes = [grad.numel() for grad in out]
+        return out

@@ -10,27 +10,6 @@
 
 namespace pointloss {
 
-struct Reduction {
-  Share share[2];  // of the distances of x and of y
-  bool root;       // of distances: they count by their roots
-  bool per_cloud;  // a value for each cloud, not one for all
-};
-
-inline Reduction check_reduction(const Clouds& size, const int64_t* x_lengths,
-                                 const int64_t* y_lengths, int64_t norm, bool squared,
-                                 const std::string& over_points, const std::string& over_batch) {
-  STD_TORCH_CHECK(over_points == "mean" || over_points == "sum",
-                  "point_reduction must be mean or sum");
-  STD_TORCH_CHECK(over_batch == "mean" || over_batch == "sum" || over_batch == "none",
-                  "batch_reduction must be mean, sum or none");
-  const bool mean = over_points == "mean";
-  const double factor =
-      over_batch == "mean" ? 1.0 / static_cast<double>(std::max<int64_t>(size.B, 1)) : 1.0;
-  return {{{factor, mean, x_lengths, size.N}, {factor, mean, y_lengths, size.M}},
-          norm == 2 && !squared,
-          over_batch == "none"};
-}
-
 struct ChamferCall {
   NearestCall search;
   Reduction reduction;
@@ -68,7 +47,8 @@ inline BackwardCall check_chamfer_backward(const Tensor& grad, const Tensor& x, 
                                            const std::optional<Tensor>& y_lengths,
                                            const Tensor& idx, int64_t norm, bool squared, bool both,
                                            const std::string& over_points,
-                                           const std::string& over_batch) {
+                                           const std::string& over_batch, bool need_x,
+                                           bool need_y) {
   const Clouds size = check_clouds(x, y);
   STD_TORCH_CHECK(norm == 1 || norm == 2, "norm must be 1 or 2");
   const auto n = check_lengths(x_lengths, x), m = check_lengths(y_lengths, x);
@@ -94,6 +74,7 @@ inline BackwardCall check_chamfer_backward(const Tensor& grad, const Tensor& x, 
                     dense(y),
                     {to_y, to_y + size.B * size.N},
                     {gradient(0), both ? gradient(1) : DistanceGradient{}},
+                    {need_x, need_y},
                     {found}};
   for (const auto& lengths : {n, m}) {
     if (lengths.has_value()) call.held.push_back(*lengths);

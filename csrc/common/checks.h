@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "reduction.h"
+
 namespace pointloss {
 
 using torch::headeronly::ScalarType;
@@ -56,6 +58,18 @@ inline Tensor new_tensor(const Tensor& x, std::initializer_list<int64_t> sizes, 
   return Tensor(handle);
 }
 
+// The gradient of a cloud [B, N, D], uninitialised; one that nobody needs has no elements.
+inline Tensor new_gradient(const Tensor& cloud, bool needed) {
+  return needed
+             ? new_tensor(cloud, {cloud.size(0), cloud.size(1), cloud.size(2)}, cloud.scalar_type())
+             : new_tensor(cloud, {0}, cloud.scalar_type());
+}
+
+template <class T>
+T* data_or_null(Tensor& gradient) {
+  return gradient.numel() > 0 ? gradient.mutable_data_ptr<T>() : nullptr;
+}
+
 // As torch::stable::contiguous, without the boxed call where there is nothing to do.
 inline Tensor dense(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
@@ -95,6 +109,27 @@ inline Method check_method(const std::string& method) {
   STD_TORCH_CHECK(method == "auto" || method == "brute" || method == "tree",
                   "method must be auto, brute or tree");
   return method == "auto" ? Method::kAuto : method == "brute" ? Method::kBrute : Method::kTree;
+}
+
+struct Reduction {
+  Share share[2];  // of the distances of x and of y
+  bool root;       // of distances: they count by their roots
+  bool per_cloud;  // a value for each cloud, not one for all
+};
+
+inline Reduction check_reduction(const Clouds& size, const int64_t* x_lengths,
+                                 const int64_t* y_lengths, int64_t norm, bool squared,
+                                 const std::string& over_points, const std::string& over_batch) {
+  STD_TORCH_CHECK(over_points == "mean" || over_points == "sum",
+                  "point_reduction must be mean or sum");
+  STD_TORCH_CHECK(over_batch == "mean" || over_batch == "sum" || over_batch == "none",
+                  "batch_reduction must be mean, sum or none");
+  const bool mean = over_points == "mean";
+  const double factor =
+      over_batch == "mean" ? 1.0 / static_cast<double>(std::max<int64_t>(size.B, 1)) : 1.0;
+  return {{{factor, mean, x_lengths, size.N}, {factor, mean, y_lengths, size.M}},
+          norm == 2 && !squared,
+          over_batch == "none"};
 }
 
 template <class T>

@@ -18,13 +18,14 @@ struct BackwardCall {
   Tensor x, y;                   // contiguous
   const int64_t* idx[2];         // [B, N] into y, [B, M] into x; one without gradient is not read
   DistanceGradient gradient[2];  // of x's distances and of y's
+  bool needed[2];                // the gradients of x and y
   std::vector<Tensor> held;      // what the pointers point into
 };
 
 inline BackwardCall check_backward(const std::optional<Tensor>& grad_x,
                                    const std::optional<Tensor>& grad_y, const Tensor& x,
                                    const Tensor& y, const Tensor& idx_x, const Tensor& idx_y,
-                                   int64_t norm) {
+                                   int64_t norm, bool need_x, bool need_y) {
   const Clouds size = check_clouds(x, y);
   STD_TORCH_CHECK(norm == 1 || norm == 2, "norm must be 1 or 2");
   const auto check = [&](const std::optional<Tensor>& grad, const Tensor& idx,
@@ -51,6 +52,7 @@ inline BackwardCall check_backward(const std::optional<Tensor>& grad_x,
           dense(y),
           {rows.const_data_ptr<int64_t>(), columns.const_data_ptr<int64_t>()},
           {to_y, to_x},
+          {need_x, need_y},
           {rows, columns}};
 }
 

@@ -59,9 +59,11 @@ std::tuple<Tensor, Tensor> chamfer_cpu(Tensor x, Tensor y, std::optional<Tensor>
 Gradients chamfer_backward_cpu(Tensor grad, Tensor x, Tensor y, std::optional<Tensor> x_lengths,
                                std::optional<Tensor> y_lengths, Tensor idx, int64_t norm,
                                bool squared, bool both, std::string point_reduction,
-                               std::string batch_reduction, bool /*deterministic: always here*/) {
+                               std::string batch_reduction, bool need_x, bool need_y,
+                               bool /*deterministic: always here*/) {
   return gradients_cpu(check_chamfer_backward(grad, x, y, x_lengths, y_lengths, idx, norm, squared,
-                                              both, point_reduction, batch_reduction));
+                                              both, point_reduction, batch_reduction, need_x,
+                                              need_y));
 }
 
 }  // namespace

@@ -12,7 +12,7 @@ namespace {
 
 template <class T>
 void launch_sums(const ChamferParams<T>& p, cudaStream_t stream) {
-  KernelChain chain(stream);
+  KernelChain chain(stream, true);
   const int64_t count = p.B * (p.partials[0] + p.partials[1]);
   if (count > 0) {
     const unsigned blocks = grid_size(ceil_div(count, kPartialThreads / 32));
@@ -65,11 +65,13 @@ std::tuple<Tensor, Tensor> chamfer_cuda(Tensor x, Tensor y, std::optional<Tensor
 Gradients chamfer_backward_cuda(Tensor grad, Tensor x, Tensor y, std::optional<Tensor> x_lengths,
                                 std::optional<Tensor> y_lengths, Tensor idx, int64_t norm,
                                 bool squared, bool both, std::string point_reduction,
-                                std::string batch_reduction, bool deterministic) {
+                                std::string batch_reduction, bool need_x, bool need_y,
+                                bool deterministic) {
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  return gradients_cuda(check_chamfer_backward(grad, x, y, x_lengths, y_lengths, idx, norm, squared,
-                                               both, point_reduction, batch_reduction),
-                        deterministic);
+  return gradients_cuda(
+      check_chamfer_backward(grad, x, y, x_lengths, y_lengths, idx, norm, squared, both,
+                             point_reduction, batch_reduction, need_x, need_y),
+      deterministic);
 }
 
 }  // namespace

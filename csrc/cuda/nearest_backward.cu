@@ -5,6 +5,7 @@
 
 #include "launch.cuh"
 #include "nearest/backward.cuh"
+#include "nearest/gather.cuh"
 #include "nearest_backward.h"
 #include "stream.h"
 
@@ -22,8 +23,19 @@ void launch_pass(const BackwardParams<T>& p, cudaStream_t stream, bool overlap =
 }
 
 template <int kNorm, class T>
+void launch_gather(const BackwardParams<T>& p, int64_t most, cudaStream_t stream) {
+  const dim3 grid(grid_size(p.B * ceil_div(most, kGatherRows)), 2);
+  const Launch launch({grid, kGatherRows}, stream, has_overlap_and_clusters());
+  check_launch("nearest_backward", launch.run(&nearest_gather_kernel<kNorm, T>, p));
+}
+
+template <int kNorm, class T>
 void launch_backward(const BackwardParams<T>& p, bool deterministic, cudaStream_t stream) {
-  if (p.B * std::max(p.direction[0].N, p.direction[1].N) == 0) return;
+  const int64_t most = std::max(p.direction[0].N, p.direction[1].N);
+  if (p.B * most == 0) return;
+  if (!deterministic && p.D == 3 && most <= kGatherMost) {
+    return launch_gather<kNorm>(p, most, stream);
+  }
   if constexpr (std::is_same_v<T, float>) {
     if (p.direction[0].wide != nullptr) {
       launch_pass<kNorm, BackwardPass::kAddWide>(p, stream);
@@ -44,10 +56,9 @@ void launch_backward(const BackwardParams<T>& p, bool deterministic, cudaStream_
 template <class T>
 Gradients backward_typed(const BackwardCall& call, bool deterministic) {
   const auto [B, N, M, D] = call.size;
-  Tensor grad_x = new_tensor(call.x, {B, N, D}, call.x.scalar_type());
-  Tensor grad_y = new_tensor(call.y, {B, M, D}, call.y.scalar_type());
-  T* gx = grad_x.mutable_data_ptr<T>();
-  T* gy = grad_y.mutable_data_ptr<T>();
+  Tensor grad_x = new_gradient(call.x, call.needed[0]);
+  Tensor grad_y = new_gradient(call.y, call.needed[1]);
+  T *gx = data_or_null<T>(grad_x), *gy = data_or_null<T>(grad_y);
   const T* x = call.x.const_data_ptr<T>();
   const T* y = call.y.const_data_ptr<T>();
   BackwardParams<T> params{{{call.gradient[0], call.idx[0], x, y, gx, gy, N, M},
@@ -84,9 +95,10 @@ Gradients backward_typed(const BackwardCall& call, bool deterministic) {
 
 Gradients nearest_backward_cuda(std::optional<Tensor> grad_x, std::optional<Tensor> grad_y,
                                 Tensor x, Tensor y, Tensor idx_x, Tensor idx_y, int64_t norm,
-                                bool deterministic) {
+                                bool need_x, bool need_y, bool deterministic) {
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  return gradients_cuda(check_backward(grad_x, grad_y, x, y, idx_x, idx_y, norm), deterministic);
+  return gradients_cuda(check_backward(grad_x, grad_y, x, y, idx_x, idx_y, norm, need_x, need_y),
+                        deterministic);
 }
 
 }  // namespace

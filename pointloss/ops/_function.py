@@ -52,3 +52,21 @@ def join(
     batch = args[0].shape[1 if in_dims[0] == 0 else 0]
     pairs = zip(args, in_dims, strict=True)
     return batch, [joined(v, dim) if isinstance(v, Tensor) else v for v, dim in pairs]
+
+
+def new_gradient(cloud: Tensor, needed: bool) -> Tensor:
+    """For fake kernels: the gradient of a cloud; one that nobody needs has no elements."""
+    return cloud.new_empty(cloud.shape if needed else 0)
+
+
+def chosen(grads: tuple[Tensor, ...], needed: tuple[bool, ...]) -> list[Tensor | None]:
+    """Gradients, with None for those that nobody needs."""
+    return [grad if need else None for grad, need in zip(grads, needed, strict=True)]
+
+
+def over_batch(values: Tensor, how: str) -> Tensor:
+    """For vmap: values [size, B] of the joined axes, reduced to what each sample returns."""
+    if how == "none":
+        return values
+    total = values.sum(1)
+    return total / max(values.shape[1], 1) if how == "mean" else total

@@ -74,13 +74,13 @@ class _Chamfer(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 9
-        args = (grad, *ctx.saved_tensors, *ctx.options)
+        args, needed = (grad, *ctx.saved_tensors, *ctx.options), ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():  # create_graph: the kernel has no derivative of its own
             grads = _backward_in_torch(*args)
         else:
             deterministic = torch.are_deterministic_algorithms_enabled()
-            grads = torch.ops.pointloss.chamfer_backward.default(*args, deterministic)
-        return *grads, None, None, None, None, None, None, None
+            grads = torch.ops.pointloss.chamfer_backward.default(*args, *needed, deterministic)
+        return *_function.chosen(grads, needed), None, None, None, None, None, None, None
 
     @staticmethod
     def vmap(
@@ -89,11 +89,7 @@ class _Chamfer(torch.autograd.Function):
         size: int = info.batch_size
         batch, (*joined, batch_reduction) = _function.join(size, in_dims, args)
         value, idx = _function.call(_Chamfer, *joined, "none")
-        value = value.unflatten(0, (size, batch))
-        if batch_reduction != "none":
-            value = value.sum(1)
-        if batch_reduction == "mean":
-            value = value / max(batch, 1)
+        value = _function.over_batch(value.unflatten(0, (size, batch)), batch_reduction)
         # Each sample's neighbours of x, then of y.
         split = size * batch * joined[0].shape[1]
         parts = [
@@ -129,14 +125,14 @@ def _backward_in_torch(
         if point_reduction == "mean":
             share = grad / (max(a.shape[1], 1) if lengths is None else lengths.clamp_min(1))
         share = share.unsqueeze(1).expand(a.shape[:2])
-        return share if squared or norm == 1 else share * _root_slope(differences(a, b, idx))
+        return share if squared or norm == 1 else share * root_slope(differences(a, b, idx))
 
     grad_x = of_distances(x, y, idx_x, x_lengths)
     grad_y = of_distances(y, x, idx_y, y_lengths) if both else None
     return gradients_in_torch(grad_x, grad_y, x, y, idx_x, idx_y, norm)
 
 
-def _root_slope(diff: Tensor) -> Tensor:
+def root_slope(diff: Tensor) -> Tensor:
     """Derivative of sqrt(d) by d = sum diff^2; 0 at 0."""
     dist = diff.square().sum(-1)
     positive = dist > 0
@@ -154,8 +150,12 @@ def _chamfer_fake(
     )
 
 
-def _chamfer_backward_fake(_grad: Tensor, x: Tensor, y: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), y.new_empty(y.shape)
+def _chamfer_backward_fake(
+    _grad: Tensor, x: Tensor, y: Tensor, _x_lengths: Any, _y_lengths: Any, _idx: Tensor, _norm: int,
+    _squared: bool, _both: bool, _point_reduction: str, _batch_reduction: str, need_x: bool,
+    need_y: bool, _deterministic: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return _function.new_gradient(x, need_x), _function.new_gradient(y, need_y)
 
 
 torch.library.register_fake("pointloss::chamfer", _chamfer_fake)

@@ -217,7 +217,8 @@ class _Nearest(torch.autograd.Function):
         x, y, idx_x, idx_y = ctx.saved_tensors
         if not ctx.both:  # torch.compile hands over zeros [B, 0] in place of None
             grad_y = None
-        grads = nearest_gradients(grad_x, grad_y, x, y, idx_x, idx_y, ctx.norm)
+        needed = ctx.needs_input_grad[:2]
+        grads = nearest_gradients(needed, grad_x, grad_y, x, y, idx_x, idx_y, ctx.norm)
         return *grads, None, None, None, None, None
 
     @staticmethod
@@ -281,8 +282,8 @@ class _KNearest(torch.autograd.Function):
             rows = x.unsqueeze(2).expand(*idx.shape, -1).flatten(1, 2)
             found = idx.flatten(1)
             args = (grad.flatten(1), None, rows, y, found, found[:, :0], ctx.norm)
-            terms, grad_y = nearest_gradients(*args)
-            grad_x = terms.view(*idx.shape, -1).sum(2)
+            terms, grad_y = nearest_gradients(ctx.needs_input_grad[:2], *args)
+            grad_x = None if terms is None else terms.view(*idx.shape, -1).sum(2)
         return grad_x, grad_y, None, None, None, None, None, None
 
     @staticmethod
@@ -295,13 +296,17 @@ class _KNearest(torch.autograd.Function):
         return tuple(t.unflatten(0, (info.batch_size, batch)) for t in out), (0, 0)
 
 
-def nearest_gradients(*args: Any) -> tuple[Tensor, Tensor]:
-    """Gradients to x and y from those of the distances, by the arguments of gradients_in_torch."""
+def nearest_gradients(needed: tuple[bool, bool], *args: Any) -> list[Tensor | None]:
+    """Gradients to x and y from those of the distances, None for one that is not needed.
+
+    Takes the arguments of gradients_in_torch.
+    """
     if torch.is_grad_enabled():  # create_graph: the kernel has no derivative of its own
-        return gradients_in_torch(*args)
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    grads = torch.ops.pointloss.nearest_backward.default(*args, deterministic)
-    return cast("tuple[Tensor, Tensor]", grads)
+        grads = gradients_in_torch(*args)
+    else:
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        grads = torch.ops.pointloss.nearest_backward.default(*args, *needed, deterministic)
+    return _function.chosen(grads, needed)
 
 
 def gradients_in_torch(
@@ -382,9 +387,10 @@ def _k_nearest_fake(
 
 
 def _nearest_backward_fake(
-    _grad_x: Any, _grad_y: Any, x: Tensor, y: Tensor, *_: Any
-) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), y.new_empty(y.shape)
+    _grad_x: Any, _grad_y: Any, x: Tensor, y: Tensor, _idx_x: Any, _idx_y: Any, _norm: int,
+    need_x: bool, need_y: bool, _deterministic: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return _function.new_gradient(x, need_x), _function.new_gradient(y, need_y)
 
 
 torch.library.register_fake("pointloss::nearest", _nearest_fake)

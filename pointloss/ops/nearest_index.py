@@ -148,7 +148,8 @@ class _NearestQuery(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         x, y, idx = ctx.saved_tensors
         # Of the other direction there is nothing.
-        grads = nearest_gradients(grad, None, x, y, idx, idx[:, :0], ctx.norm)
+        needed = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
+        grads = nearest_gradients(needed, grad, None, x, y, idx, idx[:, :0], ctx.norm)
         return grads[0], None, grads[1], None, None, None
 
     @staticmethod

@@ -31,7 +31,7 @@ struct BackwardDirection {
   const int64_t* idx;  // [B, N]
   const T* a;
   const T* b;
-  T* grad_a;
+  T* grad_a;  // null, like grad_b, where nobody needs it
   T* grad_b;
   int64_t N, M;
   double* wide;  // wide only, zeroed: [B, M, D] what arrives at each row of b
@@ -48,6 +48,11 @@ struct BackwardParams {
 };
 
 enum class BackwardPass { kStore, kAdd, kAddWide, kFinishWide, kBound, kAddFixed, kFinishFixed };
+
+// Whether a pass writes the gradient of a row itself, not what its neighbour gets.
+template <BackwardPass kPass>
+constexpr bool kWritesOwn = kPass == BackwardPass::kStore || kPass == BackwardPass::kFinishWide ||
+                            kPass == BackwardPass::kFinishFixed;
 
 // Rows of a cloud above which float32 is summed wide. A float sum of as many terms of one sign is
 // off by about 2e-6 at worst; H200: 1 x 131072 points take 4 % longer so, 8 x 16384 would 10 %.
@@ -123,8 +128,7 @@ __device__ inline void add_wide(double* sum, double term) {
 template <int kNorm, BackwardPass kPass, int kDim, class T>
 __device__ void backward_row(const BackwardDirection<T>& d, const BackwardDirection<T>& back,
                              int64_t b, int64_t i, int64_t dim, int bits) {
-  constexpr bool kOwn = kPass == BackwardPass::kStore || kPass == BackwardPass::kFinishWide ||
-                        kPass == BackwardPass::kFinishFixed;
+  constexpr bool kOwn = kWritesOwn<kPass>;
   const int64_t dims = kDim > 0 ? kDim : dim, r = b * d.N + i;
   const int64_t j = d.gradient.grad == nullptr ? -1 : d.idx[r];
   const Neighbour neighbour(j, d.M);
@@ -169,8 +173,10 @@ __global__ void __launch_bounds__(kBackwardThreads)
   constexpr bool kSecond = kPass == BackwardPass::kAdd || kPass == BackwardPass::kFinishWide;
   if (kFirst) let_next_kernel_start();
   const BackwardDirection<T>& d = p.direction[blockIdx.y];
+  constexpr bool kOwn = kWritesOwn<kPass>;
+  const bool needed = (kOwn ? d.grad_a : d.grad_b) != nullptr;
   const int64_t chunks = (d.N + kBackwardThreads - 1) / kBackwardThreads;
-  for (int64_t task = blockIdx.x; task < p.B * chunks; task += gridDim.x) {
+  for (int64_t task = blockIdx.x; needed && task < p.B * chunks; task += gridDim.x) {
     const int64_t b = task / chunks;  // once a block: a 64-bit division costs as much as the row
     const int64_t i = (task - b * chunks) * kBackwardThreads + threadIdx.x;
     if (i >= d.N) continue;
