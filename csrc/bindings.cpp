@@ -36,6 +36,10 @@ STABLE_TORCH_LIBRARY(pointloss, m) {
       "assign(Tensor x, Tensor? y, Tensor? x_lengths, Tensor? y_lengths, bool squared, float rtol, "
       "float atol, Tensor? price, Tensor? idx, int max_rounds, bool deterministic) -> (Tensor new_idx, "
       "Tensor cost, Tensor gap, Tensor new_price, Tensor rounds, Tensor converged)");
+  m.def(
+      "emd_backward(Tensor grad, Tensor x, Tensor y, Tensor? x_lengths, Tensor? y_lengths, "
+      "Tensor idx, Tensor cost, bool squared, str point_reduction, str batch_reduction, "
+      "bool need_x, bool need_y) -> (Tensor, Tensor)");
   m.def("build_info() -> str");
 }
 

@@ -213,7 +213,7 @@ def in_shape(
         raise TypeError(f"{op}: {name} must be floating point, got {_name(dtype)}")
     if values.device != cloud.device:
         raise ValueError(f"{op}: {name} must be on {cloud.device}, got {values.device}")
-    return values.reshape(shape)
+    return values if given == shape else values.reshape(shape)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -228,7 +228,7 @@ def test_the_ops_guard_memory_themselves(device):
     grad = torch.zeros(2, 5, device=device)
     for wrong in ((grad[:1], idx), (grad, idx[:, :4]), (grad.double(), idx), (grad, idx.int())):
         with pytest.raises(RuntimeError, match="gradient|idx"):
-            ops.nearest_backward(wrong[0], None, x, x, wrong[1], idx, 2, False)
+            ops.nearest_backward(wrong[0], None, x, x, wrong[1], idx, 2, True, True, False)
     _, found = ops.chamfer(x, x, None, None, 2, True, True, "mean", "mean")
     for over, over_batch in (("max", "mean"), ("mean", "max")):
         with pytest.raises(RuntimeError, match="reduction must be"):
@@ -237,5 +237,15 @@ def test_the_ops_guard_memory_themselves(device):
     for wrong in ((grad.expand(2), found), (grad, found[:-1]), (grad.double(), found), (grad, idx)):
         with pytest.raises(RuntimeError, match="gradient|idx"):
             ops.chamfer_backward(
-                wrong[0], x, x, None, None, wrong[1], 2, True, True, "mean", "mean", False
+                wrong[0], x, x, None, None, wrong[1], 2, True, True, "mean", "mean", True, True,
+                False,
+            )  # fmt: skip
+    cost = torch.zeros(2, device=device, dtype=torch.float64)
+    for wrong in (
+        (grad.expand(2), idx, cost), (grad, idx[:, :4], cost), (grad.double(), idx, cost),
+        (grad, idx, cost.float()), (grad, idx, cost[:1]),
+    ):  # fmt: skip
+        with pytest.raises(RuntimeError, match="gradient|idx|cost"):
+            ops.emd_backward(
+                wrong[0], x, x, None, None, *wrong[1:], True, "mean", "mean", True, True
             )

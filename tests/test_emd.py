@@ -4,6 +4,7 @@ from collections import deque
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pointloss import EMDLoss, assign, emd, pairwise_emd, reference
 from pointloss.ops.assign import assign_batched
@@ -63,6 +64,73 @@ def test_gradients(squared, sizes, device):
 
     assert torch.autograd.gradcheck(loss, (x, y))
     assert torch.autograd.gradgradcheck(loss, (x, y))
+
+
+@pytest.mark.sanitize
+@pytest.mark.parametrize("squared", [False, True], ids=["plain", "squared"])
+@pytest.mark.parametrize("over_points", ["mean", "sum", "none"])
+@pytest.mark.parametrize("over_batch", ["mean", "sum", "none"])
+def test_the_kernel_and_torch_give_one_gradient(over_points, over_batch, squared, device, dtype):
+    """The fast backward against the differentiable one that create_graph takes."""
+    x, y = (p.requires_grad_() for p in make(surface, 4, 300, 310, dtype=dtype, device=device))
+    n = torch.tensor([300, 7, 0, 301], device=device)
+    options = {"squared": squared, "point_reduction": over_points, "batch_reduction": over_batch}
+    value = emd(x, y, x_lengths=n, **options)
+    weight = torch.randn_like(value)
+    for grad in (weight, torch.full_like(weight, torch.nan)):  # NaN stays where there are pairs
+        fast = torch.autograd.grad(value, (x, y), grad, retain_graph=True)
+        slow = torch.autograd.grad(value, (x, y), grad, create_graph=True, retain_graph=True)
+        torch.testing.assert_close(fast, slow, equal_nan=True)
+        assert all(part[2:].eq(0).all() for part in fast)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_squares_beyond_the_range_of_float(scale, device):
+    """Value and gradients of plain distances whose squares overflow or vanish in float32."""
+    x, y = make(surface, 2, 50, 50, device=device)
+    a, b = ((p * scale).requires_grad_() for p in (x, y))
+    value, found = emd(a, b, return_assignment=True)
+    grads = torch.autograd.grad(value, (a, b), create_graph=True)
+    for mine, other in zip(grads, torch.autograd.grad(value, (a, b)), strict=True):
+        torch.testing.assert_close(mine, other)
+    partner = b.detach().double().gather(1, found.idx.unsqueeze(-1).expand(-1, -1, 3))
+    dist = (a.detach().double() - partner).norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(value.double(), dist.mean(), rtol=1e-6, atol=0)
+    each = emd(a, b, point_reduction="none", price=found.price, idx=found.idx)
+    torch.testing.assert_close(each.double().mean(), dist.mean(), rtol=1e-2, atol=0)
+    unit = ((a.detach().double() - partner) / dist).float()
+    torch.testing.assert_close(grads[0].detach(), unit / 100)
+
+
+def test_opcheck(device):
+    x, y = make(uniform, 2, 10, 12, device=device)
+    n, m = torch.tensor([3, 10], device=device), torch.tensor([12, 0], device=device)
+    op = torch.ops.pointloss.emd_backward.default
+    found = assign(x, y)
+    for grad, lengths, reductions, needed in (
+        (torch.rand((), device=device), (None, None), ("mean", "mean"), (True, True)),
+        (torch.rand(2, device=device), (n, m), ("sum", "none"), (False, True)),
+        (torch.rand(2, 10, device=device), (n, None), ("none", "mean"), (True, False)),
+    ):
+        args = (grad, x, y, *lengths, found.idx, found.cost, False, *reductions, *needed)
+        torch.library.opcheck(op, args)
+
+
+def test_a_step_takes_few_ops(device):
+    """Each one is a launch, and small ones take the host longer than the device."""
+
+    class Counted(TorchDispatchMode):
+        names = ()
+
+        def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+            self.names += (op.name(),)
+            return op(*args, **(kwargs or {}))
+
+    x, y = (p.requires_grad_() for p in make(surface, 2, 20, 30, device=device))
+    with Counted() as counted:
+        torch.autograd.grad(emd(x, y), (x, y))
+    launches = [name for name in counted.names if "detach" not in name]
+    assert len(launches) <= 5, launches
 
 
 def test_gradient_is_deterministic_and_the_pairs_direction(device, deterministic):

@@ -12,8 +12,8 @@ from pointloss import _checks
 from pointloss.ops import _function
 from pointloss.ops.assign import Assignment
 
-# CUDA calls that nobody has looked at yet, oldest first: whether a cloud missed, on its way to the
-# CPU, and the event after that copy.
+# CUDA calls that nobody has looked at yet, oldest first: the costs of the clouds that missed, NaN
+# for the others, on their way to the CPU, and the event after that copy.
 _under_way: deque[tuple[torch.cuda.Event, Tensor]] = deque()
 
 
@@ -28,10 +28,11 @@ def watch(op: str, found: Assignment) -> None:
         return
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return
-    missed, call = (found.cost < torch.inf) > found.converged, ""  # NaN and inf show in the loss
+    # One kernel and one copy; what else there is to do happens on the CPU.
+    missed, call = torch.where(found.converged, torch.nan, found.cost), ""
     if device.type == "cuda":
         missed, call = _exchange(missed), " of an earlier call"
-    if missed.any():
+    if (missed < torch.inf).any():  # costs of NaN and inf show in the loss
         _checks.warn(
             f"{op}: a matching{call} is not certified to rtol; its value may lie further above the "
             "optimum. emd(..., return_assignment=True) tells of which cloud, and its gap",
@@ -41,7 +42,7 @@ def watch(op: str, found: Assignment) -> None:
 
 def _exchange(missed: Tensor) -> Tensor:
     """Send a CUDA call's `missed` on its way; returns those that have arrived, on the CPU."""
-    arrived = [torch.zeros(1, dtype=torch.bool)]
+    arrived = [torch.empty(0, dtype=torch.float64)]
     while _under_way:
         # Taken before it is looked at: threads may share the queue.
         event, copy = _under_way.popleft()

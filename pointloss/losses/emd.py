@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 import torch
 from torch import Tensor, distributed, nn
 
-from pointloss import _checks, _reduce
+from pointloss import _checks
 from pointloss.losses import _certificate
 from pointloss.losses.chamfer import Reduction
-from pointloss.ops import _function, _injection
+from pointloss.ops import _function
 from pointloss.ops.assign import Assignment, as_given, assign_batched
+from pointloss.ops.emd import matched_distance
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -110,8 +111,8 @@ def emd(
         point_reduction "none". NaN where `assign` says NaN. If only one of two clouds is empty, inf
         with gradient 0, in all of its row for point_reduction "none"; if both are, 0.
         With return_assignment (value, Assignment), the latter as from `assign`.
-        The distances are squared on the way: beyond about 1e19 float32 says inf, below 1e-22 it
-        says 0, where `assign` still tells the cost in float64.
+        The value is the cost that `assign` tells in float64, rounded to the clouds' dtype. Where
+        the square of a distance leaves the range of float64 its gradient is 0.
         Differentiable twice and more. It works wherever `nearest` works, but more than 2^31 numbers
         have not been tried.
 
@@ -136,7 +137,7 @@ def emd(
     c = _checks.clouds("emd", x, y, x_lengths, y_lengths, x_mask, y_mask, max_dim=None)
     how = _reduction("emd", c, point_reduction, batch_reduction, cloud_weights)
     found = assign_batched("emd", c, squared, rtol, atol, price, idx, max_rounds)
-    value = _matched_distance(c, found, squared, how)
+    value = _value(c, found, squared, how)
     if return_assignment:
         # The gradient keeps its own partners, whatever becomes of those that are given away.
         found = as_given(c, found, copy=True)
@@ -158,25 +159,14 @@ def _reduction(
     return Reduction.of(op, c, points, batch, (None, None), cloud_weights)
 
 
-def _matched_distance(
-    c: _checks.Clouds, found: Assignment, squared: bool, how: Reduction
-) -> Tensor:
+def _value(c: _checks.Clouds, found: Assignment, squared: bool, how: Reduction) -> Tensor:
     """The reduced distance of a matching, differentiable in x and y."""
-    partner = _injection.gather(c.y, found.idx, _injection.inverse(found.idx, c.y.shape[1]))
-    # Masked before any arithmetic: NaN in the padding would come back as 0 * NaN.
-    diff = torch.where((found.idx >= 0).unsqueeze(-1), c.x - partner, 0)
-    sqdist = diff.square().sum(-1)
-    dist = sqdist if squared else _reduce.safe_sqrt(sqdist)
-    # Where assign could not judge a cloud the loss must show it, matched or not.
-    unknown = found.cost.isnan()
+    whole = how.batch if how.cloud_weights is None and not c.single else "none"
+    value = matched_distance(c, found, squared, point_reduction=how.points, batch_reduction=whole)
     if how.points == "none":
-        dist = torch.where(unknown.unsqueeze(1), torch.nan, _reduce.settle(dist, c, torch.inf))
-        dist = c.at_x(dist)
-        return dist[0] if c.single else dist
-    count = _reduce.counts(c.x, c.x_lengths).minimum(_reduce.counts(c.y, c.y_lengths))
-    total = _reduce.over_points(dist, count, None, how.points, None)
-    total = torch.where(unknown, torch.nan, _reduce.settle(total, c, torch.inf))
-    return how.over_batch(c, total)
+        value = c.at_x(value)
+        return value[0] if c.single else value
+    return how.over_batch(c, value) if whole == "none" else value
 
 
 class EMDLoss(nn.Module):
@@ -262,7 +252,7 @@ class EMDLoss(nn.Module):
             found = found._replace(cost=torch.where(known, found.cost, torch.nan))
         if self.max_rounds is None:
             _certificate.watch("EMDLoss", found)
-        return _matched_distance(c, found, self.squared, how)
+        return _value(c, found, self.squared, how)
 
     @staticmethod
     def _rows(ids: Tensor, cache: Tensor, c: _checks.Clouds) -> tuple[Tensor, Tensor]:
