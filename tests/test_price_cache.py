@@ -18,16 +18,35 @@ def test_keeps_prices_per_sample(device, deterministic):
     loss = EMDLoss(rtol=1e-3, price_cache=(10, 200)).to(device)
     ids = torch.tensor([9, 0, 4, 2], device=device)
     first = loss(x, y, ids)
-    zeros = torch.zeros(4, 200, dtype=torch.float64, device=device)  # an empty cache's prices
-    cold = assign(x, y, rtol=1e-3, price=zeros)
+    # An empty cache's prices and matching.
+    zeros, none = torch.zeros(4, 200, device=device), torch.full((4, 200), -1, device=device)
+    cold = assign(x, y, rtol=1e-3, price=zeros, idx=none)
     torch.testing.assert_close(loss.price_cache[ids], cold.price.float())
+    assert torch.equal(loss.idx_cache[ids], cold.idx.int())
     assert loss.price_cache[1].eq(0).all()
+    assert loss.idx_cache[1].eq(-1).all()
     torch.testing.assert_close(loss(x, y, ids), first, rtol=2e-3, atol=0)
-    warm = assign(x, y, rtol=1e-3, price=loss.price_cache[ids])
+    warm = assign(x, y, rtol=1e-3, price=loss.price_cache[ids], idx=loss.idx_cache[ids])
     assert (warm.rounds < cold.rounds).all()
     fresh = EMDLoss(price_cache=(10, 200))
     fresh.load_state_dict(loss.state_dict())
     assert torch.equal(fresh.price_cache.to(device), loss.price_cache)
+    assert torch.equal(fresh.idx_cache.to(device), loss.idx_cache)
+
+
+def test_a_matching_that_still_serves_stays(device):
+    """Points that move towards their partners keep them: the step costs a look at the distances."""
+    x, y = make(surface, 2, 200, 200, device=device)
+    loss, ids = EMDLoss(price_cache=(2, 200)).to(device), torch.arange(2, device=device)
+    loss(x, y, ids)
+    idx = loss.idx_cache.clone()
+    partner = y.gather(1, idx.long().unsqueeze(-1).expand_as(y))
+    x = x + 0.1 * (partner - x)
+    found = assign(x, y, price=loss.price_cache, idx=idx)
+    torch.testing.assert_close(loss(x, y, ids), found.cost.mean().float())
+    if device.type == "cuda":
+        assert found.rounds.eq(0).all()
+        assert torch.equal(loss.idx_cache, idx)
 
 
 def test_price_cache_moves_and_is_saved_like_a_buffer():
@@ -36,10 +55,13 @@ def test_price_cache_moves_and_is_saved_like_a_buffer():
     loss(torch.rand(2, 5, 3), torch.rand(2, 5, 3), torch.tensor([0, 2]))
     state = model.state_dict()
     assert torch.equal(state["0.price_cache"], loss.price_cache)
+    assert torch.equal(state["0.idx_cache"], loss.idx_cache)
     assert model.double()[0].price_cache.dtype == torch.float64
+    assert loss.idx_cache.dtype == torch.int32
     fresh = torch.nn.Sequential(EMDLoss(price_cache=(3, 5)))
     assert fresh.load_state_dict(state).missing_keys == []
     assert torch.equal(fresh[0].price_cache, state["0.price_cache"])
+    assert torch.equal(fresh[0].idx_cache, state["0.idx_cache"])
     assert fresh.to("meta")[0].price_cache.device.type == "meta"
     with pytest.raises(RuntimeError, match="Missing key.*0.price_cache"):
         model.load_state_dict({})
@@ -124,11 +146,14 @@ loss = model.module.loss
 for ids in ([[0, 1], [2, 3]], [[0, 2], [4, 1]]):  # 1 and 2 change their process
     ids = torch.tensor(ids[rank])
     model(torch.rand(2, 9, 3), torch.rand(2, 9, 3), ids).backward()
-    written = loss.price_cache[ids].clone()
+    written, matched = loss.price_cache[ids].clone(), loss.idx_cache[ids].clone()
 model(torch.rand(0, 9, 3), torch.rand(0, 9, 3), ids[:0]).backward()  # DDP would copy rank 0's here
 assert loss.price_cache[ids].equal(written)
 loss.gather_price_cache()
 assert loss.price_cache[ids].equal(written)
+assert loss.idx_cache[ids].equal(matched)
+assert loss.idx_cache[:5].sort().values.equal(torch.arange(9, dtype=torch.int32).expand(5, 9))
+assert loss.idx_cache[5].eq(-1).all()
 assert loss.price_cache.any(1).tolist() == [True] * 5 + [False]
 everywhere = [torch.empty(6, 9) for _ in range(2)]
 distributed.all_gather(everywhere, loss.price_cache)

@@ -172,11 +172,12 @@ def _value(c: _checks.Clouds, found: Assignment, squared: bool, how: Reduction) 
 class EMDLoss(nn.Module):
     """`emd` with its options fixed, as a module; it can keep prices per sample between steps.
 
-    Prices of the last epoch make a good start for the next: give `price_cache=(samples, points)`
-    (the number of training samples, and the most points that a cloud has) and call with `ids`, the
-    sample numbers [B]. The cache is a float32 tensor of that shape. It moves with the module and is
-    saved in its state dict, but it is no buffer: DistributedDataParallel leaves each process its
-    own, and `gather_price_cache` joins them.
+    Prices and matching of the last epoch make a good start for the next: give
+    `price_cache=(samples, points)` (the number of training samples, and the most points that a
+    cloud has) and call with `ids`, the sample numbers [B]. The cache is two tensors of that shape,
+    `price_cache` in float32 and `idx_cache` in int32, -1 for a point without partner. They move
+    with the module and are saved in its state dict, but they are no buffers:
+    DistributedDataParallel leaves each process its own, and `gather_price_cache` joins them.
 
     Example:
         >>> loss = EMDLoss(price_cache=(10, 5))
@@ -186,6 +187,7 @@ class EMDLoss(nn.Module):
     """
 
     price_cache: Tensor | None
+    idx_cache: Tensor | None
 
     def __init__(
         self,
@@ -206,11 +208,12 @@ class EMDLoss(nn.Module):
         self.max_rounds = max_rounds
         self.point_reduction = point_reduction
         self.batch_reduction = batch_reduction
-        self.price_cache = None
+        self.price_cache = self.idx_cache = None
         if price_cache is not None:
             _check_cache_size(price_cache)
             # float32 halves the memory; a rounded price is still a safe one.
             self.price_cache = torch.zeros(tuple(price_cache))
+            self.idx_cache = torch.full(tuple(price_cache), -1, dtype=torch.int32)
             # Steps since this process wrote a row.
             self._age = torch.zeros(price_cache[0], dtype=torch.int64)
 
@@ -233,26 +236,33 @@ class EMDLoss(nn.Module):
         """
         valid = (x_lengths, y_lengths, x_mask, y_mask)
         c = _checks.clouds("EMDLoss", x, y, *valid, max_dim=None)
-        points = max(c.x.shape[1], c.y.shape[1])
-        cache, price = self.price_cache, None
-        if (ids is None) != (cache is None):
+        prices, partners = self.price_cache, self.idx_cache
+        n, most = c.x.shape[1], max(c.x.shape[1], c.y.shape[1])
+        price = idx = None
+        if (ids is None) != (prices is None):
             raise ValueError("EMDLoss: ids and price_cache go together; give both or neither")
-        if cache is not None and ids is not None:
-            rows, known = self._rows(ids, cache, c)
-            price = cache[rows, :points]
+        if ids is not None and prices is not None and partners is not None:
+            rows, known = self._rows(ids, prices, c)
+            price, idx = prices[rows, :most], partners[rows, :n]
         reductions = self.point_reduction, self.batch_reduction
         how = _reduction("EMDLoss", c, *reductions, cloud_weights)
         tolerances = self.rtol, self.atol
-        found = assign_batched(
-            "EMDLoss", c, self.squared, *tolerances, price, None, self.max_rounds
-        )
-        if cache is not None:
-            cache[rows, :points] = as_given(c, found).price.to(cache.dtype)
+        found = assign_batched("EMDLoss", c, self.squared, *tolerances, price, idx, self.max_rounds)
+        if prices is not None and partners is not None:
+            given = as_given(c, found)
+            prices[rows, :most] = given.price.to(prices.dtype)
+            partners[rows, :n] = given.idx.to(partners.dtype)
             self._age.add_(1).index_fill_(0, rows, 0)
             found = found._replace(cost=torch.where(known, found.cost, torch.nan))
         if self.max_rounds is None:
             _certificate.watch("EMDLoss", found)
         return _value(c, found, self.squared, how)
+
+    def _caches(self) -> dict[str, Tensor]:
+        """The tensors of the cache by their names; none without a cache."""
+        if self.price_cache is None or self.idx_cache is None:
+            return {}
+        return {"price_cache": self.price_cache, "idx_cache": self.idx_cache}
 
     @staticmethod
     def _rows(ids: Tensor, cache: Tensor, c: _checks.Clouds) -> tuple[Tensor, Tensor]:
@@ -288,28 +298,32 @@ class EMDLoss(nn.Module):
         checkpoint is saved, and after each epoch where samples change their process. Does nothing
         without a price cache or without torch.distributed.
         """
-        cache = self.price_cache
-        if cache is None or not (distributed.is_available() and distributed.is_initialized()):
+        caches = self._caches()
+        if not (caches and distributed.is_available() and distributed.is_initialized()):
             return
         order = self._age * distributed.get_world_size(group) + distributed.get_rank(group)
         first = order.clone()
         distributed.all_reduce(first, distributed.ReduceOp.MIN, group)
-        cache.masked_fill_((order != first).unsqueeze(1), 0)
-        distributed.all_reduce(cache, group=group)
+        for kept in caches.values():
+            kept.masked_fill_((order != first).unsqueeze(1), 0)
+            distributed.all_reduce(kept, group=group)
         self._age.zero_()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EMDLoss:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.price_cache is not None:
-            self.price_cache, self._age = fn(self.price_cache), fn(self._age)
+        caches = self._caches()
+        for name, kept in caches.items():
+            setattr(self, name, fn(kept))
+        if caches:
+            self._age = fn(self._age)
         return self
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.price_cache is not None:
-            destination[prefix + "price_cache"] = self.price_cache
+        for name, kept in self._caches().items():
+            destination[prefix + name] = kept
 
     def _load_from_state_dict(
         self,
@@ -324,26 +338,24 @@ class EMDLoss(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        cache, key = self.price_cache, prefix + "price_cache"
-        if cache is None:
-            return
-        if key not in state_dict:
-            missing_keys.append(key)
-            return
-        saved = state_dict[key]
-        if key in unexpected_keys:
-            unexpected_keys.remove(key)
-        if saved.shape != cache.shape:
-            error_msgs.append(
-                f"size mismatch for {key}: {list(saved.shape)} in the state dict, "
-                f"{list(cache.shape)} in the module"
-            )
-            return
-        if local_metadata.get("assign_to_params_buffers", False):
-            self.price_cache = saved
-        else:
-            cache.copy_(saved)
-        self._age.zero_()
+        for name, kept in self._caches().items():
+            key = prefix + name
+            if key not in state_dict:
+                missing_keys.append(key)
+                continue
+            saved = state_dict[key]
+            if key in unexpected_keys:
+                unexpected_keys.remove(key)
+            if saved.shape != kept.shape:
+                error_msgs.append(
+                    f"size mismatch for {key}: {list(saved.shape)} in the state dict, "
+                    f"{list(kept.shape)} in the module"
+                )
+            elif local_metadata.get("assign_to_params_buffers", False):
+                setattr(self, name, saved)
+            else:
+                kept.copy_(saved)
+            self._age.zero_()
 
     def extra_repr(self) -> str:
         """The options, for print(model)."""
