@@ -4,9 +4,9 @@
 // Method: two levels of sums in float64 with a fixed order, so the value is deterministic.
 // Map: chamfer_partial_kernel gives every warp kPartialRows rows of one direction of one cloud and
 // writes one number, already weighted; chamfer_total_kernel adds a cloud's numbers, or all of them,
-// in one block. Each is launched while the kernel before it runs (KernelChain), the first one's
-// being the search. Cost: one pass over the distances, 8 bytes of workspace for kPartialRows of
-// them.
+// in one block. Each is launched while the kernel before it runs (KernelChain), the first while the
+// search does.
+// Cost: one pass over the distances, 8 bytes of workspace for kPartialRows of them.
 #pragma once
 
 #include <cmath>
