@@ -24,8 +24,9 @@ void launch_pass(const BackwardParams<T>& p, cudaStream_t stream, bool overlap =
 
 template <int kNorm, class T>
 void launch_gather(const BackwardParams<T>& p, int64_t most, cudaStream_t stream) {
-  const dim3 grid(grid_size(p.B * ceil_div(most, kGatherRows)), 2);
-  const Launch launch({grid, kGatherRows}, stream, has_overlap_and_clusters());
+  const int threads = static_cast<int>(std::min<int64_t>(32 * ceil_div(most, 32), kGatherRows));
+  const dim3 grid(grid_size(p.B * ceil_div(most, threads)), 2);
+  const Launch launch({grid, threads}, stream, has_overlap_and_clusters());
   check_launch("nearest_backward", launch.run(&nearest_gather_kernel<kNorm, T>, p));
 }
 

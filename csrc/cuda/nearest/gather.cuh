@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: MIT
 // Gradient of nearest for clouds of three dimensions that a block can look through: one launch.
 //
-// Method: a block owns kGatherRows rows of one cloud. It looks through all neighbours that the
-// other cloud has, adds up in shared memory what arrives at its own rows, and writes each row once,
-// with the row's own term. Nothing is cleared and nothing is added in global memory. Map: one
-// thread = one row, and every kGatherRows-th neighbour; blockIdx.y = cloud. Cost: every block reads
-// all M neighbours of the other cloud, so O(N M / kGatherRows) in all, from the L2 cache;
-// kGatherMost bounds the size where that is less than a pass more. Lanes of a warp with one target
-// add up first: many rows may have one neighbour, and shared memory adds floats by compare and
-// swap. The order of warps is open, so the last bits are.
+// Method: a block owns some rows of one cloud. It looks through all neighbours that the other cloud
+// has, adds up in shared memory what arrives at its own rows, and writes each row once, with the
+// row's own term. Nothing is cleared and nothing is added in global memory.
+// Map: one thread = one row, and one neighbour in every pass over the other cloud; blockIdx.y =
+// cloud.
+// Cost: every block reads all M neighbours of the other cloud, so O(N M / kGatherRows) in all, from
+// the L2 cache; kGatherMost bounds the size where that is less than another pass.
+// Lanes of a warp with one target add up first: many rows may have one neighbour, and shared memory
+// adds floats by compare and swap. The order of warps is open, so the last bits are.
 #pragma once
 
 #include "backward.cuh"
 
 namespace pointloss {
 
+// Rows of a block at most, and neighbours that a thread reads ahead.
 constexpr int kGatherRows = 512, kGatherAhead = 4;
 constexpr int64_t kGatherMost = 4096;
 
@@ -60,19 +62,19 @@ __global__ void __launch_bounds__(kGatherRows) nearest_gather_kernel(const Backw
   const BackwardDirection<T>& back = p.direction[1 - blockIdx.y];
   wait_for_previous_kernel();
   if (own.grad_a == nullptr) return;
-  const int64_t chunks = ceil_div(own.N, kGatherRows);
+  const int64_t rows = blockDim.x, chunks = ceil_div(own.N, rows);
   for (int64_t task = blockIdx.x; task < p.B * chunks; task += gridDim.x) {
-    const int64_t b = task / chunks, begin = (task - b * chunks) * kGatherRows;
-    const int64_t end = min(begin + kGatherRows, own.N);
+    const int64_t b = task / chunks, begin = (task - b * chunks) * rows;
+    const int64_t end = min(begin + rows, own.N);
 #pragma unroll
-    for (int k = 0; k < 3; ++k) sums[k * kGatherRows + threadIdx.x] = 0;
+    for (int k = 0; k < 3; ++k) sums[k * rows + threadIdx.x] = 0;
     __syncthreads();
     const int64_t arriving = back.gradient.grad == nullptr ? 0 : back.N;
-    for (int64_t i = threadIdx.x; i - threadIdx.x < arriving; i += kGatherRows * kGatherAhead) {
+    for (int64_t i = threadIdx.x; i - threadIdx.x < arriving; i += rows * kGatherAhead) {
       int64_t j[kGatherAhead];
 #pragma unroll
       for (int a = 0; a < kGatherAhead; ++a) {
-        const int64_t row = i + a * kGatherRows;
+        const int64_t row = i + a * rows;
         j[a] = row < arriving ? back.idx[b * back.N + row] : -1;
       }
 #pragma unroll
@@ -80,7 +82,7 @@ __global__ void __launch_bounds__(kGatherRows) nearest_gather_kernel(const Backw
         const bool here = j[a] >= begin && j[a] < end;
         if (!__any_sync(kWholeWarp, here)) continue;
         T term[3] = {0, 0, 0};
-        if (here) term_of<kNorm>(back, b, i + a * kGatherRows, j[a], term);
+        if (here) term_of<kNorm>(back, b, i + a * rows, j[a], term);
         add_by_target(sums, here ? static_cast<int>(j[a] - begin) : -1, term);
       }
     }
