@@ -27,7 +27,7 @@ constexpr int kMaxCluster = 8;
 // sizes. Emulated at 1024 bidders: dummies take up to 1.4 times the bids in a row of equal clouds
 // at 1100 objects, 1.2 to 2.1 times at 5 / 4; the auction for unequal sizes takes 400 rounds at
 // 5 / 4, and thousands at 33 / 32.
-constexpr int kDummyPart = 4;
+constexpr int kDummyPart = 1;
 // Larger clouds than this have not been tried: the general solver takes equal sizes.
 constexpr int64_t kEqualMostPoints = 1 << 18;
 constexpr int64_t kUnequalMostPoints = int64_t{1} << 26;

@@ -16,7 +16,7 @@ namespace pointloss {
 
 // Bidders and dummies of K bidders for L objects, if they are solved as equal sizes.
 __host__ __device__ constexpr int64_t equal_size(int64_t K, int64_t L) {
-  return L < K + K / kDummyPart ? L : K + K / kDummyPart;
+  return L < K + K / kDummyPart + 1 ? L : K + K / kDummyPart + 1;
 }
 
 enum class Solver { kEqual, kUnequal, kGeneral };

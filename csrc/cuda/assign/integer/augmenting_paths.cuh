@@ -265,7 +265,7 @@ struct PathSearch {
       ahead().list_free(g);
       set_worst_label(g, distance_of(s.label[j]));
     }
-    return queue_bidders(s, h, [&](int i) { return s.distance[i] != kUnreached; }, [](int) {});
+    return queue_bidders(s, h, s.N, [&](int i) { return s.distance[i] != kUnreached; }, [](int) {});
   }
 
   // Raises the prices of the objects in trees of matched roots, which leave those trees, as do

@@ -48,7 +48,8 @@ __device__ __forceinline__ Sums sum_gap(const State& s, IntegerShared& h, Best b
   s.cluster.sync();
   values = 0;
   for (int r = 0; r < s.cluster.size; ++r) values += load_fresh(s.exchange->values + r);
-  const auto dual = static_cast<long long>(values) - static_cast<long long>(h.price_sum);
+  const auto dual = static_cast<long long>(values) - static_cast<long long>(h.price_sum) +
+                    int64_t{s.N - s.in->K} * h.level;
   const Sums sums{static_cast<double>(h.cost_sum), static_cast<double>(dual)};
   s.cluster.sync();  // before anyone writes the next sums
   return sums;

@@ -67,6 +67,7 @@ struct EqualSolver {
       error = CentrePrices<EqualState<Id, kCost>>{s, h}.set();
       refresh_groups(s);
     }
+    find_level();
     for (int g = threadIdx.x; g < s.G; g += kIntegerThreads) {
       if (s.cluster.rank == 0) s.best_count[g] = 0;
     }
@@ -108,10 +109,78 @@ struct EqualSolver {
     __syncthreads();
   }
 
+  __device__ __forceinline__ void find_level() {
+    const int least = least_of(h, s.G, [&](int g) { return s.box_price[g]; });
+    if (threadIdx.x == 0) h.level = least;
+    __syncthreads();
+  }
+
+  // Dummies leave their objects.
+  __device__ __forceinline__ void drop_dummies() {
+    for (int j = threadIdx.x; j < s.N; j += kIntegerThreads) {
+      if (s.owner[j] != kNone && s.owner[j] >= s.in->K) s.owner[j] = static_cast<Id>(kNone);
+    }
+    for (int i = s.in->K + static_cast<int>(threadIdx.x); i < s.N; i += kIntegerThreads) {
+      s.partner[i] = static_cast<Id>(kNone);
+    }
+    __syncthreads();
+  }
+
+  __device__ __forceinline__ int queue_free() {
+    return queue_bidders(
+        s, h, s.in->K, [&](int i) { return s.partner[i] == kNone; }, [](int) {});
+  }
+
+  template <class Test>
+  __device__ __forceinline__ int count_objects(Test test) const {
+    int count = 0;
+    for (int j0 = 0; j0 < s.N; j0 += kIntegerThreads) {
+      const int j = j0 + static_cast<int>(threadIdx.x);
+      count += __syncthreads_count(j < s.N && test(j));
+    }
+    return count;
+  }
+
+  // If more than `enough` dummies find no object at the level, raises it until all do, and takes
+  // the objects from the bidders that are below it then. Returns whether it did.
+  __device__ __forceinline__ bool raise_level(int enough) {
+    const int dummies = s.N - s.in->K;
+    int level = h.level;
+    const auto unowned = [&](int j) { return s.price(j) <= level && s.owner[j] == kNone; };
+    if (dummies == 0 || dummies - count_objects(unowned) <= enough) return false;
+    int step = eps / 2;
+    do {
+      level += step + 1;
+      step += step / 4;
+    } while (count_objects([&](int j) { return s.price(j) <= level; }) < dummies);
+    for (int j = threadIdx.x; j < s.N; j += kIntegerThreads) {
+      if (s.price(j) > level) continue;
+      s.set_price(j, level);
+      if (s.owner[j] == kNone) continue;
+      s.partner[s.owner[j]] = static_cast<Id>(kNone);
+      s.owner[j] = static_cast<Id>(kNone);
+    }
+    if (threadIdx.x == 0) h.level = level;
+    refresh_groups(s);
+    return true;
+  }
+
+  // Gives each dummy an object at the level, as long as there are any.
+  __device__ __forceinline__ void place_dummies() {
+    const int count = queue_bidders(
+        s, h, s.N, [&](int j) { return s.owner[j] == kNone && s.price(j) <= h.level; }, [](int) {});
+    for (int k = threadIdx.x; k < min(count, s.N - s.in->K); k += kIntegerThreads) {
+      const int j = s.queue[k], i = s.in->K + k;
+      s.owner[j] = static_cast<Id>(i);
+      s.partner[i] = static_cast<Id>(j);
+    }
+    __syncthreads();
+  }
+
   // Frees every bidder whose slack is above eps and queues it with the others without an object.
   __device__ __forceinline__ int queue_slack() {
     return queue_bidders(
-        s, h, [&](int i) { return s.partner[i] == kNone || s.slack[i] > eps; },
+        s, h, s.in->K, [&](int i) { return s.partner[i] == kNone || s.slack[i] > eps; },
         [&](int i) {
           if (s.partner[i] == kNone) return;
           s.owner[s.partner[i]] = static_cast<Id>(kNone);
@@ -123,17 +192,19 @@ struct EqualSolver {
   __device__ __forceinline__ void match_rest() {
     s.cluster.sync();  // all have read the bids of the auction
     if (s.cluster.rank == 0) {
+      place_dummies();
       int quantum = 1;
       while (eps > 1 && quantum < kRaiseLimit && 2 * quantum <= eps * kQuantumEps) quantum *= 2;
       while (rounds < s.in->round_limit && h.overflow == 0) {
         const int left =
-            queue_bidders(s, h, [&](int i) { return s.partner[i] == kNone; }, [](int) {});
+            queue_bidders(s, h, s.N, [&](int i) { return s.partner[i] == kNone; }, [](int) {});
         if (left == 0) break;
         PathSearch<Id, kCost> search{s, h, eps, quantum};
         rounds += search.run(min(left, kMaxSources), s.in->round_limit - rounds);
       }
     }
     if (s.cluster.size > 1) share_assignment();
+    find_level();
   }
 
   __device__ __forceinline__ void share_assignment() {
@@ -158,14 +229,14 @@ struct EqualSolver {
   __device__ __forceinline__ bool phases(bool warm) {
     double next = open(warm), best = 1.0;  // eps of the next phase; greatest lower bound so far
     bool last_phase = false, abandoned = false;
-    const int left = max(kLeastLeft, static_cast<int>(kLeftPart * static_cast<float>(s.N)));
+    const int left = max(kLeastLeft, static_cast<int>(kLeftPart * static_cast<float>(s.in->K)));
     for (int phase = 0; phase < kMaxPhases; ++phase) {
       const Sums sums = pass(phase == 0);
       const double tolerance = s.in->tolerance(sums.primal);
       const bool met = sums.gap() <= tolerance;
       best = fmax(best, sums.dual);
       if (last_phase && met) return true;
-      const double finest = fmax(1.0, kLastEps * s.in->tolerance(best) / s.N);
+      const double finest = fmax(1.0, kLastEps * s.in->tolerance(best) / s.in->K);
       if (phase == 0) {
         if (warm && sums.dual <= 0.0) return false;
         if (given_complete && met) {
@@ -188,13 +259,17 @@ struct EqualSolver {
       last_phase = next <= 1.3 * finest;
       set_eps(next);
       if (warm && phase == 0 && s.in->idx_in != nullptr) best_to_slack();
+      drop_dummies();
       const int count = queue_slack();
       const bool fine_start = warm && phase == 0 && next < best / s.in->K;
       EqualAuction<Id, kCost> auction{s, h, eps};
       int64_t turns = int64_t{kPhaseTurns} * (s.N / kIntegerWarps + 8);
       if (fine_start) turns = kWarmTurns * (s.N / auction.at_once() + 8);
       turns = min(turns, s.in->round_limit - rounds);
-      const int taken = auction.run(count, left, static_cast<int>(turns));
+      int taken = auction.run(count, left, static_cast<int>(turns));
+      while (taken < turns && h.overflow == 0 && raise_level(left)) {
+        taken += auction.run(queue_free(), left, static_cast<int>(turns - taken));
+      }
       rounds += taken;
       abandoned = fine_start && taken >= turns;
       last_phase = last_phase && !abandoned;

@@ -166,8 +166,8 @@ struct Opening {
     __syncthreads();
     for (int k = threadIdx.x / 32; k < kSampledObjects; k += kIntegerWarps) {
       const float4 o = s.object[(2 * k + 1) * int64_t{s.N} / (2 * kSampledObjects)];
-      int least = INT_MAX;
-      for (int i = threadIdx.x % 32; i < s.N; i += 32) {
+      int least = s.N > s.in->K ? s.price_of(o) - h.level : INT_MAX;  // of a dummy
+      for (int i = threadIdx.x % 32; i < s.in->K; i += 32) {
         least = min(least, s.value(o, s.bidder[i]) - s.best[i]);
       }
       least = max(warp_min(least), 0);

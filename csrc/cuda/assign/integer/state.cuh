@@ -64,6 +64,7 @@ struct IntegerShared {
   int stop;          // few enough bidders are without an object
   int overflow;      // a price is too large
   int least, worst;  // price; miss of a sampled object
+  int level;         // price of the objects of the dummies: the least of all
   // Of a path search. Those of round r lie at r % 3; the next one's are reset meanwhile.
   int count[3], next_label[3];
   int matched;                // roots
@@ -180,7 +181,7 @@ struct EqualState : IntegerState<Id, kCost> {
                                   //     sort_key
   int *found_best, *found_slack;  // [N] one array: what a pass finds. Single block: best, slack
 
-  __device__ __forceinline__ int bidders() const { return this->N; }
+  __device__ __forceinline__ int bidders() const { return this->in->K; }
   __device__ __forceinline__ float4 bidder_at(int i) const { return bidder[i]; }
   __device__ __forceinline__ float4 priced(int j) const { return this->object[j]; }
   __device__ __forceinline__ int price(int j) const { return __float_as_int(this->object[j].w); }

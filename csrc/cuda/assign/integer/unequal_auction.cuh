@@ -38,6 +38,7 @@ struct UnequalAuction {
       h.object[0][q] = h.object[1][q] = h.price[0][q] = h.price[1][q] = INT_MIN;
     }
     if (threadIdx.x < 2) h.round_overflow[threadIdx.x] = 0;
+    if (threadIdx.x == 0) h.level = 0;
   }
 
   // Bids for bidder i, which is number q of this round.
