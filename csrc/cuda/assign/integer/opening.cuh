@@ -193,7 +193,9 @@ struct Opening {
     }
     const double groups = s.N / 32;
     const bool alike = groups > 0.0 && uneven < kTwoSamples * (1.0 - 3.0 * sqrt(2.0 / groups));
-    return mean * (alike || uneven > kFarCloud ? kNearEps : kOpeningEps);
+    if (alike || uneven > kFarCloud) return mean * kNearEps;
+    const double spare = static_cast<double>(s.N - s.in->K) / s.in->K;
+    return mean * fmin(kOpeningEps, kSpareEps / spare);
   }
 };
 
