@@ -117,6 +117,7 @@ struct EqualSolver {
 
   // Dummies leave their objects.
   __device__ __forceinline__ void drop_dummies() {
+    if (s.N == s.in->K) return;
     for (int j = threadIdx.x; j < s.N; j += kIntegerThreads) {
       if (s.owner[j] != kNone && s.owner[j] >= s.in->K) s.owner[j] = static_cast<Id>(kNone);
     }
@@ -190,9 +191,8 @@ struct EqualSolver {
 
   // Gives an object to every bidder that is left without. The first block does, the others wait.
   __device__ __forceinline__ void match_rest() {
-    s.cluster.sync();  // all have read the bids of the auction
     if (s.cluster.rank == 0) {
-      place_dummies();
+      if (s.N > s.in->K) place_dummies();
       int quantum = 1;
       while (eps > 1 && quantum < kRaiseLimit && 2 * quantum <= eps * kQuantumEps) quantum *= 2;
       while (rounds < s.in->round_limit && h.overflow == 0) {

@@ -84,7 +84,9 @@ struct EqualAuction {
     if (threadIdx.x % 32 == 0) atomicMax(&s.exchange->longest, bids);
     s.cluster.sync();
     take_bids();
-    return load_fresh(&s.exchange->longest);
+    const int longest = load_fresh(&s.exchange->longest);
+    s.cluster.sync();  // before anyone writes the next bids
+    return longest;
   }
 
   // Price and owner of object j as a bid.
