@@ -23,11 +23,11 @@ constexpr int kGeneralWarps = kGeneralThreads / 32;
 // than one of 3 where 4 do not all fit at once, so fewer are launched then.
 constexpr int kMaxCluster = 8;
 
-// Which solver. Clouds that differ by at most 1 / kDummyPart of the smaller are solved as equal
-// sizes. Emulated at 1024 bidders: dummies take up to 1.4 times the bids in a row of equal clouds
-// at 1100 objects, 1.2 to 2.1 times at 5 / 4; the auction for unequal sizes takes 400 rounds at
-// 5 / 4, and thousands at 33 / 32.
-constexpr int kDummyPart = 1;
+// Which solver. Up to kSmallObjects objects, which fit shared memory, clouds of which the larger has
+// at most twice the points of the smaller are solved as equal sizes; beyond, clouds that differ by
+// at most 1 / kDummyPart of the smaller.
+constexpr int64_t kSmallObjects = 4096;
+constexpr int kDummyPart = 4;
 // Larger clouds than this have not been tried: the general solver takes equal sizes.
 constexpr int64_t kEqualMostPoints = 1 << 18;
 constexpr int64_t kUnequalMostPoints = int64_t{1} << 26;

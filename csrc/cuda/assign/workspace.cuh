@@ -16,7 +16,9 @@ namespace pointloss {
 
 // Bidders and dummies of K bidders for L objects, if they are solved as equal sizes.
 __host__ __device__ constexpr int64_t equal_size(int64_t K, int64_t L) {
-  return L < K + K / kDummyPart + 1 ? L : K + K / kDummyPart + 1;
+  const int64_t few = K + K / kDummyPart, small = 2 * K < kSmallObjects ? 2 * K : kSmallObjects;
+  const int64_t most = few > small ? few : small;
+  return L < most ? L : most;
 }
 
 enum class Solver { kEqual, kUnequal, kGeneral };
