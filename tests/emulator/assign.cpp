@@ -36,7 +36,7 @@ void solve(const AssignPlan& plan, int blocks, bool long_ids) {
     });
   }
   // Long ids are for clouds that do not fit shared memory, which one block solves.
-  if (long_ids) return solve_equal<int, Cost::kEither>(plan, 1);
+  if (long_ids) return solve_equal<int, kCost>(plan, 1);
   solve_equal<uint16_t, kCost>(plan, blocks);
 }
 

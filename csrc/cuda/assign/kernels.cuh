@@ -81,7 +81,6 @@ template <class State>
 __device__ __forceinline__ State state_of(const PairArrays& c, const IntegerInput& in) {
   State state = empty_state<State>(c.L);
   state.in = &in;
-  state.plan_squared = c.squared;
   state.order = c.order;
   state.cluster = Cluster::here();
   state.exchange = c.exchange;

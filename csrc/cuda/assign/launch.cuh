@@ -39,8 +39,9 @@ inline cudaError_t launch_equal(const AssignPlan& plan, unsigned blocks, cudaStr
   const cudaError_t error = fits_shared_memory(bytes + sizeof(IntegerShared), &fits);
   if (error != cudaSuccess) return error;
   if (size > kShortIds || !fits) {
-    return launch(&assign_equal_kernel<int, Cost::kEither>, {dim3(blocks), kIntegerThreads}, stream,
-                  plan);
+    const auto kernel = plan.squared ? &assign_equal_kernel<int, Cost::kSquare>
+                                     : &assign_equal_kernel<int, Cost::kDistance>;
+    return launch(kernel, {dim3(blocks), kIntegerThreads}, stream, plan);
   }
   const auto kernel = plan.squared ? &assign_equal_kernel<uint16_t, Cost::kSquare>
                                    : &assign_equal_kernel<uint16_t, Cost::kDistance>;

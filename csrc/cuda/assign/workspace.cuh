@@ -71,9 +71,9 @@ struct PairArrays {
 
   // Of the solver for equal sizes N, at the same place: what a cluster shares, and what a block has
   // if that does not fit shared memory.
-  unsigned long long* equal_bid;                      // [N]
-  int *cache_bound, *found;                           // [N]
-  EqualState<int, Cost::kEither>::CachedPair* cache;  // [N, 32]
+  unsigned long long* equal_bid;                        // [N]
+  int *cache_bound, *found;                             // [N]
+  EqualState<int, Cost::kDistance>::CachedPair* cache;  // [N, 32]
   char* equal_block;
 
   // Of the solver for unequal sizes, at the same place: likewise.

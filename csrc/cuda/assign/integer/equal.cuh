@@ -128,8 +128,7 @@ struct EqualSolver {
   }
 
   __device__ __forceinline__ int queue_free() {
-    return queue_bidders(
-        s, h, s.in->K, [&](int i) { return s.partner[i] == kNone; }, [](int) {});
+    return queue_bidders(s, h, s.in->K, [&](int i) { return s.partner[i] == kNone; }, [](int) {});
   }
 
   template <class Test>

@@ -54,7 +54,8 @@ template <class State, class Take, class With>
 __device__ __forceinline__ int queue_bidders(const State& s, IntegerShared& h, int count, Take take,
                                              With with) {
   return queue_bidders_at(
-      s, h, count, [](int i) { return i; }, [&](int i, bool real) { return real && take(i); }, with);
+      s, h, count, [](int i) { return i; }, [&](int i, bool real) { return real && take(i); },
+      with);
 }
 
 template <class Id, Cost kCost>

@@ -78,8 +78,8 @@ struct IntegerShared {
   };
 };
 
-// What a kernel's costs are, or kEither: then it asks at run time, and there is one kernel less.
-enum class Cost { kDistance, kSquare, kEither };
+// What a kernel's costs are.
+enum class Cost { kDistance, kSquare };
 
 // Two numbers in one word, which atomics order by the first: price and owner, label and bidder.
 __device__ __forceinline__ unsigned long long pack(int high, unsigned low) {
@@ -106,9 +106,8 @@ struct IntegerState {
   static constexpr int kNone = static_cast<Id>(~Id{0});  // no object or bidder: 65535, or -1
 
   const IntegerInput* in;
-  bool plan_squared;  // what to ask if kCost is kEither
-  int N, G;           // objects, groups of 32
-  int* order;         // [N] object at position j of the curve, in global memory
+  int N, G;    // objects, groups of 32
+  int* order;  // [N] object at position j of the curve, in global memory
   Cluster cluster;
   ClusterExchange* exchange;
   float4* object;                // [32 G] coordinates
@@ -118,9 +117,7 @@ struct IntegerState {
   int* box_price;                // [G] at most the least price of a group
   unsigned long long* sort_key;  // [2^ceil(log2 32 G)] while the objects are loaded
 
-  __device__ __forceinline__ bool squared() const {
-    return kCost == Cost::kEither ? plan_squared : kCost == Cost::kSquare;
-  }
+  __device__ __forceinline__ bool squared() const { return kCost == Cost::kSquare; }
   // The cost of a difference with this square.
   __device__ __forceinline__ float cost_of(float square) const {
     return squared() ? square : approximate_root_ftz(square);
@@ -212,7 +209,7 @@ __host__ __device__ void take_arrays(EqualState<Id, kCost>& s, Arena<16>& arena)
 }
 template <class Id>
 __host__ __device__ size_t equal_block_bytes(int64_t objects) {
-  auto s = empty_state<EqualState<Id, Cost::kEither>>(objects);
+  auto s = empty_state<EqualState<Id, Cost::kDistance>>(objects);
   Arena<16> arena(nullptr);
   take_arrays(s, arena);
   return arena.used();
@@ -255,13 +252,13 @@ __host__ __device__ void take_shared_arrays(UnequalState<kCost>& s, int64_t bidd
   arena.take(s.best, bidders);
 }
 __host__ __device__ inline size_t unequal_block_bytes(int64_t bidders, int64_t objects) {
-  auto s = empty_state<UnequalState<Cost::kEither>>(objects);
+  auto s = empty_state<UnequalState<Cost::kDistance>>(objects);
   Arena<16> arena(nullptr);
   take_arrays(s, bidders, arena);
   return arena.used();
 }
 __host__ __device__ inline size_t unequal_shared_bytes(int64_t bidders, int64_t objects) {
-  auto s = empty_state<UnequalState<Cost::kEither>>(objects);
+  auto s = empty_state<UnequalState<Cost::kDistance>>(objects);
   Arena<16> arena(nullptr);
   take_shared_arrays(s, bidders, arena);
   return arena.used();
