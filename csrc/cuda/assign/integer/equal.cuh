@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: MIT
-// Assignment of two (nearly) equally large clouds in integers, by the thread blocks of a cluster.
+// Assignment of a cloud to one that is as large or at most about twice as large, in integers, by the
+// thread blocks of a cluster.
 //
-// Problem and dual: common/assign.h. Missing bidders are replaced by dummies with cost 0 for every
-// object. A dummy ends with a cheapest object; prices are shifted so that the least is 0, hence
-// dummies add nothing to primal or dual.
+// Problem and dual: common/assign.h. Dummies with cost 0 for every object make up for the missing
+// bidders. They are all alike, so they do not bid: one number, the level, is the price of what they
+// have. It is the least price of all, hence dummies add nothing to primal or dual.
 // Method: phases of falling eps. Bidders whose object is not within eps of their best lose it; then
-// all without an object bid until few are left (equal_auction.cuh). Those wait for the next phase;
-// in the last, shortest augmenting paths match them (augmenting_paths.cuh). Below the target gap
-// the solver ends, else eps shrinks by the ratio that is missing.
+// all without an object bid until few are left (equal_auction.cuh). If objects that bidders have
+// left are dearer than the level, as many dummies lack an object: the level rises until there are
+// enough, whoever has an object below it loses it, and the bidding goes on. The few without an
+// object wait for the next phase; in the last, shortest augmenting paths match them and the dummies
+// (augmenting_paths.cuh). Below the target gap the solver ends, else eps shrinks by the ratio that
+// is missing.
 // Source: D. P. Bertsekas, "The auction algorithm", Annals of Operations Research 14 (1988).
+// Dummies: D. P. Bertsekas, D. A. Castanon, "A forward/reverse auction algorithm for asymmetric
+// assignment problems", Computational Optimization and Applications 1 (1992).
 // Cost: 2 (blob) to 17 (surface) bids per bidder, each of 64 cached values or of the near groups;
 // then 8 to 400 rounds of paths. Memory O(N).
 // Guaranteed: partners and owners are one another's, so an injection whenever all are assigned;
@@ -109,6 +115,7 @@ struct EqualSolver {
     __syncthreads();
   }
 
+  // The level is the least of all prices.
   __device__ __forceinline__ void find_level() {
     const int least = least_of(h, s.G, [&](int g) { return s.box_price[g]; });
     if (threadIdx.x == 0) h.level = least;
@@ -127,6 +134,7 @@ struct EqualSolver {
     __syncthreads();
   }
 
+  // Queues the bidders without an object.
   __device__ __forceinline__ int queue_free() {
     return queue_bidders(s, h, s.in->K, [&](int i) { return s.partner[i] == kNone; }, [](int) {});
   }
@@ -142,13 +150,13 @@ struct EqualSolver {
   }
 
   // If more than `enough` dummies find no object at the level, raises it until all do, and takes
-  // the objects from the bidders that are below it then. Returns whether it did.
+  // its object from every bidder who pays no more. Returns whether it did.
   __device__ __forceinline__ bool raise_level(int enough) {
     const int dummies = s.N - s.in->K;
     int level = h.level;
     const auto unowned = [&](int j) { return s.price(j) <= level && s.owner[j] == kNone; };
     if (dummies == 0 || dummies - count_objects(unowned) <= enough) return false;
-    int step = eps / 2;
+    int step = eps / 2;  // a finer one saves few bids and takes more auctions
     do {
       level += step + 1;
       step += step / 4;

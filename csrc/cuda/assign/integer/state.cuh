@@ -64,7 +64,7 @@ struct IntegerShared {
   int stop;          // few enough bidders are without an object
   int overflow;      // a price is too large
   int least, worst;  // price; miss of a sampled object
-  int level;         // price of the objects of the dummies: the least of all
+  int level;         // price of an object of a dummy
   // Of a path search. Those of round r lie at r % 3; the next one's are reset meanwhile.
   int count[3], next_label[3];
   int matched;                // roots
