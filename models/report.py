@@ -2,7 +2,7 @@
 """Results as tables for people (Markdown), for spreadsheets (CSV) and for programs (JSON)."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from models import files, log, plots
 from models.baselines import FLOOR, ORACLE, RETRIEVAL
 from models.paired import show
-from models.tables import FILE, IMAGES, KEYS, MACRO, Row, sign
+from models.tables import FILE, IMAGES, KEYS, MACRO, Row, competes, sign
 
 
 @dataclass(frozen=True)
@@ -103,24 +103,16 @@ def table(head: list[str], lines: list[list[str]]) -> str:
     return "\n".join(f"| {line} |" for line in (texts[0], rule, *texts[1:]))
 
 
-def columns_table(
-    rows: list[Row],
-    columns: Sequence[str],
-    compete: Callable[[Row], bool] = lambda row: False,
-) -> str:
-    """A line for each row, named by the first column; the best of those that compete in bold."""
+def columns_table(rows: list[Row], columns: Sequence[str]) -> str:
+    """A line for each row, named by the first column; the best method that competes in bold."""
     first, *others = columns
     cells = [[row[first] for row in rows]]
     for column in others:
         texts = [number(column, row[column]) for row in rows]
-        values = [row[column] if compete(row) else None for row in rows]
+        compete = [first == "method" and competes(row[first]) for row in rows]
+        values = [row[column] if c else None for row, c in zip(rows, compete, strict=True)]
         cells.append(embolden(texts, values, sign(column)))
     return table([first, *map(title, others)], [list(line) for line in zip(*cells, strict=True)])
-
-
-def competes(row: Row) -> bool:
-    """Whether a method answers once, from the image alone."""
-    return row["method"] not in (ORACLE, FLOOR) and ", best of " not in row["method"]
 
 
 def describe_cost(results: Results) -> list[str]:
@@ -175,7 +167,7 @@ def _method_table(results: Results, protocol: str) -> str:
         beside = {f"{c}, images": images[c] for c in ("CD", "EMD") if c in row}
         numbers = {key: value for key, value in row.items() if key not in KEYS}
         rows.append({"method": row["method"], **numbers, **beside, **cost_columns(results, row)})
-    return columns_table(rows, list(rows[0]), competes)
+    return columns_table(rows, list(rows[0]))
 
 
 def _difference_table(results: Results, protocol: str) -> str:
@@ -199,7 +191,7 @@ def _category_table(results: Results, protocol: str, column: str) -> str:
     for first in results.of(protocol, method=methods[0]):
         found = [results.of(protocol, category=first["category"], method=m)[0] for m in methods]
         texts = [number(column, row[column]) for row in found]
-        values = [row[column] if competes(row) else None for row in found]
+        values = [row[column] if competes(row["method"]) else None for row in found]
         counts = [str(first["objects"]), str(first["images"])]
         lines.append([first["category"], *counts, *embolden(texts, values, sign(column))])
     return table([title(column), "objects", "images", *methods], lines)

@@ -38,7 +38,7 @@ from models.determinism import deterministic
 from models.judge import Judge
 from models.networks.base import Network, Reconstruction
 from models.report import Results
-from models.tables import tabulate
+from models.tables import BEST_OF, tabulate
 from pointloss.protocols import PLAIN, PROTOCOLS, Protocol
 
 Sampler = Callable[[Sample], Tensor]  # a batch -> draws [K, B, N, 3], on any device
@@ -208,7 +208,7 @@ def score_beside(
     methods = [{name: own} for own in scored.scores]
     if scored.draws:
         for found, drawn in zip(methods, scored.draws.scores, strict=True):
-            found[f"{name}, best of {len(drawn)}"] = uncertainty.best_draw(drawn)
+            found[f"{name}{BEST_OF}{len(drawn)}"] = uncertainty.best_draw(drawn)
     if config.evaluate.baselines:
         beside = score_baselines(config, judges, scored, mean, device)
         methods = [own | found for own, found in zip(methods, beside, strict=True)]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from models.baselines import FLOOR
+from models.baselines import FLOOR, ORACLE
 from models.data.dataset import ReconstructionDataset
 from models.judge import Judge
 from models.paired import bootstrap
@@ -21,6 +21,8 @@ KEYS = ("protocol", "method", "category", "objects", "images")  # of Tables.rows
 MORE, LESS = ("F@", "IoU", "within"), ("CD", "EMD", "MPJPE", "PA-MPJPE", "error")  # is better
 MACRO, IMAGES = "mean", "all images"  # in place of a category
 FILE = "results.json"
+# Ends of a method's name that say what it has beyond a system: see `competes`.
+RIG_KNOWN, TRUE_POSE, BEST_OF = ", rig known", ", true pose", ", best of "
 
 
 class Tables(NamedTuple):
@@ -38,6 +40,15 @@ class Tables(NamedTuple):
 def sign(column: str) -> int:
     """1 if more is better, -1 if less is, 0 if a column has no better."""
     return 1 if column.startswith(MORE) else -1 if column.startswith(LESS) else 0
+
+
+def competes(method: str) -> bool:
+    """Whether a method answers once, and from what a system sees: else it is a bound.
+
+    Bounds see the truth, are told the rig or the pose, or are the best of several draws.
+    """
+    told = any(words in method for words in (RIG_KNOWN, TRUE_POSE, BEST_OF))
+    return method not in (ORACLE, FLOOR) and not told
 
 
 def short(value: float) -> float:

@@ -94,6 +94,87 @@ def test_retrieval_stands_in_the_table(tmp_path, capsys):
     assert line[2] == f"+{difference.mean:.2f} ± {difference.error:.2f}"
 
 
+def write_methods(folder, network, scores, **sections):
+    """A results.json of one object under `plain`, with a CD of each method."""
+    config = configs.update(Config(), {"network": {"name": network}, **sections})
+    record = {
+        "method": network,
+        "objects": [{"object": o, "category": "1", "images": 1} for o in "ab"],
+        "scores": [
+            {"protocol": "plain", "column": "CD", "method": name, "values": [value, value]}
+            for name, value in scores.items()
+        ],
+        "config": configs.to_dict(config),
+    }
+    folder.mkdir()
+    (folder / "results.json").write_text(report.as_json(record))
+    return folder
+
+
+def test_what_knows_more_stands_apart_and_is_not_the_best(tmp_path, capsys):
+    scores = {
+        "pointmap": 5.0,
+        "nearest pair": 6.0,
+        "category's mean depth, true pose": 2.0,
+        "PCA, rig known": 1.5,
+        "floor": 1.0,
+        "oracle": 3.0,
+        "pointmap, best of 4": 4.0,
+    }
+    run_ = write_methods(tmp_path / "a", "pointmap", scores)
+    out = tmp_path / "out"
+    text = run(capsys, f"own={run_}", "--out", out)
+    names = list(lines_of(text))[2:]
+    bounds = ["floor", "PCA, rig known", "category's mean depth, true pose", "oracle"]
+    assert names == ["own", "nearest pair", *(f"*{n}*" for n in [*bounds, "own, best of 4"])]
+    assert lines_of(text)["own"][1] == "**5.00** ± 0.00"
+    assert "The best baseline: nearest pair." in text
+    rows = json.loads((out / "compare.json").read_text())["rows"]
+    assert [row["kind"] for row in rows] == ["system", "baseline", *5 * ["bound"]]
+
+
+def test_baselines_of_one_name_and_two_meanings_are_not_joined(tmp_path, capsys):
+    beside = {"mean shape": 7.0, "floor": 1.0}
+    clouds = write_methods(tmp_path / "a", "psgn", {"psgn": 3.0, **beside})
+    grids = write_methods(tmp_path / "b", "voxel", {"voxel": 4.0, "mean shape": 9.0, "floor": 2.0})
+    lines = lines_of(run(capsys, f"points={clouds}", f"grids={grids}"))
+    found = {name: line[1].strip("*")[:4] for name, line in lines.items()}
+    assert found["mean shape (clouds)"] == "7.00"
+    assert found["mean shape (voxel)"] == "9.00"
+    assert found["*floor (clouds)*"] == "1.00"
+    assert found["*floor (voxel)*"] == "2.00"
+    # Of one kind and with equal settings they are one baseline, that of the first run.
+    again = write_methods(tmp_path / "c", "psgn", {"psgn": 5.0, "mean shape": 8.0})
+    lines = lines_of(run(capsys, f"one={clouds}", f"two={again}"))
+    assert lines["mean shape"][1].startswith("7.00")
+    # Retrieval may use mirrored images if training does.
+    other = write_methods(
+        tmp_path / "d", "psgn", {"psgn": 5.0, "mean shape": 8.0}, augment={"mirror": "none"}
+    )
+    lines = lines_of(run(capsys, f"one={clouds}", f"two={other}"))
+    assert lines["mean shape (mirror=x)"][1].startswith("7.00")
+    assert lines["mean shape (mirror=none)"][1].startswith("8.00")
+
+
+def test_a_baseline_that_asks_the_network_is_its_systems_own(tmp_path, capsys):
+    runs = [
+        write_methods(tmp_path / name, "pointmap", {"pointmap": 1.0, "second view blanked": value})
+        for name, value in (("a", 2.0), ("b", 4.0))
+    ]
+    text = run(capsys, *(f"{path.name}={path}" for path in runs))
+    lines = lines_of(text)
+    assert lines["a: second view blanked"][1].startswith("2.00")
+    assert lines["b: second view blanked"][1].startswith("4.00")
+    assert "The best baseline" not in text  # it is no baseline
+
+
+def test_settings_of_other_kinds_make_no_system(tmp_path):
+    one = write_methods(tmp_path / "a", "pointmap", {"pointmap": 1.0}, lifting={"mlp_steps": 7})
+    two = write_methods(tmp_path / "b", "pointmap", {"pointmap": 1.0}, loss={"w_kl": 1.0})
+    names = [record.system for record in compare.read_all([str(one), str(two)])]
+    assert len(set(names)) == 1
+
+
 def test_errors_are_one_line(tmp_path, capsys):
     (tmp_path / "old.json").write_text('{"rows": []}')
     path = write(tmp_path / "a", [1.0, 2.0, 3.0])

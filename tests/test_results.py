@@ -29,11 +29,11 @@ def made(shift=0.0):
     values = {
         "own": torch.tensor([[1.0, 0.5], [3.0, 0.5], [6.0, 0.8], [1.0, 0.1], [2.0, 0.3]]) + shift,
         "flat": torch.tensor([[2.0, 0.4], [4.0, 0.4], [5.0, 0.9], [3.0, 0.0], [4.0, 0.2]]),
-        "bound": torch.tensor([[nan, nan]] * 3 + [[0.0, 1.0]] * 2),
+        "PCA, rig known": torch.tensor([[nan, nan]] * 3 + [[0.0, 1.0]] * 2),
     }
     columns = ["error", "IoU"]
     config = configs.to_dict(Config())
-    return results.Results(["A sentence."], columns, items, values, config, frozenset({"bound"}))
+    return results.Results(["A sentence."], columns, items, values, config)
 
 
 def test_means_are_of_the_categories_and_of_those_who_answer():
@@ -41,8 +41,8 @@ def test_means_are_of_the_categories_and_of_those_who_answer():
     assert rows["one", "own", "mean"]["error"] == pytest.approx((2 + 6) / 2)
     assert rows["one", "own", "all images"]["error"] == pytest.approx(10 / 3, rel=1e-4)
     assert rows["one", "own", "mean"]["IoU"] == pytest.approx(0.65)
-    assert ("one", "bound", "mean") not in rows
-    assert rows["two", "bound", "mean"]["IoU"] == 1
+    assert ("one", "PCA, rig known", "mean") not in rows
+    assert rows["two", "PCA, rig known", "mean"]["IoU"] == 1
 
 
 def test_differences_are_paired():

@@ -33,7 +33,7 @@ from models.data.rigs import (
 from models.determinism import deterministic
 from models.networks.lifter import Lifter
 from models.step import Step, Trained, learning_rate, make_optimiser
-from models.tables import Row
+from models.tables import RIG_KNOWN, Row
 from models.tasks import lifting_baselines as baselines
 from models.tasks import lifting_pictures, results
 from models.tasks.base import Batches, Task
@@ -45,7 +45,6 @@ FEWEST_ANCHORS = 8  # of the further rigs of a category
 # rigs with another number of joints. DRAWN: skeletons drawn anew. UNSEEN: categories held out.
 SEEN, OTHER, DRAWN, UNSEEN = "seen rigs", "other rigs", "drawn skeletons", "unseen categories"
 Lift = Callable[[Views, Tensor], tuple[Tensor, Tensor]]
-KNOWN = ", rig known"  # a baseline that has training shapes of a rig that the network has not
 TEST_POSES, TEST_TREES = 32, 16
 CHUNK = 64  # views that are evaluated at once
 
@@ -263,7 +262,7 @@ class Lifting(Task):
                 found[baselines.FLAT].append(errors(flat, flat, part))
                 for name, lift in lifters.items():
                     nothing = torch.full((len(number), 2), float("nan"), device=self.device)
-                    if name.endswith(KNOWN) == (group == OTHER) and group in (SEEN, OTHER):
+                    if name.endswith(RIG_KNOWN) == (group == OTHER) and group in (SEEN, OTHER):
                         nothing = errors(*lift(part, number.to(self.device)), part)
                     found[name].append(nothing)
             for name, parts in found.items():
@@ -277,7 +276,6 @@ class Lifting(Task):
             items,
             {name: torch.cat(parts) for name, parts in values.items()},
             configs.to_dict(self.config),
-            frozenset(name for name in values if name.endswith(KNOWN)),
         )
         text = results.write(table, out)
         lifting_pictures.draw(out / "reconstructions.png", shown)
@@ -291,7 +289,7 @@ class Lifting(Task):
         each = math.ceil(own.optim.batch_size / len(groups) / min(map(len, groups)))
         steps = self._mlp_steps(state)
         found: dict[str, Lift] = {}
-        for rigs, suffix in ((self.rigs.seen, ""), (self.rigs.other, KNOWN)):
+        for rigs, suffix in ((self.rigs.seen, ""), (self.rigs.other, RIG_KNOWN)):
             bases = baselines.Bases(rigs, device)
             pca, nearest = partial(bases.fit, weight=weight), baselines.nearest_view(rigs, device)
             mlp = train_fixed_order(FixedOrderTask(own, device, rigs, each), steps)
@@ -338,7 +336,7 @@ class Lifting(Task):
             f"flat: all depths 0. mean shape, PCA ({baselines.BASES} components, shape and pose in "
             f"turn), MLP of fixed order, nearest of {baselines.BANK} training views: each for one "
             "rig, whose training shapes and joints it knows; "
-            f"'{KNOWN.strip(', ')}' where the lifter has never seen the rig. The MLPs have "
+            f"'{RIG_KNOWN.strip(', ')}' where the lifter has never seen the rig. The MLPs have "
             f"{self._mlp_steps(state)} steps; in each at least the lifter's views of their rig.",
             describe_machine(self.device, commit),
         ]

@@ -13,11 +13,12 @@ from models.baselines import thumbnails
 from models.config import Config
 from models.data.pairs import Pair, Pairs
 from models.networks.pointmap import Pointmaps
+from models.tables import TRUE_POSE
 from pointloss import depth_to_points, procrustes, transform_points
 
 NETWORK, BLANKED, RETRIEVAL = "pointmap", "second view blanked", "nearest pair"
-BLANKED_POSED = "second view blanked, true pose"
-CATEGORY, PLANE = "category's mean depth, true pose", "plane at the median depth, true pose"
+BLANKED_POSED = BLANKED + TRUE_POSE
+CATEGORY, PLANE = f"category's mean depth{TRUE_POSE}", f"plane at the median depth{TRUE_POSE}"
 
 
 class Guess(NamedTuple):

@@ -221,8 +221,7 @@ def tabulate(
         for name, each in values.items():
             found[name].append(by_object(each[own], owners[own]))
     means = {name: torch.cat(parts) for name, parts in found.items()}
-    bounds = frozenset({BLANKED_POSED, CATEGORY, PLANE})
-    return Results(header, COLUMNS, items, means, configs.to_dict(config), bounds)
+    return Results(header, COLUMNS, items, means, configs.to_dict(config))
 
 
 def describe(config: Config, test: Pairs, chosen: list[int], state: dict[str, Any]) -> list[str]:

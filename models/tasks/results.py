@@ -10,7 +10,7 @@ from torch import Tensor
 from models import files, log
 from models.paired import bootstrap, show
 from models.report import as_json, columns_table, embolden, number, table, title
-from models.tables import IMAGES, MACRO, Row, by_category, short, sign
+from models.tables import IMAGES, MACRO, Row, by_category, competes, short, sign
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Results:
     """What `as_markdown` and `write` need.
 
     The first method is what was trained. Columns are named so that models.tables.sign knows whether
-    less or more is better; the first one is shown by category. Methods in `bounds` see what the
-    others may not, and are never the best.
+    less or more is better; the first one is shown by category. Which methods may be the best, their
+    names tell: models.tables.competes.
     """
 
     header: list[str]  # sentences: what was scored, in which unit, and what the methods are
@@ -27,7 +27,6 @@ class Results:
     items: list[Row]  # {group, category, object}: each group has tables of its own
     values: dict[str, Tensor]  # by method: [items, columns]; NaN: no answer in this whole group
     config: dict[str, dict[str, Any]]
-    bounds: frozenset[str] = frozenset()
 
     @property
     def method(self) -> str:
@@ -101,13 +100,7 @@ def as_markdown(results: Results) -> str:
         own = [row for row in means if row["group"] == name]
         chosen = [row for row in own if row["category"] == MACRO]
         parts += [f"## {name}: {chosen[0]['objects']} items"]
-        parts.append(
-            columns_table(
-                chosen,
-                ["method", *results.columns],
-                lambda row: row["method"] not in results.bounds,
-            )
-        )
+        parts.append(columns_table(chosen, ["method", *results.columns]))
         lines = {
             row["method"]: [f"{results.method} - {row['method']}"]
             for row in gaps
@@ -129,7 +122,7 @@ def _by_category(results: Results, own: list[Row], column: str) -> str:
     lines = []
     for name in names:
         found = [row for row in own if row["category"] == name]
-        values = [None if row["method"] in results.bounds else row[column] for row in found]
+        values = [row[column] if competes(row["method"]) else None for row in found]
         texts = embolden([number(column, row[column]) for row in found], values, sign(column))
         lines.append([name, str(found[0]["objects"]), *texts])
     return table([title(column), "items", *methods], lines)
