@@ -152,6 +152,9 @@ class Voxel:
     source: str = setting("depth", "depth", "silhouette")
     # What missing a voxel costs in the cross-entropy; inventing one costs 1.
     missed: float = setting(1.0, above=0)
+    # Share of the image's features, and of the channels of each decoder level, that a training step
+    # leaves out, of each sample its own.
+    dropout: float = setting(0.0, at_least=0)
     w_occupancy: float = 1.0  # cross-entropy of the image's volume
     w_again: float = 0.0  # tl: cross-entropy of the volume that is encoded and decoded
     w_code: float = 0.0  # tl: the image's code to the volume's; disentangled: to the other view's

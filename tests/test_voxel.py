@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from objects import make_set, settings
 
 from models import config as configs
-from models import evaluate, plots, train
+from models import distributed, evaluate, plots, train
 from models.config import Config, ConfigError, Voxel
+from models.networks.decoder import FEATURE
 from models.networks.voxel import PRESETS, RESOLUTION, Volumes, VoxelNetwork
 from models.tasks import open_task, voxel_plots
 from models.tasks import voxel_latent as latent
@@ -196,6 +197,62 @@ def test_pairs_show_one_object_from_two_sides(root):
     assert torch.equal(batch.truth.turned, expected)
     with pytest.raises(ConfigError, match="optim.batch_size: this preset trains on pairs"):
         make_task(root, "disentangled-tiny", "optim.batch_size=5").check()
+
+
+@pytest.mark.parametrize("preset", ["disentangled-tiny", "hierarchical-tiny"])
+def test_every_number_of_processes_draws_one_batch(root, preset, monkeypatch):
+    task = make_task(root, preset, "voxel.dropout=0.3")
+    task.volumes = torch.rand(len(task.data.objects), *3 * [RESOLUTION]) > 0.5
+    network = task.build()
+    samples = torch.arange(8)
+
+    def draw(world, rank):
+        monkeypatch.setattr(distributed, "world", lambda: world)
+        monkeypatch.setattr(distributed, "rank", lambda: rank)
+        torch.manual_seed(0)
+        return task.draw(network, (samples[rank::world],))
+
+    whole = draw(1, 0)
+    for rank in (0, 1):
+        part = draw(2, rank)
+        assert torch.equal(part.image, whole.image[rank::2])
+        assert torch.equal(part.keep, whole.keep[rank::2])
+        assert torch.equal(part.truth.volume, whole.truth.volume[rank::2])
+        if part.noise is not None:
+            assert torch.equal(part.noise, whole.noise[rank::2])
+        if part.partner is not None:
+            assert torch.equal(rank + 2 * part.partner, whole.partner[rank::2])
+            assert torch.equal(part.truth.turned, whole.truth.turned[rank::2])
+    monkeypatch.setattr(distributed, "world", lambda: 8)
+    if preset == "disentangled-tiny":
+        with pytest.raises(ConfigError, match="make it even in each process"):
+            make_task(root, preset, "optim.batch_size=8").check()
+
+
+def test_dropout_leaves_out_features_and_channels(root):
+    network = VoxelNetwork("tl-tiny", 32)
+    image, volumes = torch.rand(4, 3, 32, 32), torch.ones(4, 32, 32, 32)
+    plain = network(image, volumes)
+    keep = torch.ones(4, network.dropped)
+    same = network(image, volumes, keep=keep)
+    assert torch.allclose(same.logits, plain.logits, atol=1e-6)
+    seen = []
+    network.decoder.levels[1].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    keep[1, :FEATURE] = 0  # the code is what is left: that of any image
+    first, second, _ = network.decoder.widths
+    keep[2, FEATURE + first + 1] = 0
+    out = network(image, volumes, keep=keep)
+    assert torch.allclose(network.mu.bias, network.mu(torch.zeros(1, FEATURE))[0])
+    assert torch.allclose(out.code[1], network.norm(network.mu.bias), atol=1e-5)
+    for features in seen:  # of the image's code and of the volume's
+        assert not features[2, 1].any()
+        assert features[2, [0, *range(2, second)]].flatten(1).any(1).all()
+    task = make_task(root, "vae-tiny", "voxel.dropout=0.3")
+    keep = task.draw(task.build(), (torch.arange(16),)).keep
+    assert keep.unique().tolist() == pytest.approx([0, 1 / 0.7])
+    assert keep.mean().item() == pytest.approx(1, abs=0.02)
+    with pytest.raises(ConfigError, match="voxel.dropout: expected a share below 1"):
+        make_task(root, "vae-tiny", "voxel.dropout=1").check()
 
 
 def boxes(*sides):

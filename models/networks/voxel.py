@@ -13,9 +13,11 @@ What its text fixes, and the presets keep:
 - `disentangled` (3.4): shape and pose in codes of their own. Light would be the third; the lamp of
   the renderings hangs at the camera, so there is nothing to tell it from the pose.
 
-The text tells no sizes but those of 3D ShapeNets. Encoder of the image: that of
-models.networks.efficient, the same for all four. Decoder, the code's widths, where the local codes
-stand, how shape and pose are held apart and the one length of codes without a deviation are ours.
+Dropout leaves out single features of the image and whole channels of the decoder (Tompson et al.
+2015, "spatial dropout"). The text tells no sizes but those of 3D ShapeNets. Encoder of the image:
+that of models.networks.efficient, the same for all four. Decoder, the code's widths, where the
+local codes stand, how shape and pose are held apart and the one length of codes without a deviation
+are ours.
 """
 
 from collections.abc import Sequence
@@ -99,7 +101,7 @@ class Decoder(nn.Module):
 
     def __init__(self, code: int, widths: tuple[int, int, int], beside: Sequence[int] = (0, 0, 0)):
         super().__init__()
-        self.width = widths[0]
+        self.widths = widths
         self.first = nn.Sequential(nn.Linear(code, widths[0] * FIRST**3), nn.LeakyReLU(0.1))
         inputs = [width + more for width, more in zip(widths, beside, strict=True)]
         self.levels = nn.ModuleList(
@@ -107,9 +109,15 @@ class Decoder(nn.Module):
         )
         self.last = nn.ConvTranspose3d(inputs[2], 1, 4, 2, 1)
 
-    def forward(self, code: Tensor, local: Sequence[Tensor] = ()) -> Tensor:
-        x = self.first(code).unflatten(1, (self.width, FIRST, FIRST, FIRST))
+    def forward(
+        self, code: Tensor, local: Sequence[Tensor] = (), keep: Tensor | None = None
+    ) -> Tensor:
+        """keep: factors [B, sum(widths)] of the channels of all levels, see VoxelNetwork."""
+        x = self.first(code).unflatten(1, (self.widths[0], FIRST, FIRST, FIRST))
+        factors = None if keep is None else keep.to(x.dtype).split(self.widths, dim=1)
         for number in range(LEVELS):
+            if factors is not None:
+                x = x * factors[number][:, :, None, None, None]
             if number < len(local):
                 x = torch.cat([x, local[number].to(x.dtype)], dim=1)
             x = self.levels[number](x) if number < LEVELS - 1 else float32_apply(self.last, x)
@@ -169,6 +177,7 @@ class VoxelNetwork(nn.Module):
     """
 
     latent: int  # normal variables that `noise` [B, latent] holds; 0: none
+    dropped: int  # features and channels that `keep` [B, dropped] has a factor for
     reads_points = False  # what an answer costs is that of the image alone
 
     def __init__(self, preset: str = "vae", image_size: int = 96):
@@ -189,6 +198,7 @@ class VoxelNetwork(nn.Module):
         self.to_azimuth = nn.Linear(p.pose, 2) if p.pose else None
         # The pose code of the object's own frame.
         self.own_frame = nn.Parameter(torch.zeros(p.pose)) if p.pose else None
+        self.dropped = FEATURE + sum(p.widths)
         self.latent = (p.code + sum(self.local.sizes if self.local else ())) if p.normal else 0
 
     @property
@@ -204,8 +214,13 @@ class VoxelNetwork(nn.Module):
         found |= {"target", "pose", "azimuth", "swapped"} if self.pose else set()
         return frozenset(found)
 
-    def decode(self, code: Tensor, pose: Tensor | None = None) -> Tensor:
-        """Logits [B, R, R, R] of a whole code [B, L]; of `disentangled` in `pose`, or unturned."""
+    def decode(
+        self, code: Tensor, pose: Tensor | None = None, keep: Tensor | None = None
+    ) -> Tensor:
+        """Logits [B, R, R, R] of a whole code [B, L]; of `disentangled` in `pose`, or unturned.
+
+        keep: the decoder's factors [B, sum(widths)] of `forward`'s.
+        """
         if self.local is not None:
             code, *parts = code.split([self.code, *self.local.sizes], dim=1)
             spread = code[:, :, None, None, None]
@@ -213,11 +228,11 @@ class VoxelNetwork(nn.Module):
             for part, shape in zip(parts, self.local.shapes, strict=True):
                 own = part.unflatten(1, shape)
                 local.append(torch.cat([own, spread.expand(-1, -1, *shape[1:])], dim=1))
-            return self.decoder(code, local)
+            return self.decoder(code, local, keep)
         if self.own_frame is not None:
             pose = self.own_frame.expand(len(code), -1) if pose is None else pose
             code = torch.cat([code, pose], dim=1)
-        return self.decoder(code)
+        return self.decoder(code, keep=keep)
 
     def encode_volumes(self, volumes: Tensor) -> Tensor:
         """The codes [B, L] of occupancies [B, R, R, R], float 0 or 1; `tl` alone has them."""
@@ -231,15 +246,21 @@ class VoxelNetwork(nn.Module):
         volumes: Tensor | None = None,
         noise: Tensor | None = None,
         partner: Tensor | None = None,
+        keep: Tensor | None = None,
     ) -> Volumes:
         """Reconstruct image [B, 3, S, S], values 0..1.
 
         Training gives more. `volumes` [B, R, R, R], the true occupancies in 0 and 1 (tl), which
         never reach `logits`. `noise` [B, latent], standard normal, draws the latent; without it the
         code is the mean. `partner` [B] int64, rows of the batch whose pose codes are taken
-        (disentangled); the second half of the batch then shows the objects of the first.
+        (disentangled); the second half of the batch then shows the objects of the first. `keep`
+        [B, dropped] is dropout: 0, or 1 / (1 - share), for each feature of the image and then each
+        channel of the decoder's levels.
         """
         feature = self.encoder(image - 0.5)
+        if keep is not None:
+            features, keep = keep.split([FEATURE, self.dropped - FEATURE], dim=1)
+            feature = feature * features.to(feature.dtype)
         mu, logvar = self.norm(self.mu(feature).float()), None
         parts = [mu]
         if self.logvar is not None:
@@ -252,18 +273,18 @@ class VoxelNetwork(nn.Module):
             mu, logvar = torch.cat([mu, *means], 1), torch.cat([logvar, *logvars], 1)
             parts += codes
         code = torch.cat(parts, dim=1)
-        out = Volumes(self.decode(code), code)
+        out = Volumes(self.decode(code, keep=keep), code)
         if logvar is not None:
             out = out._replace(mu=mu, logvar=logvar)
         if self.volume_encoder is not None and volumes is not None:
             target = self.encode_volumes(volumes)
             # The volumes teach their code, and the image follows it.
-            out = out._replace(target=target.detach(), again=self.decode(target))
+            out = out._replace(target=target.detach(), again=self.decode(target, keep=keep))
         if self.to_pose is not None and self.to_azimuth is not None:
             pose = self.to_pose(feature).float()
             out = out._replace(pose=pose, azimuth=float32_apply(self.to_azimuth, pose))
             if partner is not None:
                 other = code.roll(len(code) // 2, 0).detach()
-                swapped = self.decode(code, pose.index_select(0, partner))
+                swapped = self.decode(code, pose.index_select(0, partner), keep)
                 out = out._replace(target=other, swapped=swapped)
         return out

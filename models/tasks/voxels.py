@@ -45,6 +45,7 @@ class Varied(NamedTuple):
     image: Tensor  # [B, 3, H, W] in 0..1
     noise: Tensor | None  # [B, L]
     partner: Tensor | None  # [B] int64
+    keep: Tensor | None  # [B, D], see VoxelNetwork.forward
     truth: Truth
 
 
@@ -231,8 +232,12 @@ class Voxels(Task):
     def check(self) -> str:
         open_asked(self.config, images=False)
         network = self.build()
-        if network.pairs and self.config.optim.batch_size % 2:
-            raise ConfigError("optim.batch_size: this preset trains on pairs; make it even")
+        if network.pairs and self.config.optim.batch_size % (2 * distributed.world()):
+            raise ConfigError(
+                "optim.batch_size: this preset trains on pairs; make it even in each process"
+            )
+        if (share := self.config.voxel.dropout) >= 1:
+            raise ConfigError(f"voxel.dropout: expected a share below 1, got {share}")
         return f"{count_macs(cast('Any', network), self.config) / 1e9:.3f} GMAC an image"
 
     def build(self) -> VoxelNetwork:
@@ -258,7 +263,8 @@ class Voxels(Task):
         """The first half of samples [B], and for each of them another view of its object."""
         half = samples[: len(samples) // 2]
         first, count = (t[self.owners[half]] for t in self.runs)
-        step = 1 + (torch.rand(len(half), device=half.device) * (count - 1)).long()
+        drawn = torch.rand(len(half) * distributed.world(), device=half.device)
+        step = 1 + (distributed.own_rows(drawn) * (count - 1)).long()
         return torch.cat([half, first + (half - first + step) % count])
 
     def draw(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> Varied:
@@ -270,12 +276,17 @@ class Voxels(Task):
         rows = len(batch.image) * distributed.world()
         draws = distributed.own_rows(torch.rand(rows, DRAWS, device=self.device))
         noise = distributed.own_rows(torch.randn(rows, own.latent, device=self.device))
-        partner = None
+        partner = keep = None
         if own.pairs:  # both views of an object are mirrored, or none
             half = len(draws) // 2
             draws[half:, 0] = draws[:half, 0]
-            # Of another object, so that no shape can hide in a pose code.
-            partner = torch.arange(1, len(draws) + 1, device=self.device) % len(draws)
+            # Of another object, so that no shape can hide in a pose code. A quarter of the batch
+            # further on: this process has that row of the global batch too.
+            further = torch.arange(len(draws), device=self.device) + max(half // 2, 1)
+            partner = further % len(draws)
+        if share := self.config.voxel.dropout:
+            kept = torch.rand(rows, own.dropped, device=self.device) >= share
+            keep = distributed.own_rows(kept) / (1 - share)
         ones = torch.ones(len(draws), 1, 3, device=self.device)
         image, sides, azimuth = self.augmentation(batch.image, ones, batch.azimuth, draws)
         if image.is_cuda:
@@ -289,10 +300,12 @@ class Voxels(Task):
         if partner is not None:
             turned = turn(volume, azimuth.index_select(0, partner))
         truth = Truth(volume, azimuth, turned)
-        return Varied(image, noise if own.latent else None, partner, truth)
+        return Varied(image, noise if own.latent else None, partner, keep, truth)
 
     def forward(self, model: nn.Module, batch: Varied) -> Volumes:
-        out: Volumes = model(batch.image, batch.truth.volume, batch.noise, batch.partner)
+        out: Volumes = model(
+            batch.image, batch.truth.volume, batch.noise, batch.partner, batch.keep
+        )
         return out
 
     def loss(self, objective: nn.Module, out: Volumes, batch: Varied) -> dict[str, Tensor]:
