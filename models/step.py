@@ -6,7 +6,7 @@ starts them. Captured once and replayed, they start at once.
 """
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,9 @@ from models import distributed
 from models.average import Average, tensors
 from models.clock import StepClock
 from models.config import Config
-from models.tasks.base import Task
+
+if TYPE_CHECKING:  # a task may take steps of its own
+    from models.tasks.base import Task
 
 WARM_UP = 3  # steps before a capture, as torch asks for: libraries choose kernels and take memory
 
@@ -95,7 +97,7 @@ class Step:
     graph, and so are the results up to the order of sums (bit for bit with optim.deterministic).
     """
 
-    def __init__(self, trained: Trained, model: nn.Module, task: Task):
+    def __init__(self, trained: Trained, model: nn.Module, task: "Task"):
         self.trained, self.model, self.task = trained, model, task
         self.options, self.device = task.config.optim, torch.device(task.device)
         self.clock = StepClock(task.device)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Configs, checkpoints, losses and augmentation."""
 
+import importlib
 import json
 import resource
+import sys
 
 import pytest
 import torch
@@ -384,3 +386,15 @@ def test_a_run_of_a_dense_cloud_is_drawn():
     assert set(found[:, 0].tolist()) == set(range(10))
     assert torch.equal((found - found[:, :1]) % 10, torch.arange(4.0).expand(200, 4))
     assert augment.choose_points(cloud, 10, torch.rand(200, augment.DRAWS)) is cloud
+
+
+@pytest.mark.parametrize(
+    "name", ["train", "evaluate", "compare", "predict", "viewer", "weights", "step", "tasks"]
+)
+def test_a_command_may_be_the_first_import(name, monkeypatch):
+    """Modules that import one another in a circle load in some orders only."""
+    for module in [key for key in sys.modules if key.split(".")[0] == "models"]:
+        monkeypatch.delitem(sys.modules, module)
+    importlib.import_module(f"models.{name}")
+    for module in [key for key in sys.modules if key.split(".")[0] == "models"]:
+        del sys.modules[module]  # those of before come back
