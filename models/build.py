@@ -61,13 +61,18 @@ def open_training(config: Config) -> ReconstructionDataset:
 def make_val_loader(config: Config) -> DataLoader[Sample]:
     """This process's share of the validation images."""
     val = open_split(config, config.data.val_split)
-    if not len(val) and distributed.rank() == 0:
-        print(f"data.val_split: {config.data.val_split!r} holds no images, so no epoch is the best")
+    tell_validation(config, len(val), "images")
     own = Subset(val, range(distributed.rank(), len(val), distributed.world()))
     workers = config.data.workers if val.images is None else 0
     return DataLoader(
         own, config.evaluate.batch_size, num_workers=workers, persistent_workers=workers > 0
     )
+
+
+def tell_validation(config: Config, count: int, what: str) -> None:
+    """Say before the training, if there is nothing to validate on, that no epoch is the best."""
+    if not count and distributed.rank() == 0:
+        print(f"data.val_split: {config.data.val_split!r} holds no {what}, so no epoch is the best")
 
 
 def build_network(config: Config) -> Network:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from models import files
+from models.config import Config
 
 NAME, BEST = "checkpoint.pt", "best.pt"
 FORMAT = 2
@@ -108,3 +109,19 @@ def newest(runs: Path) -> Path:
     if not found:
         raise CheckpointError(f"{runs}: no run with a {NAME} to resume")
     return found[-1].parent
+
+
+def describe(state: dict[str, Any], config: Config) -> list[str]:
+    """Sentences: which weights `config` scores, and what their score does not mean."""
+    chosen, data, split = state.get("chosen_on"), state["config"]["data"], config.evaluate.split
+    why = f"the best on split {chosen!r}" if chosen else "its last"
+    notes = [f"Weights after epoch {len(state['history'])} of the run, {why}."]
+    if data["root"] != config.data.root:
+        return notes
+    if data.get("fold", -1) != config.data.fold:
+        notes.append("WARNING: trained on another fold, so these objects may be trained on.")
+    elif split == data["train_split"]:
+        notes.append("WARNING: trained on this very split.")
+    elif split == chosen:
+        notes.append("WARNING: the best epoch was chosen on this very split.")
+    return notes

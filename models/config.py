@@ -125,7 +125,7 @@ class Lifting:
     occlusion: float = setting(0.3, at_least=0)  # the largest share of joints that is not visible
     poses: int = setting(8192, above=0)  # of each skeleton, 1/64 of that of each drawn tree
     trees: int = setting(512, above=0)  # drawn skeletons in training
-    views: int = setting(4, above=0)  # of each test shape
+    views: int = setting(4, above=0)  # of each test shape, if evaluate.views is 0
     # Steps of training the baseline of fixed order; 0: as many as the lifter has had.
     mlp_steps: int = setting(0, at_least=0)
 
@@ -199,7 +199,7 @@ class Evaluate:
     # "fixed": the same points of every cloud; "random": each cloud its own.
     sampling: str = setting("fixed", "fixed", "random")
     checkpoint: str = setting("best", "best", "last")  # the best epoch on data.val_split
-    # So many of each object, spread evenly over its own; 0: all.
+    # So many views (pointmap: pairs) of each object, spread evenly over its own; 0: all.
     views: int = setting(0, at_least=0)
     batch_size: int = setting(16, above=0)
     baselines: bool = True  # mean shape, clusters, retrieval, oracle beside the network

@@ -23,6 +23,7 @@ from models import config as configs
 from models.build import pick_device
 from models.config import Config, ConfigError
 from models.tasks import open_task
+from models.tasks.base import Task
 from pointloss.protocols import PROTOCOLS
 
 
@@ -46,6 +47,15 @@ def results_folder(args: argparse.Namespace, own: Config, asked: Config) -> Path
     return Path(folder) / re.sub(r"[^\w.,=+-]+", "_", ",".join(words))
 
 
+def check_asked(given: dict[str, object], own: Config, asked: Config, task: Task) -> None:
+    """Refuse what is asked of [evaluate] and not followed, by the flags `given` or otherwise."""
+    before = asdict(own.evaluate)
+    changed = {key for key, value in asdict(asked.evaluate).items() if value != before[key]}
+    for key in sorted((changed | given.keys()) - task.follows):
+        name = f"--{key}" if key in given else f"evaluate.{key}"
+        raise ConfigError(f"{name}: {asked.network.name} has no use for it")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m models.evaluate", description=__doc__.split("\n")[0]
@@ -54,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pred-dir", type=Path, help="score these clouds instead of a network's")
     parser.add_argument("--split", help="default: the config's evaluate.split")
     parser.add_argument("--protocol", help=f"one of {', '.join(PROTOCOLS)}")
-    parser.add_argument("--views", type=int, help="K views of each object; 0: all")
+    parser.add_argument("--views", type=int, help="K views or pairs of each object; 0: all")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument(
         "--out", type=Path, help="folder for the results (default: RUN or PRED_DIR, see above)"
@@ -85,6 +95,7 @@ def main(argv: list[str] | None = None) -> int:
         config = configs.update(config, {"evaluate": given})
         out = results_folder(args, own, config)
         task = open_task(config, device)
+        check_asked(given, own, config, task)
         if state is not None:
             checkpoint.require(state, path, task.keeps)
         asked = {"pred_dir": args.pred_dir, "samples": args.samples}

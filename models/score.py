@@ -254,7 +254,7 @@ def score(
         if samples and network.latent:
             sampler = network_sampler(network, config, device, samples)
         mean, cost = state["mean_shape"], measure(network, config)
-        notes = describe_weights(network, state, options.split)
+        notes = describe_weights(network, state, config)
     if samples and not sampler:
         raise ConfigError(f"--samples: {name} has no latent to draw")
     if save_clouds is not None:
@@ -272,13 +272,9 @@ def score(
     return Results(name, header, *tables, unsure, cost, configs.to_dict(config), scored.pictures)
 
 
-def describe_weights(network: Network, state: dict[str, Any], split: str) -> list[str]:
+def describe_weights(network: Network, state: dict[str, Any], config: Config) -> list[str]:
     """Which weights are scored, and what their score does not mean."""
-    chosen, epochs = state.get("chosen_on"), len(state["history"])
-    why = f"the best on split {chosen!r}" if chosen else "its last"
-    notes = [f"Weights after epoch {epochs} of the run, {why}."]
-    if chosen == split:
-        notes.append("WARNING: the best epoch was chosen on this very split.")
+    notes = checkpoint.describe(state, config)
     if network.reads_points:
         notes.append("It reads the true cloud, not the image: a bound for what decodes with it.")
     return notes

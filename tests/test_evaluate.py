@@ -22,6 +22,7 @@ from models.build import open_split
 from models.config import Config, ConfigError
 from models.score import score as score_state
 from models.score import spread_views
+from models.tasks import open_task
 from pointloss.protocols import PROTOCOLS
 
 pytestmark = pytest.mark.usefixtures("one_cpu_thread", "no_pictures")
@@ -304,6 +305,53 @@ def test_evaluate_errors_are_one_line(world, words, message, capsys):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert message in error
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("lifter", {"protocol": "plain"}, "--protocol: lifter has no use for it"),
+        ("lifter", {"evaluate.seed": 3}, "evaluate.seed: lifter has no use for it"),
+        ("pointmap", {"protocol": "lmnet"}, "--protocol: pointmap has no use for it"),
+        ("pointmap", {"evaluate.draw": True}, "evaluate.draw: pointmap has no use for it"),
+        ("voxel", {"evaluate.baselines": False}, "evaluate.baselines: voxel has no use for it"),
+        ("lifter", {"views": 3, "split": "val"}, None),
+        ("pointmap", {"views": 3, "evaluate.batch_size": 2}, None),
+        ("voxel", {"views": 3, "protocol": "plain", "evaluate.seed": 1}, None),
+        ("efficient", {"views": 3, "protocol": "plain", "evaluate.draw": True}, None),
+    ],
+)
+def test_what_a_kind_does_not_follow_is_refused(name, flags, message):
+    own = configs.update(Config(), {"network": {"name": name}})
+    given = {key: value for key, value in flags.items() if "." not in key}
+    told = given | {key.partition(".")[2]: value for key, value in flags.items() if "." in key}
+    asked = configs.update(own, {"evaluate": told})
+    task = open_task(asked, "cpu")
+    if message is None:
+        evaluate.check_asked(given, own, asked, task)
+        return
+    with pytest.raises(ConfigError, match=message):
+        evaluate.check_asked(given, own, asked, task)
+
+
+def test_what_the_weights_have_seen_is_told():
+    own = configs.update(Config(), {"data": {"root": "set", "fold": 1}})
+    state = {"config": configs.to_dict(own), "history": [{}, {}], "chosen_on": "val"}
+
+    def told(**values):
+        return checkpoint.describe(state, configs.update(own, values))
+
+    assert told() == ["Weights after epoch 2 of the run, the best on split 'val'."]
+    for values, warning in (
+        ({"evaluate": {"split": "val"}}, "the best epoch was chosen on this very split"),
+        ({"evaluate": {"split": "train"}}, "trained on this very split"),
+        ({"data": {"fold": 2}}, "trained on another fold"),
+    ):
+        assert told(**values)[1:] == [line for line in told(**values) if warning in line]
+        assert len(told(**values)) == 2
+    assert len(told(data={"root": "another", "fold": 2})) == 1
+    del state["chosen_on"]
+    assert told(evaluate={"split": "val"}) == ["Weights after epoch 2 of the run, its last."]
 
 
 def test_a_network_is_not_loaded_from_anothers_checkpoint(world):

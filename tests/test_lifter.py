@@ -339,6 +339,12 @@ def test_a_run_of_the_tiny_config_is_scored_beside_every_baseline(words, few, tm
     assert json.loads((out / "results.json").read_text())["scores"] == record["scores"]
     assert evaluate.main([str(out), "--samples", "4"]) == 2
     assert "--samples: lifter has no use for it" in capsys.readouterr().err
+    fewer = ["--views", "2", "--split", "val", "--set", "evaluate.baselines=false"]
+    assert evaluate.main([str(out), *fewer]) == 0
+    text = (out / "split=val,views=2,baselines=False" / "results.md").read_text()
+    assert "2 orthographic views of each shape" in text
+    assert "WARNING: the best epoch was chosen on this very split" in text
+    assert "PCA" not in text.partition("## ")[2]
     assert compare.main([f"a={out}", f"b={out}", "--protocol", lifting.SEEN]) == 0
     assert "PA-MPJPE" in capsys.readouterr().out
 

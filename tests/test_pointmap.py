@@ -148,6 +148,19 @@ def test_a_set_without_depth_is_refused_with_the_cure(root, tmp_path):
         open_task(configure(root, pointmap_least=1, pointmap_most=2), "cpu").batches()
 
 
+def test_an_empty_validation_split_is_told_before_the_training(root, tmp_path, capsys):
+    config = configure(root, data_val_split='"val"', pointmap_least=20)
+    task = open_task(config, "cpu")
+    task.batches()
+    assert "no epoch is the best" not in capsys.readouterr().out
+    config = configure(root, pointmap_least=20)
+    task = open_task(config, "cpu")
+    task.validation = Pairs(ReconstructionDataset(root, "val", SIDE, 64), 1, 2)  # none
+    task.batches()
+    assert "data.val_split: 'val' holds no pairs" in capsys.readouterr().out
+    assert task.validate(None) == {}
+
+
 def test_a_mirrored_pair_is_still_what_its_cameras_see():
     pair, k = some_pair()
     assert off_pixels(pair, k) < 1e-4

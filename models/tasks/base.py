@@ -48,6 +48,10 @@ class Task(ABC):
     keeps: ClassVar[tuple[str, ...]] = ()
     # Arguments of models.evaluate that `evaluate` takes besides state, out and commit.
     options: ClassVar[frozenset[str]] = frozenset()
+    # Settings of the config's [evaluate] that `evaluate` follows.
+    follows: ClassVar[frozenset[str]] = frozenset(
+        {"split", "checkpoint", "views", "batch_size", "baselines"}
+    )
 
     def __init__(self, config: Config, device: str):
         self.config, self.device = config, device

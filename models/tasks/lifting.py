@@ -168,6 +168,7 @@ class Lifting(Task):
 
     section, unit = "lifting", "views"
     chooses = ("val_pa_mpjpe",)
+    follows = frozenset({"split", "checkpoint", "views", "baselines"})
 
     @cached_property
     def rigs(self) -> Rigs:
@@ -176,6 +177,11 @@ class Lifting(Task):
     @cached_property
     def pool(self) -> Pool:
         return Pool(self.rigs.train, self.device, self.config.lifting.occlusion)
+
+    @property
+    def views(self) -> int:
+        """Of each test shape."""
+        return self.config.evaluate.views or self.config.lifting.views
 
     @cached_property
     def validation(self) -> Views:
@@ -248,7 +254,7 @@ class Lifting(Task):
         for group, rigs in self.rigs.test.items():
             if not rigs:
                 continue
-            views, rig = views_of(rigs, own.views, own.occlusion, seed=8)
+            views, rig = views_of(rigs, self.views, own.occlusion, seed=8)
             items += _items(group, rigs)
             views = _to(views, self.device)
             found: dict[str, list[Tensor]] = {name: [] for name in values}
@@ -266,7 +272,7 @@ class Lifting(Task):
                         nothing = errors(*lift(part, number.to(self.device)), part)
                     found[name].append(nothing)
             for name, parts in found.items():
-                each = torch.cat(parts).cpu().split(_item_sizes(group, rigs, own.views))
+                each = torch.cat(parts).cpu().split(_item_sizes(group, rigs, self.views))
                 values[name].append(torch.stack([item.mean(0) for item in each]))
             scores = torch.cat(found["lifter"])[:, 0].tolist()
             shown += lifting_pictures.choose(group, rigs, rig, views, torch.cat(shapes), scores)
@@ -321,15 +327,14 @@ class Lifting(Task):
 
     def _header(self, state: dict[str, Any], commit: str | None) -> list[str]:
         own = self.config.lifting
-        chosen = "the best on validation" if "chosen_on" in state else "the last"
         return [
-            f"Split {self.config.evaluate.split!r}, {own.views} orthographic views of each shape, "
+            f"Split {self.config.evaluate.split!r}, {self.views} orthographic views of each shape, "
             f"up to {own.occlusion:.0%} of the joints not visible. Errors in percent of the "
             "shape's size, the root mean square distance of its visible joints from their mean.",
             "PA-MPJPE: after the similarity that fits best. MPJPE: in the frame of the view; a "
             "shape in a frame of its own is placed there by the keypoints alone.",
-            f"Weights after epoch {len(state['history'])}, {chosen}; preset "
-            f"{self.config.network.preset}, Procrustes in the loss: {own.procrustes}.",
+            *checkpoint.describe(state, self.config),
+            f"Preset {self.config.network.preset}, Procrustes in the loss: {own.procrustes}.",
             f"{SEEN}: new objects and poses of the training's categories. {OTHER}: the same "
             f"objects with {own.other_anchors} joints in place of {own.anchors}. {DRAWN}: trees "
             f"drawn anew. {UNSEEN}: {own.held_out}.",

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from models import checkpoint, files
 from models import config as configs
-from models import files
 from models.alignment import STEPS, Edges, align
 from models.config import Config
 from models.cost import describe_machine
@@ -227,12 +227,11 @@ def tabulate(
 def describe(config: Config, test: Pairs, chosen: list[int], state: dict[str, Any]) -> list[str]:
     """What was scored, and what the columns and methods are."""
     options, side = config.pointmap, config.data.image_size
-    why = f"the best on split {state['chosen_on']!r}" if state.get("chosen_on") else "its last"
     return [
         f"Split {config.evaluate.split!r}: {len({test.owners[n] for n in chosen})} objects, "
         f"{len(chosen)} ordered pairs of views, {options.least:g} to {options.most:g} degrees "
         f"apart, {side} x {side} pixels. An item is an object, with the mean of its pairs.",
-        f"Weights after epoch {len(state['history'])} of the run, {why}.",
+        *checkpoint.describe(state, config),
         "error: mean distance of the points of both views, up to scale and shift in depth, in "
         "units of the median distance from their middle (pointloss.pointmap_error). error of "
         "rotation: degrees between the second camera, seen from the first, and the true one; "

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models import checkpoint, distributed
 from models.augment import PairAugmentation
 from models.batches import Order, numbers
-from models.build import open_split
+from models.build import open_split, tell_validation
 from models.config import Config, ConfigError
 from models.cost import macs_of
 from models.data.dataset import ReconstructionDataset
@@ -109,7 +109,7 @@ class PointmapTask(Task):
                 f"pointmap.least, most: no training object has two views that are "
                 f"{options.least:g} to {options.most:g} degrees apart"
             )
-        assert self.validation is not None  # opened now, so that a fault shows early
+        tell_validation(self.config, len(self.validation), "pairs")  # now, and not after an epoch
         return Batches(self.config, self.pairs, self.device)
 
     def objective(self, network: nn.Module) -> nn.Module:
@@ -149,7 +149,9 @@ class PointmapTask(Task):
         """Over some pairs of every validation object: the loss's distance, pointmap_error."""
         chosen = self.validation.spread(VAL_PAIRS)[distributed.rank() :: distributed.world()]
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        for rows in torch.tensor(chosen, device=self.device).split(self.config.evaluate.batch_size):
+        size = self.config.evaluate.batch_size
+        for first in range(0, len(chosen), size):  # of no pair there is no batch
+            rows = torch.tensor(chosen[first : first + size], device=self.device)
             pair = self.validation(rows)
             points = network(pair.image[:, :, :3]).points
             distance = pointmap_loss(points, pair.points, mask=pair.mask, batch_reduction="sum")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """One image -> a cloud of points."""
 
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -21,6 +22,7 @@ from models.build import (
     make_val_loader,
     open_training,
 )
+from models.config import Evaluate
 from models.cost import count_macs
 from models.data.dataset import ReconstructionDataset, Sample
 from models.losses import Objective, Target
@@ -45,6 +47,7 @@ class Reconstruction(Task):
     chooses = ("val_cd", "val_emd")
     keeps = ("mean_shape",)
     options = frozenset({"pred_dir", "samples", "save_clouds"})
+    follows = frozenset(field.name for field in fields(Evaluate))
 
     @cached_property
     def data(self) -> ReconstructionDataset:

@@ -25,7 +25,7 @@ from models.data.occupancy import surface_points
 from models.determinism import deterministic
 from models.judge import Judge
 from models.networks.voxel import RESOLUTION, VoxelNetwork
-from models.score import describe_split, describe_weights
+from models.score import describe_split
 from models.tables import tabulate
 from models.tasks import voxel_latent, voxel_plots
 from models.tasks.voxel_answers import (
@@ -116,7 +116,7 @@ def score(
             write(batch)
     header = [
         describe_split(config, test.data, len(test.keep)),
-        *describe_weights(cast("Any", network), state, config.evaluate.split),
+        *checkpoint.describe(state, config),
         describe_volumes(config, threshold),
         describe_machine(device, commit),
     ]
@@ -149,10 +149,12 @@ def clouds_of(method: Method, points: int, seed: int) -> list[Tensor]:
 
 def describe_volumes(config: Config, threshold: float) -> str:
     """What is behind the columns of this kind of problem."""
+    held_out = config.data.val_split
+    warning = " WARNING: which is this very split." if held_out == config.evaluate.split else ""
     return (
         f"{RESOLUTION}^3 voxels over the unit cube, carved by {config.voxel.source}; IoU of the "
         f"grids, more is better. Cut at a probability of {threshold:.2f}, the best on split "
-        f"{config.data.val_split!r}; so is the mean's. Clouds: {config.network.points} points of "
+        f"{held_out!r}; so is the mean's.{warning} Clouds: {config.network.points} points of "
         f"the surface of the voxels. {MEAN}: the training volumes' mean. {SHARED}: the training "
         f"volume whose code is nearest to the image's. {ORACLE}: here by IoU. {FLOOR}: here the "
         f"points of the true voxels."

@@ -192,6 +192,9 @@ class Voxels(Task):
     section = "voxel"
     chooses = ("val_error",)
     options = frozenset({"save_clouds"})
+    follows = frozenset(
+        {"split", "checkpoint", "views", "batch_size", "protocol", "sampling", "seed"}
+    )
 
     @cached_property
     def data(self) -> ReconstructionDataset:
