@@ -164,6 +164,28 @@ class Voxel:
 
 
 @dataclass(frozen=True)
+class Gan2Shape:
+    """Of the network "gan2shape", in place of [loss]."""
+
+    w_image: float = 1.0  # mean difference to the image, at three resolutions
+    # The same with the canonical maps mirrored: objects are taken for symmetric, as in Unsup3D.
+    w_flipped: float = setting(0.5, at_least=0)
+    w_view: float = setting(0.1, at_least=0)  # the views of a batch to the cameras' distribution
+    w_smooth: float = setting(0.01, at_least=0)  # second differences of the canonical depth
+    # True depth and normals, which make a supervised network of the depth network: then it is the
+    # depth of the image's own view, and no other term counts.
+    w_depth: float = setting(0.0, at_least=0)
+    prior: str = setting("ellipsoid", "ellipsoid", "flat")  # the first depth
+    fov: float = setting(15.0, above=0)  # degrees across the images
+    # The cameras of the set, which every method may know: degrees from the front, either way, and
+    # above the horizon; uniform.
+    azimuth: float = setting(70.0, at_least=0)
+    lowest: float = -5.0
+    highest: float = 20.0
+    beside: str = ""  # evaluation: folders of other runs, scored on the same views
+
+
+@dataclass(frozen=True)
 class Optim:
     lr: float = setting(1e-3, above=0)
     # "cosine": down to a hundredth; "step": times step_factor every step_epochs.
@@ -224,6 +246,7 @@ class Config:
     lifting: Lifting = field(default_factory=Lifting)
     pointmap: Pointmap = field(default_factory=Pointmap)
     voxel: Voxel = field(default_factory=Voxel)
+    gan2shape: Gan2Shape = field(default_factory=Gan2Shape)
     optim: Optim = field(default_factory=Optim)
     evaluate: Evaluate = field(default_factory=Evaluate)
     log: Log = field(default_factory=Log)

@@ -18,7 +18,8 @@ from models.paired import bootstrap
 
 Row = dict[str, Any]
 KEYS = ("protocol", "method", "category", "objects", "images")  # of Tables.rows, then the columns
-MORE, LESS = ("F@", "IoU", "within"), ("CD", "EMD", "MPJPE", "PA-MPJPE", "error")  # is better
+MORE = ("F@", "IoU", "within")  # is better
+LESS = ("CD", "EMD", "MPJPE", "PA-MPJPE", "error", "SIDE", "MAD")  # is better
 MACRO, IMAGES = "mean", "all images"  # in place of a category
 FILE = "results.json"
 # Ends of a method's name that say what it has beyond a system: see `competes`.

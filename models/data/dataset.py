@@ -128,7 +128,9 @@ class ReconstructionDataset(Dataset[Sample]):
         owner, view = self.samples[index]
         image = self._image(index) if self.images is None else self.images[index]
         image = image.to(torch.float32) / 255
-        depth, normal = self._geometry(index) if self.geometry else _NO_GEOMETRY
+        depth, normal = _NO_GEOMETRY
+        if self.geometry:
+            depth, normal = self.depth(index), self.normal(index)
         return Sample(
             image=image[:3],
             points=self.points[owner],
@@ -207,10 +209,11 @@ class ReconstructionDataset(Dataset[Sample]):
         path = self._path(index, "depth")
         return torch.from_numpy(self._resized(path, maps.read_depth))
 
-    def _geometry(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        depth, path = self.depth(index), self._path(index, "normal")
+    def normal(self, index: int) -> torch.Tensor:
+        """The normals of a sample, [3, H, W] float32 at image_size; 0 where nothing is seen."""
+        path = self._path(index, "normal")
         normal = self._resized(path, maps.read_normal).transpose(2, 0, 1)
-        return depth, torch.from_numpy(np.ascontiguousarray(normal))
+        return torch.from_numpy(np.ascontiguousarray(normal))
 
     def _resized(self, path: Path, read: Callable[[Path], np.ndarray]) -> np.ndarray:
         if not path.exists():

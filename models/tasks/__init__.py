@@ -4,6 +4,7 @@
 from models.config import Config, ConfigError
 from models.networks import NETWORKS
 from models.tasks.base import Task
+from models.tasks.gan2shape import PhotoGeometricTask
 from models.tasks.lifting import Lifting
 from models.tasks.pointmaps import PointmapTask
 from models.tasks.reconstruction import Reconstruction
@@ -11,6 +12,7 @@ from models.tasks.voxels import Voxels
 
 TASKS: dict[str, type[Task]] = {
     **dict.fromkeys(NETWORKS, Reconstruction),
+    "gan2shape": PhotoGeometricTask,
     "lifter": Lifting,
     "pointmap": PointmapTask,
     "voxel": Voxels,

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: MIT
+"""Pictures of what the autoencoder sees: normals, depth, the object rotated and under other light."""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")  # no display needed
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from models import files
+from models.data.renders import Renders
+from models.networks.gan2shape import Guess, Parts, PhotoGeometric
+from pointloss import depth_to_normals
+
+TURNS = (-50.0, 0.0, 50.0)  # degrees from the front
+LIGHTS = ((-1.2, 0.0), (1.2, 0.0), (0.0, -1.2))  # x and y of the light (x, y, -1)
+FRAMES, MILLISECONDS = 24, 80
+
+
+class Picture(NamedTuple):
+    """A view, on the CPU."""
+
+    label: str
+    image: Tensor  # [3, H, W] in 0..1
+    again: Tensor  # [3, H, W] the reconstruction
+    depth: Tensor  # [H, W], NaN outside of the object
+    normal: Tensor  # [H, W, 3]
+    albedo: Tensor  # [3, H, W] canonical
+    rotated: list[Tensor]  # [3, H, W] by TURNS
+    relit: list[Tensor]  # [3, H, W] by LIGHTS
+    frames: Tensor  # [FRAMES, 3, H, W]: swings and is lit from all sides
+    true_depth: Tensor | None = None
+    true_normal: Tensor | None = None
+
+
+def _moved(parts: Parts, yaw: float, light: tuple[float, float] | None) -> tuple[Tensor, Tensor]:
+    """A view of one image with this yaw (radians), and a light with these x and y."""
+    view, shine = parts.view.clone(), parts.light.clone()
+    view[:, 0] = yaw
+    if light is not None:
+        shine[:, 2:] = torch.tensor(light, device=shine.device)
+    return view, shine
+
+
+@torch.no_grad()
+def describe(network: PhotoGeometric, image: Tensor, label: str) -> Picture:
+    """What the network says of an image [4, H, W], colours on white and alpha in 0..1."""
+    out: Guess = network(image[None])
+    parts = out.parts
+    inside = image[3] > 0.5
+    normal = depth_to_normals(out.depth, network.lens, mask=inside[None])[0]
+    depth = torch.where(inside, out.depth[0], torch.nan)
+    if network.own_view:
+        # Nothing but depth was learnt: the image itself is the texture.
+        parts = parts._replace(albedo=image[None, :3], alpha=image[None, 3:], view=0 * parts.view)
+        parts = parts._replace(depth=torch.where(inside, parts.depth, parts.depth.max()),
+                               light=torch.tensor([[1.0, 0, 0, 0]]).to(image))  # fmt: skip
+    own = parts.view[0, 0].item()
+
+    def see(yaw: float, light: tuple[float, float] | None = None) -> Tensor:
+        return network.see(parts, *_moved(parts, yaw, light)).image[0, :3].clamp(0, 1).cpu()
+
+    circle = [2 * math.pi * n / FRAMES for n in range(FRAMES)]
+    frames = [see(math.radians(60) * math.sin(a)) for a in circle]
+    frames += [see(own, (1.3 * math.cos(a), 1.3 * math.sin(a))) for a in circle]
+    return Picture(
+        label,
+        image[:3].cpu(),
+        out.image[0, :3].clamp(0, 1).cpu(),
+        depth.cpu(),
+        normal.cpu(),
+        (parts.albedo * parts.alpha + 1 - parts.alpha)[0].cpu(),
+        [see(math.radians(turn)) for turn in TURNS],
+        [see(own, light) for light in LIGHTS],
+        torch.stack(frames),
+    )
+
+
+def picture(network: PhotoGeometric, views: Renders, number: int, name: str) -> Picture:
+    """A view of a set, with the truth."""
+    found = describe(network, views.image[number].float() / 255, name.split("/")[1])
+    depth = views.depth[number].cpu()
+    return found._replace(
+        true_depth=torch.where(depth > 0, depth, torch.nan), true_normal=views.normal[number].cpu()
+    )
+
+
+def _colours(normal: Tensor) -> Tensor:
+    """Normals [H, W, 3] as colours: right red, up green, towards the camera blue; white: none."""
+    colours = normal * torch.tensor([0.5, -0.5, -0.5]) + 0.5
+    return torch.where((normal == 0).all(-1, keepdim=True), 1, colours).clamp(0, 1)
+
+
+def draw(path: Path, pictures: list[Picture]) -> None:
+    """A line for each view."""
+    titles = ["image", "again", "albedo", "depth", "true depth", "normals", "true normals"]
+    titles += [f"from {turn:+g}°" for turn in TURNS]
+    titles += ["light: left", "right", "above"]
+    rows, columns = len(pictures), len(titles)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(1.25 * columns, 1.3 * rows + 0.3), layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    for ax, title in zip(axes[0], titles, strict=True):
+        ax.set_title(title, fontsize=8)
+    for line, one in zip(axes, pictures, strict=True):
+        line[0].set_ylabel(one.label[-24:], fontsize=6)
+        first = [one.image, one.again, one.albedo]
+        last = [*one.rotated, *one.relit]
+        for ax, image in zip([*line[:3], *line[7:]], [*first, *last], strict=True):
+            ax.imshow(image.permute(1, 2, 0).numpy())
+        for place, depth in ((3, one.depth), (4, one.true_depth)):
+            if depth is not None:
+                line[place].imshow(depth.numpy(), cmap="viridis_r")
+        for place, normal in ((5, one.normal), (6, one.true_normal)):
+            if normal is not None:
+                line[place].imshow(_colours(normal).numpy())
+        for ax in line:
+            ax.set(xticks=[], yticks=[])
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def animate(path: Path, pictures: list[Picture], scale: int = 2) -> None:
+    """A GIF: each object swings before the camera, then a light goes around it."""
+    frames = torch.stack([one.frames for one in pictures])  # [P, F, 3, H, W]
+    images = torch.stack([one.image for one in pictures])[:, None].expand_as(frames)
+    sheet = torch.cat([images, frames], 3)  # the image above
+    sheet = sheet.permute(1, 3, 0, 4, 2).flatten(2, 3)  # [F, 2H, P W, 3]
+    large = sheet.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    pixels = (255 * large).round().to(torch.uint8).numpy()
+    shown = [Image.fromarray(np.ascontiguousarray(frame)) for frame in pixels]
+    with files.replacing(path) as file:
+        shown[0].save(
+            file, "GIF", save_all=True, append_images=shown[1:], duration=MILLISECONDS, loop=0
+        )
