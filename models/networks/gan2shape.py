@@ -8,9 +8,11 @@ albedo image, a viewpoint and the direction of a light; the albedo, shaded, on t
 depth map, seen from the viewpoint, has to be the image. The first depth is an ellipsoid.
 
 Ours: the sizes; alpha as a fourth channel of what is read and of what is reconstructed; that depth
-is what is added to the first one; that a view is a yaw, a pitch and a small move; that the surface
-is seen by marching along rays (Unsup3D: a rasteriser), because side faces take few pixels of a map
-that was made from the front, and a surface of points would show gaps there.
+is what is added to the first one; that a view is a yaw, a pitch, a scale (renderings are taken from
+where the object fills the image) and a small move; that the yaw of a mirrored image is the other
+way round; that the surface is seen by marching along rays (Unsup3D: a rasteriser), because side
+faces take few pixels of a map that was made from the front, and a surface of points would show gaps
+there.
 
 Frames are those of cameras: x right, y down, z forward. The unit is the camera's distance from the
 object's centre, which lies at (0, 0, 1). The canonical camera looks at it from the front.
@@ -26,10 +28,11 @@ from torch import Tensor, nn
 from models.networks.base import choose, float32_apply
 from pointloss import depth_to_normals, lambert_shading
 
-REACH = 0.16  # depth is 1 +- this; objects of models.data's renderings keep within it
-NEAR, FAR = 0.78, 1.26  # between which rays are marched
+REACH = 0.25  # depth is 1 +- this; objects of models.data's renderings keep within it
+NEAR, FAR = 0.72, 1.30  # between which rays are marched
+BACK = 1.15  # depth of what is beside the object
 YAW, PITCH = math.radians(80), math.radians(35)  # the furthest that the view network can turn
-MOVE = 0.08  # the furthest that it can move, in any direction
+SCALE, MOVE = 0.7, 0.03  # the largest logarithm of a scale, the furthest move across
 RADIUS = 0.09  # of the ellipsoid: two thirds of the image's half side at a field of view of 15
 REFINE = 6  # halvings of the step in which a ray meets the surface
 LEAST_SLOPE = 0.25  # of depth under the ray, in the gradient: a ray along the surface has none
@@ -54,7 +57,7 @@ class Parts(NamedTuple):
     depth: Tensor  # [B, H, W] canonical
     albedo: Tensor  # [B, 3, H, W] canonical, 0..1
     alpha: Tensor  # [B, 1, H, W] canonical, 0..1
-    view: Tensor  # [B, 5] yaw, pitch (radians), move along x, y, z
+    view: Tensor  # [B, 5] yaw, pitch (radians), logarithm of the scale, move along x, y
     light: Tensor  # [B, 4] ambient, diffuse (0..1), x and y of the light (x, y, -1), image's camera
 
 
@@ -159,7 +162,7 @@ def first_depth(side: int, fov: float, prior: str) -> Tensor:
         return torch.ones(side, side)
     across = ((torch.arange(side) + 0.5) / side * 2 - 1) * math.tan(math.radians(fov) / 2)
     height = 1 - (across**2 + across[:, None] ** 2) / RADIUS**2
-    return torch.where(height > 0, 1 - RADIUS * height.clamp(min=0).sqrt(), 1 + 0.6 * REACH)
+    return torch.where(height > 0, 1 - RADIUS * height.clamp(min=0).sqrt(), BACK)
 
 
 def rotation(view: Tensor) -> Tensor:
@@ -193,11 +196,11 @@ def march(depth: Tensor, view: Tensor, fov: float, steps: int) -> tuple[Tensor, 
     x, y = torch.meshgrid(pixel, pixel, indexing="xy")
     ray = torch.stack([x, y, torch.ones_like(x)], 2)
     turn = rotation(view)
-    # Canonical X -> camera: turn (X - c) + c + move, with c = (0, 0, 1).
-    centre = _centre(turn)
-    way = torch.einsum("bji,hwj->bhwi", turn, ray)
-    moved = centre + view[:, 2:]
-    start = centre - torch.einsum("bji,bj->bi", turn, moved)
+    # Canonical X -> camera: scale turn (X - c) + c + move, with c = (0, 0, 1).
+    back = turn * torch.exp(-view[:, 2, None, None])
+    centre = F.pad(torch.ones_like(view[:, :1]), (2, 0))
+    way = torch.einsum("bji,hwj->bhwi", back, ray)
+    start = centre - torch.einsum("bji,bj->bi", back, centre + F.pad(view[:, 3:], (0, 1)))
     maps = depth.unsqueeze(1) - 2  # outside of the map 0: the surface is far behind
 
     def off(s: Tensor, way: Tensor, start: Tensor, maps: Tensor) -> Tensor:
@@ -228,11 +231,6 @@ def march(depth: Tensor, view: Tensor, fov: float, steps: int) -> tuple[Tensor, 
     points = s.unsqueeze(-1) * way + start[:, None, None]
     outside = _behind(points)
     return torch.where(hit.unsqueeze(-1), points, outside), s
-
-
-def _centre(like: Tensor) -> Tensor:
-    """(0, 0, 1) made on the device, so that a CUDA graph can hold it."""
-    return torch.cat([like.new_zeros(2), like.new_ones(1)])
 
 
 def _behind(points: Tensor) -> Tensor:
@@ -287,7 +285,7 @@ class PhotoGeometric(nn.Module):
         depth = 1 + REACH * torch.tanh(first + raw)
         if self.own_view:
             return depth
-        return torch.where(self.edge, 1 + 0.6 * REACH, depth)
+        return torch.where(self.edge, BACK, depth)
 
     def parts(self, image: Tensor) -> Parts:
         """What the four networks say of images [B, 4, S, S]: colours on white, alpha."""
@@ -295,15 +293,17 @@ class PhotoGeometric(nn.Module):
         paint = self.albedo(image)
         # alpha starts as the ellipsoid's outline, loosely.
         outline = torch.where(self.start < 1, 1.0, -1.0)
-        raw = self.view(image)
-        turns = torch.tanh(raw[:, :2])
-        moves = MOVE * torch.tanh(raw[:, 2:])
-        view = torch.cat([YAW * turns[:, :1], PITCH * turns[:, 1:], moves], 1)
         shine = self.light(image)
         light = torch.cat([torch.sigmoid(shine[:, :2]), 1.7 * torch.tanh(shine[:, 2:])], 1)
-        return Parts(
-            depth, torch.sigmoid(paint[:, :3]), torch.sigmoid(paint[:, 3:] + outline), view, light
-        )
+        albedo, alpha = torch.sigmoid(paint[:, :3]), torch.sigmoid(paint[:, 3:] + outline)
+        return Parts(depth, albedo, alpha, self.viewpoint(image), light)
+
+    def viewpoint(self, image: Tensor) -> Tensor:
+        """The view [B, 5] of images; of mirrored ones yaw and move across change their sign."""
+        raw, mirrored = self.view(torch.cat([image, image.flip(3)])).chunk(2)
+        odd, even = torch.tanh(raw - mirrored), torch.tanh(raw + mirrored)
+        parts = (YAW * odd[:, 0], PITCH * even[:, 1], SCALE * even[:, 2])
+        return torch.stack([*parts, MOVE * odd[:, 3], MOVE * even[:, 4]], 1)
 
     def see(self, parts: Parts, view: Tensor, light: Tensor) -> Seen:
         """The canonical surface from another `view` [B, 5] under another `light` [B, 4]."""
@@ -320,7 +320,7 @@ class PhotoGeometric(nn.Module):
         return Seen(torch.cat([colours, alpha], 1), depth)
 
     def forward(self, image: Tensor) -> Guess:
-        """Take images [B, 4, S, S] apart (colours on white and alpha, 0..1) and put them together."""
+        """Take images [B, 4, S, S] apart (colours on white, alpha) and put them together."""
         parts = self.parts(image)
         if self.own_view:
             return Guess(image, parts.depth, None, parts)

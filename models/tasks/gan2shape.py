@@ -168,7 +168,7 @@ class PhotoGeometricTask(Task):
         if not self.data.samples:
             split = self.config.data.train_split
             raise ConfigError(f"data.train_split: {split!r} of the set holds no images")
-        assert self.train is not None and self.validation is not None  # a fault shows early
+        self.train, self.validation  # noqa: B018 - opened now, so that a fault shows early
         return Batches(self.config, self.data, self.device)
 
     def objective(self, network: nn.Module) -> nn.Module:
@@ -209,7 +209,7 @@ class PhotoGeometricTask(Task):
         found["view"] = (
             to_uniform(view[:, 0], -side, side)
             + to_uniform(view[:, 1], low, high)
-            + view[:, 2:].abs().sum(1).mean()
+            + view[:, 3:].abs().sum(1).mean()
         )
         found["smooth"] = smoothness(out.parts.depth) / REACH
         terms = {name: found[name] for name in self.terms}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pictures of what the autoencoder sees: normals, depth, the object rotated and under other light."""
+"""Pictures of what the autoencoder sees: depth, normals, other views, other light."""
 
 import math
 from pathlib import Path

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from models import checkpoint, files
@@ -261,6 +261,3 @@ def write(scored: Scored, folder: Path) -> str:
         gan2shape_pictures.draw(folder / "reconstructions.png", scored.pictures)
         gan2shape_pictures.animate(folder / "reconstructions.gif", scored.pictures)
     return text
-
-
-__all__ = ["NETWORK", "SUPERVISED", "Scored", "judge", "make", "score", "write", "nn"]
