@@ -186,6 +186,18 @@ class Gan2Shape:
 
 
 @dataclass(frozen=True)
+class Gan:
+    """Of models.gan2shape.train_gan."""
+
+    width: int = setting(256, above=0)  # of the latent, and channels at 4 to 16 pixels
+    steps: int = setting(20000, above=0)  # at most; see optim.max_minutes
+    every: int = setting(1000, above=0)  # steps between two checkpoints
+    lr: float = setting(2e-3, above=0)
+    r1: float = setting(0.3, at_least=0)  # weight of the penalty on the discriminator's slope
+    average: float = setting(20000.0, above=0)  # images in which the mean generator forgets half
+
+
+@dataclass(frozen=True)
 class Optim:
     lr: float = setting(1e-3, above=0)
     # "cosine": down to a hundredth; "step": times step_factor every step_epochs.
@@ -247,6 +259,7 @@ class Config:
     pointmap: Pointmap = field(default_factory=Pointmap)
     voxel: Voxel = field(default_factory=Voxel)
     gan2shape: Gan2Shape = field(default_factory=Gan2Shape)
+    gan: Gan = field(default_factory=Gan)
     optim: Optim = field(default_factory=Optim)
     evaluate: Evaluate = field(default_factory=Evaluate)
     log: Log = field(default_factory=Log)

@@ -165,13 +165,27 @@ def first_depth(side: int, fov: float, prior: str) -> Tensor:
     return torch.where(height > 0, 1 - RADIUS * height.clamp(min=0).sqrt(), BACK)
 
 
-def rotation(view: Tensor) -> Tensor:
-    """[B, 3, 3] of views [B, 5]: a turn about the vertical, then about the horizontal."""
-    (sin_y, sin_p), (cos_y, cos_p) = (f(view[:, :2]).unbind(1) for f in (torch.sin, torch.cos))
+def added(first: Tensor, raw: Tensor) -> Tensor:
+    """A first depth and what a network adds to it, within REACH of 1."""
+    return 1 + REACH * torch.tanh(((first - 1) / REACH).clamp(-0.9, 0.9).atanh() + raw)
+
+
+def turn(yaw: Tensor, pitch: Tensor) -> Tensor:
+    """[B, 3, 3]: a turn about the vertical by yaw [B], then about the horizontal by pitch [B]."""
+    (sin_y, cos_y), (sin_p, cos_p) = ((a.sin(), a.cos()) for a in (yaw, pitch))
     zero, one = torch.zeros_like(sin_y), torch.ones_like(sin_y)
-    yaw = torch.stack([cos_y, zero, sin_y, zero, one, zero, -sin_y, zero, cos_y], 1)
-    pitch = torch.stack([one, zero, zero, zero, cos_p, -sin_p, zero, sin_p, cos_p], 1)
-    return pitch.view(-1, 3, 3) @ yaw.view(-1, 3, 3)
+    about_y = torch.stack([cos_y, zero, sin_y, zero, one, zero, -sin_y, zero, cos_y], 1)
+    about_x = torch.stack([one, zero, zero, zero, cos_p, -sin_p, zero, sin_p, cos_p], 1)
+    return about_x.view(-1, 3, 3) @ about_y.view(-1, 3, 3)
+
+
+def pose_of(view: Tensor) -> Tensor:
+    """[B, 3, 4] of views [B, 5]: X in the canonical frame is M (X - c) + c + move, c = (0, 0, 1).
+
+    The first three columns are M, a rotation times a scale; the last is the move.
+    """
+    matrix = turn(view[:, 0], view[:, 1]) * torch.exp(view[:, 2, None, None])
+    return torch.cat([matrix, F.pad(view[:, 3:], (0, 1)).unsqueeze(2)], 2)
 
 
 def _sample(maps: Tensor, points: Tensor, focal: float) -> Tensor:
@@ -182,12 +196,12 @@ def _sample(maps: Tensor, points: Tensor, focal: float) -> Tensor:
     return found.view(batch, -1, count, height, width)
 
 
-def march(depth: Tensor, view: Tensor, fov: float, steps: int) -> tuple[Tensor, Tensor]:
-    """Where the rays of the camera at `view` [B, 5] meet the surface of `depth` [B, H, W].
+def march(depth: Tensor, pose: Tensor, fov: float, steps: int) -> tuple[Tensor, Tensor]:
+    """Where the rays of the camera with `pose` [B, 3, 4] meet the surface of `depth` [B, H, W].
 
     The surface is the bilinear one through the map's pixels, walls included. Returns points
     [B, H, W, 3] in the canonical frame and depths [B, H, W] in the camera's, differentiable in
-    depth and view (one step of Newton's method, from the point that is found by halving), and FAR
+    depth and pose (one step of Newton's method, from the point that is found by halving), and FAR
     with a point behind everything where a ray meets nothing.
     """
     side, focal = depth.shape[-1], 1 / math.tan(math.radians(fov) / 2)
@@ -195,12 +209,12 @@ def march(depth: Tensor, view: Tensor, fov: float, steps: int) -> tuple[Tensor, 
     pixel = ((number + 0.5) / side * 2 - 1) / focal
     x, y = torch.meshgrid(pixel, pixel, indexing="xy")
     ray = torch.stack([x, y, torch.ones_like(x)], 2)
-    turn = rotation(view)
-    # Canonical X -> camera: scale turn (X - c) + c + move, with c = (0, 0, 1).
-    back = turn * torch.exp(-view[:, 2, None, None])
-    centre = F.pad(torch.ones_like(view[:, :1]), (2, 0))
+    # The inverse of a rotation times s is its transpose over s^2.
+    matrix = pose[:, :, :3]
+    back = matrix / matrix[:, :1].square().sum(2, keepdim=True)
+    centre = F.pad(torch.ones_like(pose[:, :1, 3]), (2, 0))
     way = torch.einsum("bji,hwj->bhwi", back, ray)
-    start = centre - torch.einsum("bji,bj->bi", back, centre + F.pad(view[:, 3:], (0, 1)))
+    start = centre - torch.einsum("bji,bj->bi", back, centre + pose[:, :, 3])
     maps = depth.unsqueeze(1) - 2  # outside of the map 0: the surface is far behind
 
     def off(s: Tensor, way: Tensor, start: Tensor, maps: Tensor) -> Tensor:
@@ -280,12 +294,8 @@ class PhotoGeometric(nn.Module):
 
     def canonical_depth(self, image: Tensor) -> Tensor:
         """[B, H, W] within REACH of 1; the map's edge lies far behind, as in Unsup3D."""
-        raw = self.depth(image)[:, 0]
-        first = ((self.start - 1) / REACH).clamp(-0.9, 0.9).atanh()
-        depth = 1 + REACH * torch.tanh(first + raw)
-        if self.own_view:
-            return depth
-        return torch.where(self.edge, BACK, depth)
+        depth = added(self.start, self.depth(image)[:, 0])
+        return depth if self.own_view else torch.where(self.edge, BACK, depth)
 
     def parts(self, image: Tensor) -> Parts:
         """What the four networks say of images [B, 4, S, S]: colours on white, alpha."""
@@ -305,14 +315,14 @@ class PhotoGeometric(nn.Module):
         parts = (YAW * odd[:, 0], PITCH * even[:, 1], SCALE * even[:, 2])
         return torch.stack([*parts, MOVE * odd[:, 3], MOVE * even[:, 4]], 1)
 
-    def see(self, parts: Parts, view: Tensor, light: Tensor) -> Seen:
-        """The canonical surface from another `view` [B, 5] under another `light` [B, 4]."""
+    def see(self, parts: Parts, pose: Tensor, light: Tensor) -> Seen:
+        """The canonical surface with another `pose` [B, 3, 4], under another `light` [B, 4]."""
         towards = torch.cat([light[:, 2:], -torch.ones_like(light[:, :1])], 1)
-        towards = torch.einsum("bji,bj->bi", rotation(view), towards)  # canonical frame
+        towards = torch.einsum("bji,bj->bi", pose[:, :, :3], towards)  # canonical frame
         normals = depth_to_normals(parts.depth, self.lens)
         shade = lambert_shading(normals, towards, ambient=light[:, 0], diffuse=light[:, 1])
         maps = torch.cat([parts.albedo * shade.unsqueeze(1), parts.alpha], 1)
-        points, depth = march(parts.depth, view, self.fov, self.steps)
+        points, depth = march(parts.depth, pose, self.fov, self.steps)
         focal = 1 / math.tan(math.radians(self.fov) / 2)
         found = _sample(maps, points.unsqueeze(1), focal)[:, :, 0]
         alpha = found[:, 3:]
@@ -326,11 +336,12 @@ class PhotoGeometric(nn.Module):
             return Guess(image, parts.depth, None, parts)
         with torch.autocast(image.device.type, enabled=False):
             parts = Parts(*(value.float() for value in parts))
-            seen = self.see(parts, parts.view, parts.light)
+            pose = pose_of(parts.view)
+            seen = self.see(parts, pose, parts.light)
             if not (self.flip and self.training):
                 return Guess(seen.image, seen.depth, None, parts)
             mirrored = mirror(parts)
-            again = self.see(mirrored, parts.view, parts.light)
+            again = self.see(mirrored, pose, parts.light)
         return Guess(seen.image, seen.depth, again.image, parts)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from models import files
 from models.data.renders import Renders
-from models.networks.gan2shape import Guess, Parts, PhotoGeometric
+from models.networks.gan2shape import Guess, Parts, PhotoGeometric, pose_of
 from pointloss import depth_to_normals
 
 TURNS = (-50.0, 0.0, 50.0)  # degrees from the front
@@ -66,7 +66,8 @@ def describe(network: PhotoGeometric, image: Tensor, label: str) -> Picture:
     own = parts.view[0, 0].item()
 
     def see(yaw: float, light: tuple[float, float] | None = None) -> Tensor:
-        return network.see(parts, *_moved(parts, yaw, light)).image[0, :3].clamp(0, 1).cpu()
+        view, shine = _moved(parts, yaw, light)
+        return network.see(parts, pose_of(view), shine).image[0, :3].clamp(0, 1).cpu()
 
     circle = [2 * math.pi * n / FRAMES for n in range(FRAMES)]
     frames = [see(math.radians(60) * math.sin(a)) for a in circle]

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: MIT
+"""Train a GAN on the images of one category. It never sees depth.
+
+    python -m models.gan2shape.train_gan --config models/configs/gan2shape-gan.toml \
+        --set data.root=SET --out RUN
+    python -m models.gan2shape.train_gan --out RUN --resume
+
+RUN gets gan.pt (to go on), generator.pt and discriminator.pt (16 bits, what models.gan2shape.fit
+reads), gan.csv, samples.png, and at the end nearest.png: samples, each above the training view that
+is nearest to it, mirrored ones included, which shows whether the GAN has learnt images by heart.
+"""
+
+import argparse
+import math
+import sys
+import time
+from copy import deepcopy
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from models import checkpoint, log
+from models import config as configs
+from models.augment import swap_colours
+from models.baselines import thumbnails
+from models.build import open_split, pick_device
+from models.config import Config, ConfigError
+from models.gan2shape.stylegan import Discriminator, Generator
+
+STATE, GENERATOR, CRITIC = "gan.pt", "generator.pt", "discriminator.pt"
+PENALTY_EVERY = 16  # steps between two R1 penalties
+SHOWN = 32  # samples in the pictures
+
+
+class Gan:
+    """Both networks, the running mean of the generator, their optimisers."""
+
+    def __init__(self, config: Config, device: str):
+        options, side = config.gan, config.data.image_size
+        torch.manual_seed(config.optim.seed)
+        self.config, self.device = config, device
+        self.generator = Generator(side, options.width).to(device)
+        self.critic = Discriminator(side, options.width).to(device)
+        self.mean = deepcopy(self.generator).requires_grad_(False)
+        cuda = device.startswith("cuda")
+        ratio = PENALTY_EVERY / (PENALTY_EVERY + 1)
+        self.optimisers = [
+            torch.optim.Adam(self.generator.parameters(), options.lr, (0.0, 0.99), fused=cuda),
+            torch.optim.Adam(
+                self.critic.parameters(), options.lr * ratio, (0.0, 0.99**ratio), fused=cuda
+            ),
+        ]
+        self.steps, self.seconds = 0, 0.0
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "config": configs.to_dict(self.config),
+            "generator": self.generator.state_dict(),
+            "critic": self.critic.state_dict(),
+            "mean": self.mean.state_dict(),
+            "optimisers": [one.state_dict() for one in self.optimisers],
+            "steps": self.steps,
+            "seconds": self.seconds,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for name in ("generator", "critic", "mean"):
+            checkpoint.restore(getattr(self, name), state, name)
+        for one, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            one.load_state_dict(saved)
+        self.steps, self.seconds = state["steps"], state["seconds"]
+
+    def fakes(self, count: int) -> Tensor:
+        z = torch.randn(count, self.generator.width, device=self.device)
+        image: Tensor = self.generator(z)
+        return image
+
+    def step(self, real: Tensor) -> Tensor:
+        """A step of the discriminator, then one of the generator; [4] losses and mean scores."""
+        bf16 = self.config.optim.precision == "bf16"
+        kind = torch.device(self.device).type
+        penalty = real.new_zeros(())
+        self.critic.requires_grad_(True)
+        with torch.autocast(kind, torch.bfloat16, enabled=bf16):
+            with torch.no_grad():
+                fake = self.fakes(len(real))
+            on_fake, on_real = self.critic(fake), self.critic(real)
+            loss = F.softplus(on_fake).mean() + F.softplus(-on_real).mean()
+        if self.steps % PENALTY_EVERY == 0:  # R1, in float32
+            real = real.detach().requires_grad_(True)
+            (slope,) = torch.autograd.grad(self.critic(real).sum(), real, create_graph=True)
+            penalty = slope.square().sum((1, 2, 3)).mean()
+            loss = loss + penalty * (self.config.gan.r1 / 2 * PENALTY_EVERY)
+        self.optimisers[1].zero_grad()
+        loss.backward()
+        self.optimisers[1].step()
+        self.critic.requires_grad_(False)
+        with torch.autocast(kind, torch.bfloat16, enabled=bf16):
+            wanted = F.softplus(-self.critic(self.fakes(len(real)))).mean()
+        self.optimisers[0].zero_grad()
+        wanted.backward()
+        self.optimisers[0].step()
+        self._average()
+        self.steps += 1
+        return torch.stack([loss, wanted, on_real.mean(), on_fake.mean()]).detach()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """A mean over the last gan.average images, fewer at the start."""
+        images = (self.steps + 1) * self.config.optim.batch_size
+        half_life = min(self.config.gan.average, 0.05 * images)
+        keep = 0.5 ** (self.config.optim.batch_size / max(half_life, 1e-8))
+        means, values = list(self.mean.parameters()), list(self.generator.parameters())
+        torch._foreach_lerp_(means, [v.detach() for v in values], 1 - keep)
+
+
+def vary(images: Tensor, samples: Tensor, orders: Tensor) -> Tensor:
+    """Images [S, 4, H, W] uint8 of these numbers, mirrored and with swapped colours, in -1..1."""
+    image = images.index_select(0, samples).float() / 255
+    draws = torch.rand(len(samples), 2, device=image.device)
+    image = torch.where(draws[:, 0, None, None, None] < 0.5, image.flip(3), image)
+    white = 1 - image[:, 3:]
+    paint = swap_colours(image[:, :3] - white, draws[:, 1], orders) + white
+    return 2 * torch.cat([paint, image[:, 3:]], 1) - 1
+
+
+def sheet(images: Tensor, columns: int = 8) -> Image.Image:
+    """Images [N, 4, H, W] in -1..1 side by side, without their alpha."""
+    pixels = ((images[:, :3].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+    side = pixels.shape[-1]
+    pixels = pixels[: len(pixels) // columns * columns]
+    rows = pixels.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2)
+    return Image.fromarray(rows.reshape(-1, columns * side, 3).numpy())
+
+
+@torch.no_grad()
+def nearest(samples: Tensor, images: Tensor, orders: Tensor) -> tuple[Tensor, Tensor]:
+    """The training views that look most like samples [N, 4, H, W]; and their distance, [N].
+
+    By thumbnails, over all orders of the colours and both ways round.
+    """
+    keys = thumbnails((samples[:, :3].clamp(-1, 1) + 1) / 2)
+    best = torch.full((len(samples),), torch.inf, device=samples.device)
+    found = torch.zeros_like(samples)
+    for part in images.split(2048):
+        plain = part.float() / 255
+        for order in orders:
+            for flipped in (False, True):
+                varied = torch.cat([plain[:, order], plain[:, 3:]], 1)
+                varied = varied.flip(3) if flipped else varied
+                distance, place = torch.cdist(keys, thumbnails(varied[:, :3])).min(1)
+                closer = distance < best
+                best = torch.where(closer, distance, best)
+                found[closer] = 2 * varied[place[closer]] - 1
+    return found, best
+
+
+def save(gan: Gan, out: Path, rows: list[log.Row], latents: Tensor) -> None:
+    """Everything; the two networks for others in 16 bits."""
+    checkpoint.save(out / STATE, gan.state() | {"rows": rows})
+    config = {"config": configs.to_dict(gan.config)}
+    for name, module in ((GENERATOR, gan.mean), (CRITIC, gan.critic)):
+        half = {key: value.half() for key, value in module.state_dict().items()}
+        checkpoint.save(out / name, config | {"network": half})
+    if rows:
+        log.write_csv(out / "gan.csv", rows)
+    with torch.no_grad():
+        sheet(gan.mean(latents)).save(out / "samples.png")
+
+
+def train(gan: Gan, out: Path, rows: list[log.Row]) -> None:
+    """Until optim.max_minutes or gan.steps."""
+    config = gan.config
+    data = open_split(config, config.data.train_split)
+    if data.images is None or not len(data):
+        raise ConfigError(f"data.root: {data.split!r} of {data.root} is empty or too large")
+    images = data.images.to(gan.device)
+    orders = torch.tensor(list(permutations(range(3))), device=gan.device)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(SHOWN, config.gan.width, generator=generator).to(gan.device)
+    began, limit = time.monotonic() - gan.seconds, 60 * config.optim.max_minutes
+    torch.manual_seed(config.optim.seed * 1_000_003 + gan.steps)
+    sums, count = torch.zeros(4, device=gan.device), 0
+    while gan.steps < config.gan.steps and not (limit and gan.seconds > limit):
+        samples = torch.randint(len(images), (config.optim.batch_size,), device=gan.device)
+        sums += gan.step(vary(images, samples, orders))
+        count += 1
+        over = gan.steps == config.gan.steps
+        if gan.steps % config.log.every == 0 or over:
+            gan.seconds = time.monotonic() - began
+        if gan.steps % config.gan.every == 0 or over or (limit and gan.seconds > limit):
+            values = (sums / count).tolist()
+            if not all(map(math.isfinite, values)):
+                raise FloatingPointError(f"the GAN has diverged in step {gan.steps}: {values}")
+            names = ("critic", "generator", "on real", "on fake")
+            row = {"step": gan.steps, "minutes": round(gan.seconds / 60, 3)}
+            rows.append(row | dict(zip(names, values, strict=True)))
+            print(rows[-1], flush=True)
+            save(gan, out, rows, latents)
+            sums, count = torch.zeros(4, device=gan.device), 0
+    save(gan, out, rows, latents)
+    with torch.no_grad():
+        samples_ = gan.mean(latents)
+    found, distance = nearest(samples_, images, orders)
+    both = torch.stack([samples_.unflatten(0, (-1, 8)), found.unflatten(0, (-1, 8))], 1)
+    sheet(both.flatten(0, 2)).save(out / "nearest.png")
+    print(f"nearest training view of samples: distance of thumbnails {distance.mean():.3f}")
+
+
+def load_gan(run: Path, device: str) -> tuple[Config, Generator, Discriminator]:
+    """The networks of a run, fixed, in evaluation mode."""
+    found = []
+    for name, kind in ((GENERATOR, Generator), (CRITIC, Discriminator)):
+        state = checkpoint.load(run / name, device, {"config", "network"})
+        config = configs.update(Config(), state["config"])
+        network = kind(config.data.image_size, config.gan.width).to(device)
+        state["network"] = {key: value.float() for key, value in state["network"].items()}
+        checkpoint.restore(network, state, "network")
+        found.append(network.eval().requires_grad_(False))
+    return config, found[0], found[1]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "models.gan2shape.train_gan", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--config", type=Path, help="TOML file")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--out", type=Path, required=True, help="run folder")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    args = parser.parse_args(argv)
+    try:
+        device = pick_device(args.device)
+        args.out.mkdir(parents=True, exist_ok=True)
+        if args.resume:
+            state = checkpoint.load(args.out / STATE, device, {"config", "rows"})
+            gan = Gan(configs.override(configs.update(Config(), state["config"]), args.set), device)
+            gan.restore(state)
+            rows = state["rows"]
+        else:
+            if args.config is None:
+                parser.error("--config is needed, or --resume")
+            if (args.out / STATE).exists():
+                raise ValueError(f"{args.out} holds a run already; go on with --resume")
+            gan = Gan(configs.override(configs.load(args.config), args.set), device)
+            rows = []
+        train(gan, args.out, rows)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{args.out}: {STATE}, {GENERATOR}, {CRITIC}, gan.csv, samples.png, nearest.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
