@@ -170,7 +170,7 @@ class Gan2Shape:
     w_image: float = 1.0  # mean difference to the image, at three resolutions
     # The same with the canonical maps mirrored: objects are taken for symmetric, as in Unsup3D.
     w_flipped: float = setting(0.5, at_least=0)
-    w_view: float = setting(0.1, at_least=0)  # the views of a batch to the cameras' distribution
+    w_view: float = setting(0.3, at_least=0)  # the views of a batch to the cameras' distribution
     w_smooth: float = setting(0.01, at_least=0)  # second differences of the canonical depth
     # True depth and normals, which make a supervised network of the depth network: then it is the
     # depth of the image's own view, and no other term counts.
@@ -195,6 +195,32 @@ class Gan:
     lr: float = setting(2e-3, above=0)
     r1: float = setting(0.3, at_least=0)  # weight of the penalty on the discriminator's slope
     average: float = setting(20000.0, above=0)  # images in which the mean generator forgets half
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Of models.gan2shape.fit, the method's three steps."""
+
+    gan: str = ""  # the run of models.gan2shape.train_gan
+    views: int = setting(0, at_least=0)  # of each object of evaluate.split; 0: all
+    objects: int = setting(0, at_least=0)  # so many objects, spread over the split; 0: all
+    rounds: int = setting(4, above=0)  # of steps 2 and 3
+    invert_steps: int = setting(600, above=0)  # the images' own latents
+    albedo_steps: int = setting(400, above=0)  # step 1
+    offset_steps: int = setting(500, above=0)  # step 2
+    shape_steps: int = setting(500, above=0)  # step 3
+    samples: int = setting(16, above=0)  # projected samples of each image and round
+    batch_size: int = setting(48, above=0)
+    lr: float = setting(3e-4, above=0)
+    # Offsets go through the last layers of the mapping network ("mapped"), or are free.
+    offsets: str = setting("mapped", "mapped", "free")
+    mapped_layers: int = setting(3, at_least=0)  # of the mapping network that offsets go through
+    w_offset: float = setting(0.01, at_least=0)  # mean squared offset
+    w_features: float = setting(0.5, at_least=0)  # the discriminator's features
+    w_smooth: float = setting(0.01, at_least=0)
+    prior: str = setting("ellipsoid", "ellipsoid", "flat")
+    yaw: float = setting(35.0, at_least=0)  # degrees, of the pseudo samples' turns, at most
+    pitch: float = setting(8.0, at_least=0)
 
 
 @dataclass(frozen=True)
@@ -260,6 +286,7 @@ class Config:
     voxel: Voxel = field(default_factory=Voxel)
     gan2shape: Gan2Shape = field(default_factory=Gan2Shape)
     gan: Gan = field(default_factory=Gan)
+    fit: Fit = field(default_factory=Fit)
     optim: Optim = field(default_factory=Optim)
     evaluate: Evaluate = field(default_factory=Evaluate)
     log: Log = field(default_factory=Log)

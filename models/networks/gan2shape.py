@@ -34,7 +34,7 @@ BACK = 1.15  # depth of what is beside the object
 YAW, PITCH = math.radians(80), math.radians(35)  # the furthest that the view network can turn
 SCALE, MOVE = 0.7, 0.03  # the largest logarithm of a scale, the furthest move across
 RADIUS = 0.09  # of the ellipsoid: two thirds of the image's half side at a field of view of 15
-REFINE = 6  # halvings of the step in which a ray meets the surface
+REFINE = 9  # halvings of the step in which a ray meets the surface
 LEAST_SLOPE = 0.25  # of depth under the ray, in the gradient: a ray along the surface has none
 GROUPS = 8  # of channels
 
@@ -188,18 +188,19 @@ def pose_of(view: Tensor) -> Tensor:
     return torch.cat([matrix, F.pad(view[:, 3:], (0, 1)).unsqueeze(2)], 2)
 
 
-def _sample(maps: Tensor, points: Tensor, focal: float) -> Tensor:
-    """Maps [B, C, H, W] at points [B, N, H, W, 3]: [B, C, N, H, W], 0 outside of the maps."""
+def _sample(maps: Tensor, points: Tensor, focal: float, beyond: str = "zeros") -> Tensor:
+    """Maps [B, C, H, W] at points [B, N, H, W, 3]: [B, C, N, H, W]; outside 0, or the "border"."""
     grid = focal * points[..., :2] / points[..., 2:]  # in -1..1 across the map
     batch, count, height, width, _ = grid.shape
-    found = F.grid_sample(maps, grid.flatten(1, 2), align_corners=False)
+    found = F.grid_sample(maps, grid.flatten(1, 2), padding_mode=beyond, align_corners=False)
     return found.view(batch, -1, count, height, width)
 
 
 def march(depth: Tensor, pose: Tensor, fov: float, steps: int) -> tuple[Tensor, Tensor]:
     """Where the rays of the camera with `pose` [B, 3, 4] meet the surface of `depth` [B, H, W].
 
-    The surface is the bilinear one through the map's pixels, walls included. Returns points
+    The surface is the bilinear one through the map's pixels, walls included, and goes on outside as
+    it is at the map's edge. Returns points
     [B, H, W, 3] in the canonical frame and depths [B, H, W] in the camera's, differentiable in
     depth and pose (one step of Newton's method, from the point that is found by halving), and FAR
     with a point behind everything where a ray meets nothing.
@@ -215,12 +216,12 @@ def march(depth: Tensor, pose: Tensor, fov: float, steps: int) -> tuple[Tensor, 
     centre = F.pad(torch.ones_like(pose[:, :1, 3]), (2, 0))
     way = torch.einsum("bji,hwj->bhwi", back, ray)
     start = centre - torch.einsum("bji,bj->bi", back, centre + pose[:, :, 3])
-    maps = depth.unsqueeze(1) - 2  # outside of the map 0: the surface is far behind
+    maps = depth.unsqueeze(1)
 
     def off(s: Tensor, way: Tensor, start: Tensor, maps: Tensor) -> Tensor:
         """How far behind the surface rays are at depths s [B, N, H, W]; below 0: before it."""
         points = s.unsqueeze(-1) * way.unsqueeze(1) + start[:, None, None, None]
-        return points[..., 2] - 2 - _sample(maps, points, focal)[:, 0]
+        return points[..., 2] - _sample(maps, points, focal, "border")[:, 0]
 
     with torch.no_grad():
         places = torch.linspace(NEAR, FAR, steps, device=depth.device, dtype=depth.dtype)
@@ -317,17 +318,7 @@ class PhotoGeometric(nn.Module):
 
     def see(self, parts: Parts, pose: Tensor, light: Tensor) -> Seen:
         """The canonical surface with another `pose` [B, 3, 4], under another `light` [B, 4]."""
-        towards = torch.cat([light[:, 2:], -torch.ones_like(light[:, :1])], 1)
-        towards = torch.einsum("bji,bj->bi", pose[:, :, :3], towards)  # canonical frame
-        normals = depth_to_normals(parts.depth, self.lens)
-        shade = lambert_shading(normals, towards, ambient=light[:, 0], diffuse=light[:, 1])
-        maps = torch.cat([parts.albedo * shade.unsqueeze(1), parts.alpha], 1)
-        points, depth = march(parts.depth, pose, self.fov, self.steps)
-        focal = 1 / math.tan(math.radians(self.fov) / 2)
-        found = _sample(maps, points.unsqueeze(1), focal)[:, :, 0]
-        alpha = found[:, 3:]
-        colours = alpha * found[:, :3] + (1 - alpha)
-        return Seen(torch.cat([colours, alpha], 1), depth)
+        return look(parts, pose, light, self.lens, self.fov, self.steps)
 
     def forward(self, image: Tensor) -> Guess:
         """Take images [B, 4, S, S] apart (colours on white, alpha) and put them together."""
@@ -349,3 +340,16 @@ def mirror(parts: Parts) -> Parts:
     """The canonical maps left for right; view and light stay."""
     maps = (parts.depth.flip(2), parts.albedo.flip(3), parts.alpha.flip(3))
     return Parts(*maps, parts.view, parts.light)
+
+
+def look(parts: Parts, pose: Tensor, light: Tensor, lens: Tensor, fov: float, steps: int) -> Seen:
+    """A surface with its albedo, in a pose [B, 3, 4], under a light [B, 4] of the camera."""
+    towards = torch.cat([light[:, 2:], -torch.ones_like(light[:, :1])], 1)
+    towards = torch.einsum("bji,bj->bi", pose[:, :, :3], towards)  # the frame of the map
+    normals = depth_to_normals(parts.depth, lens)
+    shade = lambert_shading(normals, towards, ambient=light[:, 0], diffuse=light[:, 1])
+    maps = torch.cat([parts.albedo * shade.unsqueeze(1), parts.alpha], 1)
+    points, depth = march(parts.depth, pose, fov, steps)
+    found = _sample(maps, points.unsqueeze(1), 1 / math.tan(math.radians(fov) / 2))[:, :, 0]
+    alpha = found[:, 3:]
+    return Seen(torch.cat([alpha * found[:, :3] + (1 - alpha), alpha], 1), depth)

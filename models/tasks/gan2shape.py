@@ -21,7 +21,7 @@ from models.cost import macs_of
 from models.data.dataset import ReconstructionDataset
 from models.data.renders import Renders, field_of_view, read_renders
 from models.networks.gan2shape import REACH, Guess, PhotoGeometric
-from models.tasks import gan2shape_score
+from models.tasks import gan2shape_baselines, gan2shape_score
 from models.tasks.base import Task
 from pointloss import (
     depth_to_normals,
@@ -229,9 +229,10 @@ class PhotoGeometricTask(Task):
             image = views.image[rows].float() / 255
             out: Guess = network(image)
             off = image_distance(out.image, image)
-            side = 100 * scale_invariant_depth_error(out.depth, views.depth[rows], erode=1)
+            depth = gan2shape_baselines.filled(out, image[:, 3] > 0.5)
+            side = 100 * scale_invariant_depth_error(depth, views.depth[rows], erode=1)
             lens = cast(PhotoGeometric, network).lens
-            normals = depth_to_normals(out.depth, lens, mask=views.depth[rows] > 0)
+            normals = depth_to_normals(depth, lens, mask=views.depth[rows] > 0)
             angle = mean_angle_deviation(normals, views.normal[rows], erode=1)
             sums += torch.stack([*(v.sum() for v in (off, side, angle)), off.new_tensor(len(rows))])
         off_, side_, angle_, count = distributed.total(sums).tolist()

@@ -20,14 +20,30 @@ Guesser = Callable[[Tensor], Tensor]
 
 
 def network_guesser(network: nn.Module) -> Guesser:
-    """The depth that a network's surface has in the image's view."""
+    """The depth that a network's surface has in the image's view, on the object's mask."""
 
     @torch.no_grad()
     def guess(image: Tensor) -> Tensor:
         out: Guess = network(image)
-        return out.depth
+        return filled(out, image[:, 3] > 0.5)
 
     return guess
+
+
+def filled(out: Guess, mask: Tensor) -> Tensor:
+    """Depth [B, H, W] of a network's answer where the object is known to be, mask [B, H, W].
+
+    A pixel of the mask in which the network sees no object takes the depth of the nearest pixel
+    in which it sees one.
+    """
+    seen = mask & (out.image[:, 3] > 0.5)
+    depth = out.depth.clone()
+    for row, (known, wanted) in enumerate(zip(seen.cpu().numpy(), mask.cpu(), strict=True)):
+        if known.any() and not known[wanted.numpy()].all():
+            place = distance_transform_edt(~known, return_distances=False, return_indices=True)
+            near = out.depth[row][tuple(torch.from_numpy(axis).long() for axis in place)]
+            depth[row] = torch.where(seen[row], depth[row], near)
+    return depth
 
 
 def plane(image: Tensor) -> Tensor:

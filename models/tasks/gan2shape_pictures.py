@@ -18,6 +18,7 @@ from torch import Tensor
 from models import files
 from models.data.renders import Renders
 from models.networks.gan2shape import Guess, Parts, PhotoGeometric, pose_of
+from models.tasks.gan2shape_baselines import filled
 from pointloss import depth_to_normals
 
 TURNS = (-50.0, 0.0, 50.0)  # degrees from the front
@@ -56,8 +57,9 @@ def describe(network: PhotoGeometric, image: Tensor, label: str) -> Picture:
     out: Guess = network(image[None])
     parts = out.parts
     inside = image[3] > 0.5
-    normal = depth_to_normals(out.depth, network.lens, mask=inside[None])[0]
-    depth = torch.where(inside, out.depth[0], torch.nan)
+    whole = filled(out, inside[None])
+    normal = depth_to_normals(whole, network.lens, mask=inside[None])[0]
+    depth = torch.where(inside, whole[0], torch.nan)
     if network.own_view:
         # Nothing but depth was learnt: the image itself is the texture.
         parts = parts._replace(albedo=image[None, :3], alpha=image[None, 3:], view=0 * parts.view)

@@ -110,7 +110,7 @@ def score(
     methods: dict[str, Guesser] = {name: network_guesser(one) for name, one in networks.items()}
     if config.evaluate.baselines:
         methods |= baselines(_training(config), config.gan2shape.fov)
-    chosen = _spread(data, config.evaluate.views)
+    chosen = spread(data, config.evaluate.views)
     found: dict[str, list[Tensor]] = {name: [] for name in methods}
     turned: dict[str, list[Tensor]] = {
         name: [] for name, one in networks.items() if not one.own_view
@@ -146,7 +146,7 @@ def _training(config: Config) -> Renders | None:
         return None
 
 
-def _spread(data: ReconstructionDataset, wanted: int) -> list[int]:
+def spread(data: ReconstructionDataset, wanted: int) -> list[int]:
     """`wanted` views of each object, spread over its own; 0: all."""
     groups: dict[int, list[int]] = {}
     for number, (owner, _) in enumerate(data.samples):
