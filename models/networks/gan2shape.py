@@ -48,7 +48,7 @@ class Preset(NamedTuple):
     steps: int  # samples of a ray
 
 
-PRESETS = {"full": Preset(32, 128, 32, 48), "tiny": Preset(16, 64, 16, 32)}
+PRESETS = {"full": Preset(32, 128, 32, 32), "tiny": Preset(16, 64, 16, 24)}
 
 
 class Parts(NamedTuple):

@@ -2,8 +2,9 @@
 """Pictures of what the autoencoder sees: depth, normals, other views, other light."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib
 
@@ -17,11 +18,14 @@ from torch import Tensor
 
 from models import files
 from models.data.renders import Renders
-from models.networks.gan2shape import Guess, Parts, PhotoGeometric, pose_of
+from models.networks.gan2shape import BACK, Guess, Parts, PhotoGeometric, pose_of
 from models.tasks.gan2shape_baselines import filled
 from pointloss import depth_to_normals
 
-TURNS = (-50.0, 0.0, 50.0)  # degrees from the front
+if TYPE_CHECKING:
+    from models.gan2shape.fit import Fitted
+
+TURNS = (-50.0, 0.0, 50.0)  # degrees from the front, or from the image's own view
 LIGHTS = ((-1.2, 0.0), (1.2, 0.0), (0.0, -1.2))  # x and y of the light (x, y, -1)
 FRAMES, MILLISECONDS = 24, 80
 
@@ -42,13 +46,27 @@ class Picture(NamedTuple):
     true_normal: Tensor | None = None
 
 
-def _moved(parts: Parts, yaw: float, light: tuple[float, float] | None) -> tuple[Tensor, Tensor]:
-    """A view of one image with this yaw (radians), and a light with these x and y."""
-    view, shine = parts.view.clone(), parts.light.clone()
-    view[:, 0] = yaw
-    if light is not None:
-        shine[:, 2:] = torch.tensor(light, device=shine.device)
-    return view, shine
+# A yaw in radians from the front, and x and y of the light or None for its own -> [3, H, W].
+See = Callable[[float, tuple[float, float] | None], Tensor]
+
+
+def _lit(light: Tensor, towards: tuple[float, float] | None) -> Tensor:
+    """A light [1, 4], from elsewhere."""
+    if towards is None:
+        return light
+    return torch.cat([light[:, :2], light.new_tensor([towards])], 1)
+
+
+def _turned(see: See, own: float, front: float) -> dict[str, Any]:
+    """Other views and lights; `own` is the yaw of the image, `front` that of the middle view."""
+    circle = [2 * math.pi * n / FRAMES for n in range(FRAMES)]
+    frames = [see(front + math.radians(55) * math.sin(a), None) for a in circle]
+    frames += [see(own, (1.3 * math.cos(a), 1.3 * math.sin(a))) for a in circle]
+    return {
+        "rotated": [see(front + math.radians(degrees), None) for degrees in TURNS],
+        "relit": [see(own, light) for light in LIGHTS],
+        "frames": torch.stack(frames),
+    }
 
 
 @torch.no_grad()
@@ -58,38 +76,62 @@ def describe(network: PhotoGeometric, image: Tensor, label: str) -> Picture:
     parts = out.parts
     inside = image[3] > 0.5
     whole = filled(out, inside[None])
-    normal = depth_to_normals(whole, network.lens, mask=inside[None])[0]
-    depth = torch.where(inside, whole[0], torch.nan)
     if network.own_view:
         # Nothing but depth was learnt: the image itself is the texture.
-        parts = parts._replace(albedo=image[None, :3], alpha=image[None, 3:], view=0 * parts.view)
-        parts = parts._replace(depth=torch.where(inside, parts.depth, parts.depth.max()),
-                               light=torch.tensor([[1.0, 0, 0, 0]]).to(image))  # fmt: skip
-    own = parts.view[0, 0].item()
+        behind = torch.where(inside, parts.depth, BACK)
+        even = torch.tensor([[1.0, 0, 0, 0]]).to(image)
+        parts = Parts(behind, image[None, :3], image[None, 3:], 0 * parts.view, even)
 
-    def see(yaw: float, light: tuple[float, float] | None = None) -> Tensor:
-        view, shine = _moved(parts, yaw, light)
-        return network.see(parts, pose_of(view), shine).image[0, :3].clamp(0, 1).cpu()
+    def see(yaw: float, towards: tuple[float, float] | None) -> Tensor:
+        view = parts.view.clone()
+        view[:, 0] = yaw
+        seen = network.see(parts, pose_of(view), _lit(parts.light, towards))
+        return seen.image[0, :3].clamp(0, 1).cpu()
 
-    circle = [2 * math.pi * n / FRAMES for n in range(FRAMES)]
-    frames = [see(math.radians(60) * math.sin(a)) for a in circle]
-    frames += [see(own, (1.3 * math.cos(a), 1.3 * math.sin(a))) for a in circle]
     return Picture(
         label,
         image[:3].cpu(),
         out.image[0, :3].clamp(0, 1).cpu(),
-        depth.cpu(),
-        normal.cpu(),
+        torch.where(inside, whole[0], torch.nan).cpu(),
+        depth_to_normals(whole, network.lens, mask=inside[None])[0].cpu(),
         (parts.albedo * parts.alpha + 1 - parts.alpha)[0].cpu(),
-        [see(math.radians(turn)) for turn in TURNS],
-        [see(own, light) for light in LIGHTS],
-        torch.stack(frames),
+        **_turned(see, parts.view[0, 0].item(), 0.0),
     )
+
+
+@torch.no_grad()
+def fitted(
+    networks: "Fitted", image: Tensor, depth: Tensor, views: Renders, number: int, name: str
+) -> Picture:
+    """What models.gan2shape.fit found for an image [1, 4, H, W] and its depth [1, H, W]."""
+    light, still = networks.light_of(image), torch.zeros(1, device=image.device)
+    inside = image[0, 3] > 0.5
+
+    def see(yaw: float, towards: tuple[float, float] | None) -> Tensor:
+        pose = networks.pose(still + yaw, still, still)
+        seen = networks.see(image, depth, pose, _lit(light, towards))
+        return seen.image[0, :3].clamp(0, 1).cpu()
+
+    albedo = torch.sigmoid(networks.albedo(image)) * image[:, 3:] + 1 - image[:, 3:]
+    found = Picture(
+        name.split("/")[1],
+        image[0, :3].cpu(),
+        see(0.0, None),
+        torch.where(inside, depth[0], torch.nan).cpu(),
+        depth_to_normals(depth, networks.lens, mask=inside[None])[0].cpu(),
+        albedo[0].cpu(),
+        **_turned(see, 0.0, 0.0),
+    )
+    return _with_truth(found, views, number)
 
 
 def picture(network: PhotoGeometric, views: Renders, number: int, name: str) -> Picture:
     """A view of a set, with the truth."""
     found = describe(network, views.image[number].float() / 255, name.split("/")[1])
+    return _with_truth(found, views, number)
+
+
+def _with_truth(found: Picture, views: Renders, number: int) -> Picture:
     depth = views.depth[number].cpu()
     return found._replace(
         true_depth=torch.where(depth > 0, depth, torch.nan), true_normal=views.normal[number].cpu()

@@ -109,7 +109,7 @@ def score(
     networks = {method_of(config): network} | others(config, device)
     methods: dict[str, Guesser] = {name: network_guesser(one) for name, one in networks.items()}
     if config.evaluate.baselines:
-        methods |= baselines(_training(config), config.gan2shape.fov)
+        methods |= baselines(training_views(config), config.gan2shape.fov)
     chosen = spread(data, config.evaluate.views)
     found: dict[str, list[Tensor]] = {name: [] for name in methods}
     turned: dict[str, list[Tensor]] = {
@@ -137,7 +137,7 @@ def score(
     )
 
 
-def _training(config: Config) -> Renders | None:
+def training_views(config: Config) -> Renders | None:
     """The training views with their depth, if they have any."""
     data = open_split(config, config.data.train_split)
     try:
@@ -205,6 +205,14 @@ def describe(
         f"{len(chosen)} views, {side} x {side} pixels. An item is an object, with the mean of its "
         "views.",
         f"Weights after epoch {len(state['history'])} of the run, {why} by {by}.",
+        *describe_columns(config),
+    ]
+
+
+def describe_columns(config: Config) -> list[str]:
+    """What the columns are, and what the methods know."""
+    options = config.gan2shape
+    return [
         "SIDE x100: 100 times the standard deviation of log d - log d' over the pixels of the "
         "object, the outermost left out (pointloss.scale_invariant_depth_error). MAD: mean angle "
         "between the normals of the depth map and the true ones, there "
