@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: MIT
+"""GAN2Shape: its surface seen by rays, the autoencoder's task, the GAN and the three steps."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from models import train
+from models.config import ConfigError, load, override
+from models.data.camera import Camera, intrinsics
+from models.data.dataset import ReconstructionDataset
+from models.data.maps import write_depth, write_normal
+from models.data.renders import field_of_view, read_renders
+from models.gan2shape import fit, score, train_gan
+from models.gan2shape.stylegan import Discriminator, Generator, feature_distance
+from models.networks import gan2shape as networks
+from models.networks.gan2shape import PhotoGeometric, march, pose_of, turn
+from models.tasks import gan2shape_baselines, gan2shape_score, open_task
+from models.tasks.gan2shape import image_distance, to_uniform
+from pointloss import depth_to_normals, depth_to_points, rerender
+
+pytestmark = pytest.mark.usefixtures("one_cpu_thread")
+
+SIDE, FOV, DISTANCE = 16, 15.0, 4.4
+VIEWS = (30.0, 75.0, 140.0)  # azimuths
+
+
+def see(axes, camera):
+    """Image [S, S, 4] uint8, depth [S, S] and normals [S, S, 3] of an ellipsoid around 0."""
+    pixel = np.arange(SIDE) + 0.5
+    u, v = np.meshgrid(pixel, pixel)
+    ray = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(intrinsics(SIDE, SIDE, FOV)).T
+    extrinsics = camera.extrinsics()
+    rotation, moved = extrinsics[:, :3], extrinsics[:, 3]
+    way, origin = ray @ rotation / axes, -(moved @ rotation) / axes
+    a, b, c = (way**2).sum(-1), way @ origin, origin @ origin - 1
+    inside = b**2 - a * c
+    depth = np.where(inside > 0, (-b - np.sqrt(np.maximum(inside, 0))) / a, 0)
+    place = depth[..., None] * way + origin
+    normal = place / axes @ rotation.T
+    normal = normal / np.linalg.norm(normal, axis=-1, keepdims=True) * (depth > 0)[..., None]
+    colours = 60 + 150 * (place * [1, 0.7, 0.9] + 1) / 2
+    alpha = np.full((SIDE, SIDE, 1), 255) * (depth > 0)[..., None]
+    return np.concatenate([colours * (alpha > 0), alpha], -1).astype(np.uint8), depth, normal
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """5 ellipsoids, 3 views each, from the front: 3 train, 1 validates, 1 tests."""
+    root = tmp_path_factory.mktemp("ellipsoids")
+    splits = {"train": {}, "val": {}, "test": {}}
+    for number in range(5):
+        key = f"04256520/m{number}"
+        split = {3: "val", 4: "test"}.get(number, "train")
+        splits[split].setdefault("04256520", []).append(key)
+        axes = np.array([0.48, 0.25, 0.35]) * (1 - 0.04 * number)
+        home, clouds = root / "ShapeNetRendering" / key, root / "ShapeNet_pointclouds" / key
+        for folder in (home / "rendering", home / "depth", home / "normal", clouds):
+            folder.mkdir(parents=True)
+        np.save(clouds / "pointcloud_64.npy", np.zeros((64, 3), "<f2"))
+        cameras = [Camera(azimuth, 10.0, DISTANCE) for azimuth in VIEWS]
+        for view, camera in enumerate(cameras):
+            image, depth, normal = see(axes, camera)
+            Image.fromarray(image).save(home / "rendering" / f"{view:02d}.png")
+            write_depth(home / "depth" / f"{view:02d}.png", depth)
+            write_normal(home / "normal" / f"{view:02d}.png", normal)
+        lines = "".join(f"{camera.metadata()}\n" for camera in cameras)
+        (home / "rendering" / "rendering_metadata.txt").write_text(lines)
+    (root / "splits").mkdir()
+    for split, table in splits.items():
+        (root / "splits" / f"{split}_models.json").write_text(json.dumps(table))
+    manifest = {"image": {"fov": FOV}, "frame": {"front": "+z"}, "objects": []}
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    return root
+
+
+def configure(root, name="gan2shape-tiny", **more):
+    """A config on the set at `root`; `more` as section_key=value."""
+    values = {"data.root": json.dumps(str(root)), "data.image_size": SIDE, "network.points": 64}
+    values |= {"optim.batch_size": 4, "optim.epochs": 1, "optim.epoch_steps": 2}
+    values |= {"network.preset": "tiny", "gan.width": 16}
+    values |= {key.replace("_", ".", 1): value for key, value in more.items()}
+    return [f"{key}={value}" for key, value in values.items()], f"models/configs/{name}.toml"
+
+
+def made(root, **more):
+    words, path = configure(root, **more)
+    return override(load(path), words)
+
+
+def test_rays_meet_a_surface_where_it_is():
+    """Against the closed form: a plane through the centre, turned, scaled and moved."""
+    view = torch.tensor([[0.5, 0.2, 0.1, 0.01, -0.02]], dtype=torch.float64)
+    depth = torch.ones(1, 64, 64, dtype=torch.float64)
+    points, found = march(depth, pose_of(view), FOV, 32)
+    normal = turn(view[:, 0], view[:, 1])[0] @ torch.tensor([0, 0, 1.0]).double()
+    k = intrinsics(64, 64, FOV)
+    ray = depth_to_points(torch.ones(64, 64).double(), torch.from_numpy(k))
+    centre = torch.tensor([0.01, -0.02, 1.0]).double()
+    expected = (centre @ normal) / (ray @ normal)
+    # A ray is halved down to 1 / 2^9 of a step of 0.02.
+    torch.testing.assert_close(found[0], expected, rtol=0, atol=5e-5)
+    assert (points[0, ..., 2] - 1).abs().max() < 5e-5
+
+
+def test_rays_agree_with_the_splatted_surface():
+    """pointloss.rerender spreads points; where it leaves no gaps both see the same depth."""
+    wave = 0.02 * torch.linspace(0, 6, 64).sin()
+    depth = (1 + wave + wave[:, None])[None]
+    view = torch.tensor([[0.15, -0.1, 0.0, 0.0, 0.0]])
+    pose = pose_of(view)
+    centre = torch.tensor([0.0, 0.0, 1.0])
+    motion = torch.cat([pose[:, :, :3], (centre - pose[0, :, :3] @ centre)[None, :, None]], 2)
+    lens = networks.intrinsics(64, FOV)
+    splat = rerender(depth, depth[:, None], lens, motion)
+    inner = splat.coverage[0, 12:-12, 12:-12] > 0.5
+    _, found = march(depth, pose, FOV, 48)
+    off = (found[0, 12:-12, 12:-12] - splat.depth[0, 12:-12, 12:-12])[inner].abs()
+    assert off.mean() < 5e-4
+
+
+def test_the_gradient_of_what_rays_meet_is_that_of_differences():
+    torch.manual_seed(0)
+    ramp = torch.linspace(-0.03, 0.03, 16, dtype=torch.float64)
+    depth = (1 + ramp**2 * 20 + ramp[:, None] * 0.3)[None]
+    view = torch.tensor([[0.4, 0.1, 0.05, 0.005, 0.004]], dtype=torch.float64, requires_grad=True)
+    weight = torch.zeros(16, 16, dtype=torch.float64)
+    weight[5:11, 5:11] = torch.rand(6, 6, dtype=torch.float64)
+
+    def value(v):
+        return (march(depth, pose_of(v), FOV, 48)[1][0] * weight).sum()
+
+    (slope,) = torch.autograd.grad(value(view), view)
+    for place in range(5):
+        step = torch.zeros_like(view)
+        step[0, place] = 4e-3  # above the rounding of the halvings, 2e-5
+        with torch.no_grad():
+            difference = (value(view + step) - value(view - step)) / 8e-3
+        assert slope[0, place].item() == pytest.approx(difference.item(), rel=0.06, abs=0.05)
+
+
+def test_a_mirrored_image_has_the_opposite_yaw():
+    torch.manual_seed(0)
+    network = PhotoGeometric("tiny", SIDE, FOV)
+    torch.nn.init.normal_(network.view.last.weight)
+    image = torch.rand(3, 4, SIDE, SIDE)
+    one, two = network.viewpoint(image), network.viewpoint(image.flip(3))
+    sign = torch.tensor([-1.0, 1, 1, -1, 1])
+    torch.testing.assert_close(two, one * sign)
+
+
+def test_the_cameras_distribution_is_met_by_a_uniform_sample():
+    values = torch.linspace(-1, 1, 201)[1::2]
+    assert to_uniform(values[torch.randperm(100)], -1, 1) < 1e-6
+    assert to_uniform(torch.zeros(100), -1, 1) == pytest.approx(0.5)
+    assert image_distance(torch.ones(2, 4, 8, 8), torch.zeros(2, 4, 8, 8)).tolist() == [3, 3]
+
+
+def test_the_ellipsoid_in_the_mask_is_a_ball_on_a_disc():
+    side = 64
+    pixel = 2 * math.tan(math.radians(FOV) / 2) / side
+    place = torch.arange(side) + 0.5 - side / 2
+    square = place**2 + place[:, None] ** 2
+    image = torch.ones(1, 4, side, side)
+    image[0, 3] = (square < 20**2).float()
+    ball = 1 - pixel * (400 - square).clamp(min=0).sqrt()
+    for guess in (gan2shape_baselines.ellipsoid, gan2shape_baselines.inflated):
+        off = (guess(image, FOV)[0] - ball)[square < 18**2].abs().max()
+        assert off < 1.5 * pixel
+
+
+def test_the_truth_of_a_set_is_read_in_units_of_the_distance(root):
+    data = ReconstructionDataset(root, "test", SIDE, 64)
+    views = read_renders(data, depth=True, normal=True)
+    assert field_of_view(data) == pytest.approx(FOV, abs=1e-3)
+    assert torch.rad2deg(views.yaw).tolist() == pytest.approx([60, 15, -50], abs=1e-3)
+    lens = networks.intrinsics(SIDE, FOV)
+    score_ = gan2shape_score.judge(views.depth, views, torch.arange(3), lens)
+    assert score_[:, 0].max() < 1e-3
+    assert score_[:, 1].max() < 12  # differences over three pixels of a ball of 16 pixels
+
+
+def test_a_view_turned_to_the_left_has_a_positive_yaw(root):
+    """The networks' yaw and the set's: a side that is near in the image is near in the surface."""
+    data = ReconstructionDataset(root, "test", SIDE, 64)
+    views = read_renders(data, depth=True, normal=True)
+    # The ellipsoid is wide and flat, so in a view from its left (+x) the right part is farther.
+    x = torch.linspace(-0.09, 0.09, SIDE)
+    flat = (1 + 0 * x).expand(SIDE, SIDE)[None]
+    pose = pose_of(torch.tensor([[views.yaw[0].item(), 0, 0, 0, 0]]))
+    _, depth = march(flat, pose, FOV, 48)
+    row = views.depth[0][SIDE // 2]
+    seen = row[row > 0]
+    assert (depth[0, 8, -3] - depth[0, 8, 2]).sign() == (seen[-1] - seen[0]).sign()
+
+
+def run(root, out, **more):
+    words, path = configure(root, **more)
+    sets = [word for pair in words for word in ("--set", pair)]
+    return train.main(["--config", path, "--out", str(out), "--device", "cpu", *sets])
+
+
+@pytest.fixture(scope="module")
+def trained(root, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert run(root, out) == 0
+    return out
+
+
+def test_a_tiny_run_writes_its_tables_and_pictures(trained, root):
+    text = (trained / "results.md").read_text()
+    for name in ("plane", "ellipsoid in the mask", "inflated mask", "category's mean depth"):
+        assert f"| {name}" in text
+    assert "error of the yaw" in text
+    for name in ("reconstructions.png", "reconstructions.gif", "views.json", "best.pt"):
+        assert (trained / name).stat().st_size > 0
+    supervised = made(root, gan2shape_w_depth=1.0, gan2shape_beside=json.dumps(str(trained)))
+    task = open_task(supervised, "cpu")
+    network = task.build().eval()
+    state = {"network": network.state_dict(), "history": []}
+    scored = gan2shape_score.score(supervised, network, state, "cpu")
+    assert list(scored.values)[:2] == ["supervised depth", "autoencoder"]
+
+
+def test_a_supervised_run_learns_depth(root, tmp_path):
+    assert run(root, tmp_path / "run", gan2shape_w_depth=1.0, optim_epochs=2) == 0
+    assert "supervised depth" in (tmp_path / "run" / "results.md").read_text()
+
+
+def test_a_set_with_another_lens_is_refused(root):
+    config = made(root, gan2shape_fov=20.0)
+    with pytest.raises(ConfigError, match="15 degrees across, not 20"):
+        open_task(config, "cpu").check()
+
+
+def test_the_discriminator_tells_images_apart_by_its_features():
+    torch.manual_seed(0)
+    critic, image = Discriminator(SIDE, 16), torch.rand(4, 4, SIDE, SIDE)
+    assert feature_distance(critic, image, image).tolist() == [0, 0, 0, 0]
+    assert (feature_distance(critic, image, 1 - image) > 0).all()
+    generator = Generator(SIDE, 16)
+    z = torch.randn(4, 16)
+    assert generator(z).shape == (4, 4, SIDE, SIDE)
+    w = generator.mapping(z)
+    torch.testing.assert_close(generator.mapping.rest(w, 8), w)
+
+
+def test_the_three_steps_run_and_go_on(root, tmp_path):
+    gan, out = tmp_path / "gan", tmp_path / "fit"
+    words, path = configure(root, "gan2shape-gan", gan_steps=3, gan_every=2)
+    sets = [word for pair in words for word in ("--set", pair)]
+    assert train_gan.main(["--config", path, "--out", str(gan), "--device", "cpu", *sets]) == 0
+    for name in ("generator.pt", "discriminator.pt", "samples.png", "nearest.png"):
+        assert (gan / name).stat().st_size > 0
+    words, path = configure(
+        root, "gan2shape-fit", fit_gan=json.dumps(str(gan)), fit_rounds=1, fit_invert_steps=2,
+        fit_albedo_steps=2, fit_offset_steps=2, fit_shape_steps=2, fit_samples=2, fit_batch_size=4,
+    )  # fmt: skip
+    sets = [word for pair in words for word in ("--set", pair)]
+    assert fit.main(["--config", path, "--out", str(out), "--device", "cpu", *sets]) == 0
+    more = ["--resume", "--set", "fit.rounds=2", "--device", "cpu"]
+    assert fit.main(["--out", str(out), *more]) == 0
+    assert score.main([str(out)]) == 0
+    text = (out / "results.md").read_text()
+    assert "| GAN2Shape, round 1" in text
+    assert (out / "projections.png").stat().st_size > 0
+
+
+def test_normals_of_the_first_depth_face_the_camera():
+    depth = networks.first_depth(SIDE, FOV, "ellipsoid")
+    normals = depth_to_normals(depth, networks.intrinsics(SIDE, FOV))
+    assert normals[SIDE // 2, SIDE // 2, 2] < -0.8
+    assert networks.first_depth(SIDE, FOV, "flat").unique().tolist() == [1.0]
