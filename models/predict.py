@@ -7,7 +7,10 @@
 
 For every IMAGE, --out gets NAME.ply and NAME.npz (the cloud, and how far each point moves from draw
 to draw of the latent), NAME.gif (a turntable), and for all of them predictions.html, a page with
-clouds to turn that needs no network. Object frame: y up, centre of the box 0, longest side 1. The
+clouds to turn that needs no network. Of a run of gan2shape.toml: NAME.png (depth, normals, albedo,
+other views and lights), NAME.gif, NAME.npz and NAME.ply of what the image shows.
+
+Object frame of clouds: y up, centre of the box 0, longest side 1. The
 same image and weights give the same files.
 """
 
@@ -28,6 +31,7 @@ from models.data.dataset import on_white
 from models.determinism import deterministic
 from models.networks.base import Reconstruction
 from models.page import Cloud, Shown, page
+from models.tasks import gan2shape_predict
 from models.turntable import turntable
 from models.weights import DEFAULT, Weights, names, open_weights
 from pointloss.io import write_ply
@@ -90,7 +94,15 @@ def run(args: argparse.Namespace) -> list[str]:
     stems = [path.stem for path in args.images]
     if twice := [stem for stem, count in Counter(stems).items() if count > 1]:
         raise ValueError(f"two images are called {twice[0]}: their files would be one; rename one")
-    weights = open_weights(args.weights, pick_device(args.device))
+    device = pick_device(args.device)
+    relief = gan2shape_predict.open_network(args.weights, device)
+    if relief is not None:
+        if args.samples:
+            raise ValueError(f"--samples: {args.weights} has no latent to draw; leave it out")
+        args.out.mkdir(parents=True, exist_ok=True)
+        pictures = dict(zip(args.images, map(cut_out, args.images, masks), strict=True))
+        return gan2shape_predict.predict(*relief, pictures, args.out)
+    weights = open_weights(args.weights, device)
     if weights.network.reads_points:
         raise ValueError(f"--weights: {weights.name} reads the true cloud; no image gives it one")
     if args.samples and not weights.network.latent:

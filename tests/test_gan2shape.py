@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models import train
+from models import predict, train
 from models.config import ConfigError, load, override
 from models.data.camera import Camera, intrinsics
 from models.data.dataset import ReconstructionDataset
@@ -231,6 +231,21 @@ def test_a_supervised_run_learns_depth(root, tmp_path):
     assert "supervised depth" in (tmp_path / "run" / "results.md").read_text()
 
 
+def test_a_picture_gives_depth_normals_and_a_turntable(trained, root, tmp_path):
+    image = root / "ShapeNetRendering/04256520/m4/rendering/00.png"
+    words = [str(image), "--weights", str(trained), "--out", str(tmp_path), "--device", "cpu"]
+    assert predict.main(words) == 0
+    for suffix in ("png", "gif", "ply"):
+        assert (tmp_path / f"00.{suffix}").stat().st_size > 0
+    with np.load(tmp_path / "00.npz") as file:
+        assert file["depth"].shape == (SIDE, SIDE)
+        inside = ~np.isnan(file["depth"])
+        length = np.linalg.norm(file["normal"], axis=-1)
+        assert inside.any()
+        assert not length[~inside].any()
+        assert np.isclose(length[inside], 1, atol=1e-5).mean() > 0.9  # a lone pixel has none
+
+
 def test_a_set_with_another_lens_is_refused(root):
     config = made(root, gan2shape_fov=20.0)
     with pytest.raises(ConfigError, match="15 degrees across, not 20"):
@@ -246,7 +261,7 @@ def test_the_discriminator_tells_images_apart_by_its_features():
     z = torch.randn(4, 16)
     assert generator(z).shape == (4, 4, SIDE, SIDE)
     w = generator.mapping(z)
-    torch.testing.assert_close(generator.mapping.rest(w, 8), w)
+    torch.testing.assert_close(generator.mapping.part(w, 8), w)
 
 
 def test_the_three_steps_run_and_go_on(root, tmp_path):

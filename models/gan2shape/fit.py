@@ -49,6 +49,7 @@ from models.networks.gan2shape import (
     Seen,
     added,
     intrinsics,
+    lamp,
     look,
     turn,
 )
@@ -85,7 +86,7 @@ class Fitted(nn.Module):
         self.depth = Hourglass(sizes.width, sizes.code, side, 1)
         self.albedo = Hourglass(sizes.width, sizes.code, side, 3)
         self.view = Encoder(sizes.half, side, 3)
-        self.light = Encoder(sizes.half, side, 4)
+        self.light = Encoder(sizes.half, side, 2)
         self.offset = Encoder(sizes.half, side, config.gan.width)
         self.register_buffer("lens", intrinsics(side, options.fov), persistent=False)
 
@@ -111,8 +112,7 @@ class Fitted(nn.Module):
         return self.pose(1.4 * raw[:, 0], 0.6 * raw[:, 1], 0.5 * raw[:, 2])
 
     def light_of(self, image: Tensor) -> Tensor:
-        raw = self.light(image)
-        return torch.cat([torch.sigmoid(raw[:, :2]), 1.7 * torch.tanh(raw[:, 2:])], 1)
+        return lamp(1.7 * torch.tanh(self.light(image)))
 
     def see(self, image: Tensor, depth: Tensor, pose: Tensor, light: Tensor) -> Seen:
         """The surfaces of images in these poses, under these lights."""
@@ -248,22 +248,19 @@ class Fit:
         image = self.images.image[rows]
         pose, yaw = self.random_pose(len(rows))
         shine = CONE * (2 * torch.rand(len(rows), 2, device=self.device) - 1)
-        light = torch.cat([torch.rand(len(rows), 2, device=self.device) * 0.3, shine], 1)
-        light = torch.cat([0.3 + light[:, :1], 0.5 + light[:, 1:2], shine], 1)
         depth = net.depth_of(image, self.images.first[rows])
-        return net.see(image, depth, pose, light).image, yaw
+        return net.see(image, depth, pose, lamp(shine)).image, yaw
 
     def offset_of(self, sample: Tensor, rows: Tensor) -> Tensor:
         """What is added to the latents of images to make them samples, [B, Z]."""
         net = self.networks
-        raw = net.offset(sample) - net.offset(self.images.image[rows])
+        raw: Tensor = net.offset(sample) - net.offset(self.images.image[rows])
         if self.config.fit.offsets == "free":
             return raw
         mapping, first = self.generator.mapping, LAYERS - self.config.fit.mapped_layers
         zero = torch.zeros(1, self.generator.width, device=self.device)
-        for layer in mapping.layers[:first]:
-            zero = torch.nn.functional.leaky_relu(layer(zero), 0.2) * math.sqrt(2)
-        return mapping.rest(zero + raw, first) - mapping.rest(zero, first)
+        middle = mapping.part(zero, 0, first)
+        return mapping.part(middle + raw, first) - mapping.part(middle, first)
 
     def project(self, sample: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The GAN's images that are nearest to samples, as the encoder says; and the offsets."""
@@ -348,8 +345,9 @@ class Fit:
         if not math.isfinite(value):
             raise FloatingPointError(f"step {step!r} of round {self.round + 1} gave {value}")
         minutes = round((time.monotonic() - self.began) / 60, 3)
-        self.rows.append({"round": self.round + 1, "step": step, "off": value, "minutes": minutes})
-        print(self.rows[-1], flush=True)
+        row: log.Row = {"round": self.round + 1, "off": value, "minutes": minutes}
+        self.rows.append({"step": len(self.rows) + 1, **row})
+        print(step, row, flush=True)
 
     def run(self, out: Path) -> None:
         """Whatever of the rounds is left."""
@@ -372,9 +370,9 @@ class Fit:
         names = np.array([self.data.name(number) for number in self.chosen])
         depths = {f"round_{n}": depth.numpy() for n, depth in enumerate(self.depths)}
         with files.replacing(out / DEPTHS) as file:
-            np.savez_compressed(file, views=names, **depths)
+            np.savez_compressed(file, allow_pickle=False, views=names, **depths)
         with files.replacing(out / SAMPLES) as file:
-            np.savez_compressed(file, **self.shown)
+            np.savez_compressed(file, allow_pickle=False, **self.shown)
         files.write_text(out / "config.toml", configs.dumps(self.config))
 
 

@@ -66,11 +66,11 @@ class Mapping(nn.Module):
         self.layers = nn.ModuleList(Linear(width, width, rate=SLOW) for _ in range(LAYERS))
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.rest(z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8), 0)
+        return self.part(z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8), 0)
 
-    def rest(self, h: Tensor, first: int) -> Tensor:
-        """What the layers from `first` on make of h [B, Z]."""
-        for layer in self.layers[first:]:
+    def part(self, h: Tensor, first: int, end: int = LAYERS) -> Tensor:
+        """What the layers from `first` up to `end` make of h [B, Z]."""
+        for layer in self.layers[first:end]:
             h = rectify(layer(h))
         return h
 
@@ -91,10 +91,11 @@ class Modulated(nn.Module):
             if self.demodulate:
                 power = (self.conv.weight * self.conv.scale).square().sum((2, 3))  # [O, I]
                 norm = torch.rsqrt(style.square() @ power.T + 1e-8)
-        x = self.conv(x * style[:, :, None, None].to(x.dtype))
+        x = x * style[:, :, None, None].to(x.dtype)
+        out: Tensor = self.conv(x)
         if self.demodulate:
-            x = x * norm[:, :, None, None].to(x.dtype)
-        return x + self.bias[:, None, None].to(x.dtype)
+            out = out * norm[:, :, None, None].to(out.dtype)
+        return out + self.bias[:, None, None].to(out.dtype)
 
 
 class Synthesis(nn.Module):
@@ -171,7 +172,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.avg_pool2d(rectify(self.two(rectify(self.one(x)))), 2)
-        return (y + self.skip(F.avg_pool2d(x, 2))) / GAIN
+        out: Tensor = (y + self.skip(F.avg_pool2d(x, 2))) / GAIN
+        return out
 
 
 class Discriminator(nn.Module):

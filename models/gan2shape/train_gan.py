@@ -33,6 +33,7 @@ from models.config import Config, ConfigError
 from models.gan2shape.stylegan import Discriminator, Generator
 
 STATE, GENERATOR, CRITIC = "gan.pt", "generator.pt", "discriminator.pt"
+SHARED = {"config", "network"}  # parts of the files of one network
 PENALTY_EVERY = 16  # steps between two R1 penalties
 SHOWN = 32  # samples in the pictures
 
@@ -115,8 +116,9 @@ class Gan:
         images = (self.steps + 1) * self.config.optim.batch_size
         half_life = min(self.config.gan.average, 0.05 * images)
         keep = 0.5 ** (self.config.optim.batch_size / max(half_life, 1e-8))
-        means, values = list(self.mean.parameters()), list(self.generator.parameters())
-        torch._foreach_lerp_(means, [v.detach() for v in values], 1 - keep)
+        means = [value.detach() for value in self.mean.parameters()]
+        values = [value.detach() for value in self.generator.parameters()]
+        torch._foreach_lerp_(means, values, 1 - keep)
 
 
 def vary(images: Tensor, samples: Tensor, orders: Tensor) -> Tensor:
@@ -214,15 +216,15 @@ def train(gan: Gan, out: Path, rows: list[log.Row]) -> None:
 
 def load_gan(run: Path, device: str) -> tuple[Config, Generator, Discriminator]:
     """The networks of a run, fixed, in evaluation mode."""
-    found = []
-    for name, kind in ((GENERATOR, Generator), (CRITIC, Discriminator)):
-        state = checkpoint.load(run / name, device, {"config", "network"})
-        config = configs.update(Config(), state["config"])
-        network = kind(config.data.image_size, config.gan.width).to(device)
+    states = [checkpoint.load(run / name, device, SHARED) for name in (GENERATOR, CRITIC)]
+    config = configs.update(Config(), states[0]["config"])
+    side, width = config.data.image_size, config.gan.width
+    generator, critic = Generator(side, width).to(device), Discriminator(side, width).to(device)
+    for network, state in ((generator, states[0]), (critic, states[1])):
         state["network"] = {key: value.float() for key, value in state["network"].items()}
         checkpoint.restore(network, state, "network")
-        found.append(network.eval().requires_grad_(False))
-    return config, found[0], found[1]
+        network.eval().requires_grad_(False)
+    return config, generator, critic
 
 
 def main(argv: list[str] | None = None) -> int:

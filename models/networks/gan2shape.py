@@ -10,9 +10,9 @@ depth map, seen from the viewpoint, has to be the image. The first depth is an e
 Ours: the sizes; alpha as a fourth channel of what is read and of what is reconstructed; that depth
 is what is added to the first one; that a view is a yaw, a pitch, a scale (renderings are taken from
 where the object fills the image) and a small move; that the yaw of a mirrored image is the other
-way round; that the surface is seen by marching along rays (Unsup3D: a rasteriser), because side
-faces take few pixels of a map that was made from the front, and a surface of points would show gaps
-there.
+way round; that ambient and diffuse light are given; that the surface is seen by marching along rays
+(Unsup3D: a rasteriser), because side faces take few pixels of a map that was made from the front,
+and a surface of points would show gaps there.
 
 Frames are those of cameras: x right, y down, z forward. The unit is the camera's distance from the
 object's centre, which lies at (0, 0, 1). The canonical camera looks at it from the front.
@@ -33,7 +33,8 @@ NEAR, FAR = 0.72, 1.30  # between which rays are marched
 BACK = 1.15  # depth of what is beside the object
 YAW, PITCH = math.radians(80), math.radians(35)  # the furthest that the view network can turn
 SCALE, MOVE = 0.7, 0.03  # the largest logarithm of a scale, the furthest move across
-RADIUS = 0.09  # of the ellipsoid: two thirds of the image's half side at a field of view of 15
+AMBIENT = 0.35  # of the lamp; the rest is diffuse. That is how the renderings are lit
+RADIUS = 0.075  # of the ellipsoid: 57 % of the image's half side at a field of view of 15
 REFINE = 9  # halvings of the step in which a ray meets the surface
 LEAST_SLOPE = 0.25  # of depth under the ray, in the gradient: a ray along the surface has none
 GROUPS = 8  # of channels
@@ -58,7 +59,7 @@ class Parts(NamedTuple):
     albedo: Tensor  # [B, 3, H, W] canonical, 0..1
     alpha: Tensor  # [B, 1, H, W] canonical, 0..1
     view: Tensor  # [B, 5] yaw, pitch (radians), logarithm of the scale, move along x, y
-    light: Tensor  # [B, 4] ambient, diffuse (0..1), x and y of the light (x, y, -1), image's camera
+    light: Tensor  # [B, 4] ambient, diffuse, x and y of the light (x, y, -1), image's camera
 
 
 class Seen(NamedTuple):
@@ -97,6 +98,14 @@ def _up(channels_in: int, channels_out: int) -> list[nn.Module]:
     ]
 
 
+def _near_zero(layer: nn.Conv2d | nn.Linear) -> nn.Module:
+    """The layer, whose outputs start near 0."""
+    nn.init.normal_(layer.weight, std=1e-3)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
 def _levels(image_size: int) -> int:
     """Halvings from the image's side to 4 pixels."""
     levels = round(math.log2(image_size / 4))
@@ -114,9 +123,7 @@ class Encoder(nn.Module):
         widths = [4, *(width * 2 ** min(i, 2) for i in range(levels))]
         layers = [m for a, b in zip(widths, widths[1:], strict=False) for m in _down(a, b)]
         self.features = nn.Sequential(*layers, nn.Flatten())
-        self.last = nn.Linear(16 * widths[-1], outputs)
-        nn.init.normal_(self.last.weight, std=1e-3)
-        nn.init.zeros_(self.last.bias)
+        self.last = _near_zero(nn.Linear(16 * widths[-1], outputs))
 
     def forward(self, image: Tensor) -> Tensor:
         return float32_apply(self.last, self.features(2 * image - 1))
@@ -142,9 +149,7 @@ class Hourglass(nn.Module):
             nn.LeakyReLU(0.2),
             *(m for a, b in zip(back, back[1:], strict=False) for m in _up(a, b)),
         )
-        self.last = nn.Conv2d(width, outputs, 5, 1, 2)
-        nn.init.normal_(self.last.weight, std=1e-3)
-        nn.init.zeros_(self.last.bias)
+        self.last = _near_zero(nn.Conv2d(width, outputs, 5, 1, 2))
 
     def forward(self, image: Tensor) -> Tensor:
         return float32_apply(self.last, self.features(2 * image - 1))
@@ -163,6 +168,12 @@ def first_depth(side: int, fov: float, prior: str) -> Tensor:
     across = ((torch.arange(side) + 0.5) / side * 2 - 1) * math.tan(math.radians(fov) / 2)
     height = 1 - (across**2 + across[:, None] ** 2) / RADIUS**2
     return torch.where(height > 0, 1 - RADIUS * height.clamp(min=0).sqrt(), BACK)
+
+
+def lamp(towards: Tensor) -> Tensor:
+    """Lights [B, 4] with these x and y [B, 2]."""
+    level = torch.full_like(towards[:, :1], AMBIENT)
+    return torch.cat([level, 1 - level, towards], 1)
 
 
 def added(first: Tensor, raw: Tensor) -> Tensor:
@@ -268,6 +279,7 @@ class PhotoGeometric(nn.Module):
 
     start: Tensor
     lens: Tensor
+    edge: Tensor
 
     def __init__(
         self,
@@ -287,27 +299,26 @@ class PhotoGeometric(nn.Module):
         self.depth = Hourglass(sizes.width, sizes.code, image_size, 1)
         self.albedo = Hourglass(sizes.width, sizes.code, image_size, 4)
         self.view = Encoder(sizes.half, image_size, 5)
-        self.light = Encoder(sizes.half, image_size, 4)
+        self.light = Encoder(sizes.half, image_size, 2)
         self.register_buffer("start", first_depth(image_size, fov, prior), persistent=False)
         self.register_buffer("lens", intrinsics(image_size, fov), persistent=False)
         edge = F.pad(torch.zeros(image_size - 2, image_size - 2), (1, 1, 1, 1), value=1.0)
         self.register_buffer("edge", edge.bool(), persistent=False)
 
-    def canonical_depth(self, image: Tensor) -> Tensor:
-        """[B, H, W] within REACH of 1; the map's edge lies far behind, as in Unsup3D."""
-        depth = added(self.start, self.depth(image)[:, 0])
-        return depth if self.own_view else torch.where(self.edge, BACK, depth)
-
     def parts(self, image: Tensor) -> Parts:
         """What the four networks say of images [B, 4, S, S]: colours on white, alpha."""
-        depth = self.canonical_depth(image)
+        depth = added(self.start, self.depth(image)[:, 0])
         paint = self.albedo(image)
-        # alpha starts as the ellipsoid's outline, loosely.
+        # alpha starts as the ellipsoid's outline, loosely. Nothing at the map's edge, so that
+        # objects are made to fit into it.
         outline = torch.where(self.start < 1, 1.0, -1.0)
-        shine = self.light(image)
-        light = torch.cat([torch.sigmoid(shine[:, :2]), 1.7 * torch.tanh(shine[:, 2:])], 1)
-        albedo, alpha = torch.sigmoid(paint[:, :3]), torch.sigmoid(paint[:, 3:] + outline)
-        return Parts(depth, albedo, alpha, self.viewpoint(image), light)
+        alpha = torch.where(self.edge, 0, torch.sigmoid(paint[:, 3:] + outline))
+        if not self.own_view:
+            # What is no object lies behind: it must not hide parts of one.
+            share = (2 * alpha.detach()[:, 0] - 0.5).clamp(0, 1)
+            depth = BACK + share * (depth - BACK)
+        light = lamp(1.7 * torch.tanh(self.light(image)))
+        return Parts(depth, torch.sigmoid(paint[:, :3]), alpha, self.viewpoint(image), light)
 
     def viewpoint(self, image: Tensor) -> Tensor:
         """The view [B, 5] of images; of mirrored ones yaw and move across change their sign."""

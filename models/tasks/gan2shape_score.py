@@ -123,15 +123,15 @@ def score(
             found[name].append(judge(guesser(image), views, rows, lens))
         for name, values in turned.items():
             values.append(yaw_error(networks[name], views, rows).cpu())
-    values = {name: torch.cat(parts_) for name, parts_ in found.items()}
+    scores = {name: torch.cat(each) for name, each in found.items()}
     yaw = torch.rad2deg(views.yaw).cpu()
     header = describe(config, data, chosen, state)
-    results = tabulate(config, data, chosen, values, yaw[chosen].abs(), header)
+    results = tabulate(config, data, chosen, scores, yaw[chosen].abs(), header)
     results.header.append(describe_machine(device, commit))
     return Scored(
         results,
         [{"view": data.name(n), "yaw": short(yaw[n].item())} for n in chosen],
-        values,
+        scores,
         {name: torch.cat(each).mean().item() for name, each in turned.items()},
         _pictures(network, data, views, chosen),
     )
