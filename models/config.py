@@ -171,7 +171,7 @@ class Gan2Shape:
     # The same with the canonical maps mirrored: objects are taken for symmetric, as in Unsup3D.
     w_flipped: float = setting(0.5, at_least=0)
     w_view: float = setting(0.3, at_least=0)  # the views of a batch to the cameras' distribution
-    w_smooth: float = setting(0.01, at_least=0)  # second differences of the canonical depth
+    w_smooth: float = setting(0.05, at_least=0)  # second differences of the canonical depth
     # True depth and normals, which make a supervised network of the depth network: then it is the
     # depth of the image's own view, and no other term counts.
     w_depth: float = setting(0.0, at_least=0)

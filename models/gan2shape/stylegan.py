@@ -118,7 +118,7 @@ class Synthesis(nn.Module):
     def forward(self, w: Tensor) -> Tensor:
         x = self.first.expand(len(w), -1, -1, -1)
         x = rectify(self.convs[0](x, w[:, 0]))
-        image = self.colours[0](x, w[:, 1])
+        image: Tensor = self.colours[0](x, w[:, 1])
         for number in range(1, len(self.convs)):
             x = rectify(self.ups[number - 1](double(x), w[:, 2 * number - 1]))
             x = rectify(self.convs[number](x, w[:, 2 * number]))
