@@ -109,8 +109,7 @@ def test_opcheck(device):
     found = assign(x, y)
     for grad, lengths, reductions, needed in (
         (torch.rand((), device=device), (None, None), ("mean", "mean"), (True, True)),
-        (torch.rand(2, device=device), (n, m), ("sum", "none"), (False, True)),
-        (torch.rand(2, 10, device=device), (n, None), ("none", "mean"), (True, False)),
+        (torch.rand(2, 10, device=device), (n, m), ("none", "mean"), (False, True)),
     ):
         args = (grad, x, y, *lengths, found.idx, found.cost, False, *reductions, *needed)
         torch.library.opcheck(op, args)
