@@ -41,3 +41,31 @@ def assert_same_bits(x, y):
         alone = assign(x[b], y[b])
         assert torch.equal(alone.idx, together.idx[b])
         assert torch.equal(alone.price, together.price[b])
+
+
+def matched_costs(cost, found):
+    """The matched costs [B, min(N, M)] in float64 of one-to-one matchings, on the CPU."""
+    rows = []
+    for c, idx in zip(cost.cpu().double(), found.idx.cpu(), strict=True):
+        partner = idx[idx >= 0]
+        assert len(partner) == len(partner.unique()) == min(c.shape)
+        rows.append(c[idx >= 0, partner])
+    return torch.stack(rows)
+
+
+def assert_matched(cost, found, rtol):
+    """One-to-one, with a certificate that covers the true gap and that anybody can check."""
+    costs, best = matched_costs(cost, found), reference.least_cost(cost)
+    mean, size = costs.mean(1), costs.abs().mean(1)
+    torch.testing.assert_close(found.cost.cpu(), mean, rtol=1e-9, atol=1e-9 * size.max().item())
+    gap = found.gap.cpu()
+    # The roundings of scipy, and of the sums here, are the only allowance.
+    assert (mean - best <= (gap + 1e-12) * size).all()
+    assert (mean - best >= -1e-12 * size).all()
+    c, price = cost.cpu().double(), found.price.cpu()
+    c = c if c.shape[1] <= c.shape[2] else c.mT
+    assert (price >= 0).all()
+    bound = ((c + price.unsqueeze(1)).amin(2).sum(1) - price.sum(1)) / c.shape[1]
+    assert (mean - bound <= (gap + 1e-12) * size + 1e-12 * price.amax(1)).all()
+    assert found.converged.all()
+    assert ((gap <= rtol) | (gap * size <= 1e-9 * c[c.isfinite()].abs().max())).all()

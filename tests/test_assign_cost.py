@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from certificates import assert_matched, matched_costs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,41 +48,13 @@ SIZES = [(3, 1, 1), (3, 2, 2), (2, 7, 7), (2, 1, 9), (2, 33, 40), (2, 40, 33), (
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
 
 
-def matched(cost, found):
-    """The matched costs [B, min(N, M)] in float64 of one-to-one matchings, on the CPU."""
-    rows = []
-    for c, idx in zip(cost.cpu().double(), found.idx.cpu(), strict=True):
-        partner = idx[idx >= 0]
-        assert len(partner) == len(partner.unique()) == min(c.shape)
-        rows.append(c[idx >= 0, partner])
-    return torch.stack(rows)
-
-
-def assert_valid(cost, found, rtol, atol=0.0):
-    """One-to-one, with a certificate that covers the true gap and that anybody can check."""
-    costs, best = matched(cost, found), reference.least_cost(cost)
-    mean, size = costs.mean(1), costs.abs().mean(1)
-    torch.testing.assert_close(found.cost.cpu(), mean, rtol=1e-9, atol=1e-9 * size.max().item())
-    gap = found.gap.cpu()
-    # The roundings of scipy, and of the sums here, are the only allowance.
-    assert (mean - best <= (gap + 1e-12) * size).all()
-    assert (mean - best >= -1e-12 * size).all()
-    c, price = cost.cpu().double(), found.price.cpu()
-    c = c if c.shape[1] <= c.shape[2] else c.mT
-    assert (price >= 0).all()
-    bound = ((c + price.unsqueeze(1)).amin(2).sum(1) - price.sum(1)) / c.shape[1]
-    assert (mean - bound <= (gap + 1e-12) * size + 1e-12 * price.amax(1)).all()
-    assert found.converged.all()
-    assert ((gap <= rtol) | (gap * size <= max(atol, 1e-9 * c[c.isfinite()].abs().max()))).all()
-
-
 @every_kind
 def test_certified_against_the_optimum(kind, device, dtype):
     for size in SIZES:
         cost = kind(*size).to(device, dtype)
         feasible = reference.least_cost(cost).isfinite().to(device)
         for rtol in (1e-1, 1e-3, 0):
-            assert_valid(cost[feasible], assign(cost=cost[feasible], rtol=rtol), rtol)
+            assert_matched(cost[feasible], assign(cost=cost[feasible], rtol=rtol), rtol)
 
 
 @every_kind
@@ -89,7 +62,7 @@ def test_optimum_in_float64(kind, device):
     cost = kind(2, 60, 60).to(device)
     found = assign(cost=cost, rtol=0)
     best = reference.least_cost(cost)
-    size = matched(cost, found).abs().mean(1).max().item()
+    size = matched_costs(cost, found).abs().mean(1).max().item()
     torch.testing.assert_close(found.cost.cpu(), best, rtol=0, atol=1e-12 * size)
     assert found.converged.all()
 
@@ -101,7 +74,7 @@ def test_any_small_matrix_property(device, seed, n, m, kind, forbidden, rtol):
     cost = torch.where(torch.rand(1, n, m) < forbidden, torch.inf, kind(1, n, m)).to(device)
     found = assign(cost=cost, rtol=rtol)
     if reference.least_cost(cost).isfinite():
-        assert_valid(cost, found, rtol)
+        assert_matched(cost, found, rtol)
     else:
         assert_infeasible(found)
 
@@ -128,7 +101,7 @@ def test_infeasible(sizes, device, dtype):
     inside[3, -2:, 1:] = torch.inf
     found = assign(cost=cost)
     assert_infeasible(type(found)(*(t[:4] for t in found)))
-    assert_valid(cost[4:], type(found)(*(t[4:] for t in found)), 1e-2)
+    assert_matched(cost[4:], type(found)(*(t[4:] for t in found)), 1e-2)
 
 
 def test_a_matching_that_forbidden_pairs_leave_is_found(device):
@@ -147,7 +120,7 @@ def test_a_matching_that_forbidden_pairs_leave_is_found(device):
 def test_a_bound_on_rounds_may_end_the_search(device):
     cost = gauss(1, 50, 50).to(device)
     found = assign(cost=cost, rtol=1e-6, max_rounds=2)
-    matched(cost, found)
+    matched_costs(cost, found)
     assert not found.converged
     cost[:, 1:, 1:] = torch.inf  # all but one compete for one column
     assert_infeasible(assign(cost=cost, max_rounds=1))
@@ -161,7 +134,7 @@ def test_costs_that_cannot_be_judged(value, device, dtype):
     assert found.cost[:2].isnan().all()
     assert found.gap[:2].isinf().all()
     assert found.converged.tolist() == [False, False, True]
-    matched(cost, found)
+    matched_costs(cost, found)
 
 
 @pytest.mark.sanitize
@@ -216,10 +189,10 @@ def test_a_warm_start_saves_rounds(device):
     cold = assign(cost=cost, rtol=1e-3)
     moved = cost + 1e-5 * torch.randn_like(cost)
     warm = assign(cost=moved, rtol=1e-2, price=cold.price, idx=cold.idx)
-    assert_valid(moved, warm, 1e-2)
+    assert_matched(moved, warm, 1e-2)
     assert (warm.rounds < cold.rounds).all()
     wild = assign(cost=cost, price=torch.full_like(cold.price, torch.nan), idx=cold.idx + 7)
-    assert_valid(cost, wild, 1e-2)
+    assert_matched(cost, wild, 1e-2)
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e300])

@@ -8,10 +8,10 @@ held back at random while others go on.
 import numpy as np
 import pytest
 import torch
-from certificates import assert_valid
+from certificates import assert_matched, assert_valid
 from emulation import compiled, output
 
-from pointloss import Assignment
+from pointloss import Assignment, reference
 from pointloss.testing.clouds import (
     KINDS,
     blob,
@@ -35,21 +35,12 @@ def program(tmp_path_factory):
 
 
 def assign(program, x, y, *, schedule=QUIET, seed=0, blocks=1, long_ids=False, earlier=None, **how):
-    """As pointloss.assign, of one pair of clouds; whether the integer solver solved it; and the
-    rounds of the general solver after it."""
-    n, m = len(x), len(y)
+    """As pointloss.assign, of one pair of clouds, or of costs x if y is None; whether the integer
+    solver solved it; and the rounds of the general solver after it."""
+    n, m, dim = (*x.shape, 0) if y is None else (len(x), len(y), x.shape[1])
     options = {"squared": False, "rtol": 1e-2, "atol": 0.0, "max_rounds": 0, "deterministic": False}
-    numbers = [
-        n,
-        m,
-        x.shape[1],
-        *(options | how).values(),
-        blocks,
-        long_ids,
-        earlier is not None,
-        seed,
-    ]
-    given = [x.numpy(), y.numpy()]
+    numbers = [n, m, dim, *(options | how).values(), blocks, long_ids, earlier is not None, seed]
+    given = [x.numpy()] if y is None else [x.numpy(), y.numpy()]
     if earlier is not None:
         given += [earlier.price[0].numpy(), earlier.idx[0].numpy()]
     written = output(program, (*numbers, *schedule), given)
@@ -136,3 +127,33 @@ def test_warm_start(kind, program):
     earlier = check(program, x, y, rtol=1e-3)
     moved = x + 0.01 * torch.randn_like(x)
     check(program, moved, y, rtol=1e-3, earlier=earlier, schedule=SCHEDULES[0], seed=1)
+
+
+@pytest.mark.parametrize("sizes", [(31, 31), (37, 100)], ids=str)
+def test_atol_ends_the_integer_solvers(sizes, program):
+    x, y = make(surface, 1, *sizes)
+    cost = reference.optimal_cost(x, y)
+    found, solved, _ = assign(program, x[0], y[0], rtol=0.0, atol=1e-2)
+    assert solved
+    assert found.converged.all()
+    assert found.cost - cost <= found.gap * found.cost <= 1e-2
+
+
+@pytest.mark.parametrize("sizes", [(20, 20), (33, 12)], ids=str)
+def test_costs(sizes, program):
+    """Of any sign, with and without ties, and forbidden pairs."""
+    gauss, ties = torch.randn(sizes), torch.randint(-3, 4, sizes).float()
+    some = torch.where(torch.rand(sizes) < 0.3, torch.inf, gauss)
+    for cost in (gauss, ties, some):
+        found, *_ = assign(program, cost, None, schedule=SCHEDULES[2], seed=1)
+        assert_matched(cost[None], found, 1e-2)
+
+
+def test_costs_without_a_matching(program):
+    cost = torch.rand(20, 20)
+    cost[:8, 7:] = torch.inf  # eight share seven
+    found, *_ = assign(program, cost, None)
+    assert found.cost.isinf()
+    assert found.gap.isinf()
+    assert not found.converged
+    assert (found.idx == -1).all()
