@@ -30,6 +30,7 @@ OPS = {
     "f_score": lambda x, y, **options: f_score(x, y, 0.1, **options),
 }
 every_op = pytest.mark.parametrize("name", OPS)
+ANY_DIMENSION = ("assign", "emd")
 
 
 def cloud(*shape, device="cpu", dtype=torch.float32):
@@ -51,6 +52,8 @@ def test_transposed(name, device):
         OPS[name](x, x.transpose(1, 2))
     with pytest.raises(ValueError, match=r"did you mean x.transpose\(-1, -2\)"):
         OPS[name](x.transpose(1, 2), x)
+    if name in ANY_DIMENSION:
+        return
     with pytest.raises(ValueError, match=r"1 to 64 coordinates.*did you mean x.transpose"):
         OPS[name](x.transpose(1, 2), x.transpose(1, 2))
 

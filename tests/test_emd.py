@@ -132,6 +132,36 @@ def test_a_step_takes_few_ops(device):
     assert len(launches) <= 5, launches
 
 
+@pytest.mark.parametrize("squared", [False, True], ids=["plain", "squared"])
+def test_hundreds_of_dimensions(squared, device, dtype):
+    x, y = (
+        torch.randn(2, k, 300, device=device, dtype=dtype, requires_grad=True) for k in (20, 25)
+    )
+    value, found = emd(x, y, squared=squared, rtol=1e-6, batch_reduction="none",
+                       return_assignment=True)  # fmt: skip
+    best = reference.optimal_cost(x.detach(), y.detach(), squared)
+    torch.testing.assert_close(value.detach().cpu().double(), best, rtol=1e-5, atol=0)
+    value.sum().backward()
+    for b in range(2):
+        diff = (x[b] - y[b, found.idx[b]]).detach()
+        slope = 2 * diff if squared else diff / diff.norm(dim=1, keepdim=True)
+        torch.testing.assert_close(x.grad[b], slope / 20)
+        torch.testing.assert_close(y.grad[b, found.idx[b]], -slope / 20)
+
+
+def test_atol(device):
+    """In the unit of the value; EMDLoss has it too."""
+    x, y = make(surface, 2, 60, 60, device=device)
+    best = reference.optimal_cost(x, y)
+    for loss in (emd, EMDLoss(rtol=0, atol=1e-3, batch_reduction="none")):
+        how = {"rtol": 0, "atol": 1e-3, "batch_reduction": "none"} if loss is emd else {}
+        value = loss(x, y, **how).cpu()
+        assert (value - best <= 1e-3).all()
+        assert not torch.allclose(value.double(), best, rtol=1e-6)
+    with pytest.raises(ValueError, match="emd: atol must be a number >= 0, got -1"):
+        emd(x, y, atol=-1)
+
+
 def test_gradient_is_deterministic_and_the_pairs_direction(device, deterministic):
     x, y = make(surface, 2, 200, 200, device=device)
     x, y = x.requires_grad_(), y.requires_grad_()
