@@ -103,7 +103,7 @@ def _linear_assignment() -> Callable[[Tensor, Tensor], Tensor]:
     return lambda x, y: solve(torch.cdist(x, y))
 
 
-def _on_matrix(solve: Callable[[Any], Any]) -> Callable[[Tensor, Tensor], Tensor]:
+def _on_clouds(solve: Callable[[Any], Any]) -> Callable[[Tensor, Tensor], Tensor]:
     """A CPU solver of one matrix of distances, called once per cloud; returns each row's column."""
 
     def solve_all(x: Tensor, y: Tensor) -> Tensor:
@@ -113,30 +113,34 @@ def _on_matrix(solve: Callable[[Any], Any]) -> Callable[[Tensor, Tensor], Tensor
     return solve_all
 
 
-def _lapx() -> Callable[[Tensor, Tensor], Tensor]:
+def _on_costs(solve: Callable[[Any], Any]) -> Callable[[Tensor], Tensor]:
+    """The same of a batch of matrices of costs."""
+    return lambda cost: torch.from_numpy(np.stack([solve(c) for c in cost.double().numpy()]))
+
+
+def _scipy() -> Callable[[Any], Any]:
+    return lambda matrix: linear_sum_assignment(matrix)[1]
+
+
+def _lapx() -> Callable[[Any], Any]:
     solve = importlib.import_module("lap").lapjvr
-    return _on_matrix(lambda matrix: solve(matrix)[2])
+    return lambda matrix: solve(matrix)[2]
 
 
-def _laprust() -> Callable[[Tensor, Tensor], Tensor]:
+def _laprust() -> Callable[[Any], Any]:
     solve = importlib.import_module("laprust").lapjv
-    return _on_matrix(lambda matrix: solve(matrix)[2])
+    return lambda matrix: solve(matrix)[2]
 
 
-def _pot() -> Callable[[Tensor, Tensor], Tensor]:
+def _pot() -> Callable[[Any], Any]:
     """POT's network simplex, which is faster than the others where the clouds are far apart."""
     solve = importlib.import_module("ot").emd
-    return _on_matrix(lambda matrix: solve([], [], matrix).argmax(1))
+    return lambda matrix: solve([], [], matrix).argmax(1)
 
 
 _NEAREST = {"pytorch3d": _pytorch3d, "kaolin": _kaolin, "ChamferDistancePytorch": _chamfer3d}
-_ASSIGN = {
-    "MSN emd": _msn_emd,
-    "torch_linear_assignment": _linear_assignment,
-    "lapx": _lapx,
-    "laprust": _laprust,
-    "POT": _pot,
-}
+_ASSIGN = {"MSN emd": _msn_emd, "torch_linear_assignment": _linear_assignment}
+_COSTS = {"scipy": _scipy, "lapx": _lapx, "laprust": _laprust, "POT": _pot}
 
 
 def nearest_peers() -> dict[str, Callable[[Tensor, Tensor], Both]]:
@@ -146,7 +150,14 @@ def nearest_peers() -> dict[str, Callable[[Tensor, Tensor], Both]]:
 
 def assign_peers() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
     """Likewise those of assign; they return the partners [B, N]."""
-    return _importable(_ASSIGN)
+    on_matrix = {name: _on_clouds(solve) for name, solve in _importable(_COSTS).items()}
+    del on_matrix["scipy"]  # test_scipy measures it, in turns
+    return _importable(_ASSIGN) | on_matrix
+
+
+def cost_peers() -> dict[str, Callable[[Tensor], Tensor]]:
+    """Solvers of matrices of costs [B, N, M] on the CPU, likewise."""
+    return {name: _on_costs(solve) for name, solve in _importable(_COSTS).items()}
 
 
 def _importable(loaders: dict[str, Callable[[], Any]]) -> dict[str, Any]:

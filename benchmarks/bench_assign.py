@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Assignment: time, certified gap, true error where scipy can tell, one-to-one or not.
+"""Assignment, of clouds and by costs: time, certified gap, true error where scipy can tell,
+one-to-one or not.
 
     pytest -rs benchmarks/bench_assign.py --benchmark-only --benchmark-json=FILE
     python -m benchmarks.report FILE --plots FOLDER
@@ -28,7 +29,8 @@ SIZES = [(64, 1024), (32, 4096), (8, 8192), (1, 16384), (1, 65536), (1, 131072)]
 CASES += [(kind, batch, points, 1e-2) for batch, points in SIZES for kind in TYPICAL]
 # The smaller cloud and the larger: one point more, one in a hundred, and predictions in a scan.
 UNEQUAL = [(1024, 2048), (2048, 2049), (2028, 2048), (2048, 3072), (2048, 16384)]
-PEERS = baselines.assign_peers()
+PEERS, COST_PEERS = baselines.assign_peers(), baselines.cost_peers()
+COSTS = [(1, 1024), (1, 2048), (32, 512)]  # batch, rows and columns
 
 
 def record(benchmark, method, kind, x, y, rtol, told):
@@ -118,6 +120,35 @@ def test_peer(benchmark, name, kind):
         "gap_to_our_bound": float((cost - bound) / cost),
     }
     record(benchmark, name, kind, x, y, RTOLS[0], told)
+
+
+every_cost = pytest.mark.parametrize(("batch", "rows"), COSTS, ids=[f"{b}x{n}" for b, n in COSTS])
+
+
+def record_costs(benchmark, method, cost, rtol, told):
+    benchmark.extra_info.update(
+        op="assign", method=method, kind="uniform costs", batch=len(cost), points=cost.shape[1],
+        rtol=rtol, **told,
+    )  # fmt: skip
+
+
+@every_cost
+@pytest.mark.parametrize("rtol", [RTOLS[0], RTOLS[-1]], ids="{:g}".format)
+def test_costs(benchmark, batch, rows, rtol):
+    """A matrix of costs drawn from 0 to 1."""
+    cost = torch.rand(batch, rows, rows, device=harness.device())
+    seconds, found = harness.measure(benchmark, lambda: assign(cost=cost, rtol=rtol), rounds=5)
+    record_costs(benchmark, "pointloss", cost, rtol, matching.cost_facts(cost, found, seconds))
+
+
+@every_cost
+@pytest.mark.parametrize("name", COST_PEERS)
+def test_cost_peer(benchmark, name, batch, rows):
+    """The same costs, which all of these solve exactly, on the CPU."""
+    cost = torch.rand(batch, rows, rows)
+    _, idx = harness.measure(benchmark, lambda: COST_PEERS[name](cost), rounds=1, warmup=0)
+    told = {"one_to_one": all(len(row.unique()) == rows for row in idx)}
+    record_costs(benchmark, name, cost, RTOLS[0], told)
 
 
 @pytest.mark.skipif(ON_GPU, reason="recorded on a machine without a GPU: minutes of one core")

@@ -46,6 +46,18 @@ def facts(
     """What a verified matching is worth: one-to-one, its certificate, its true error if known."""
     cost = reference.matching_cost(x, y, found.idx)  # raises unless it is one-to-one
     torch.testing.assert_close(found.cost.cpu(), cost, rtol=1e-9, atol=0)
+    return _told(found, best, seconds)
+
+
+def cost_facts(cost: Tensor, found: Assignment, seconds: float) -> dict[str, Any]:
+    """Likewise of a matching by square matrices of costs."""
+    mean = cost.double().gather(2, found.idx.unsqueeze(2)).mean((1, 2))
+    assert all(len(row.unique()) == len(row) for row in found.idx)
+    torch.testing.assert_close(found.cost, mean, rtol=1e-9, atol=0)
+    return _told(found, reference.least_cost(cost[:1])[0], seconds)
+
+
+def _told(found: Assignment, best: Tensor | None, seconds: float) -> dict[str, Any]:
     rounds = int(found.rounds.max())
     told = {
         "certified_gap": float(found.gap.max()),
@@ -56,7 +68,8 @@ def facts(
         "us_a_round": 1e6 * seconds / max(1, rounds),
     }
     if best is not None:
-        error = (cost[0] - best) / cost[0].clamp_min(1e-300)
+        cost = found.cost[0].cpu()
+        error = (cost - best) / cost.clamp_min(1e-300)
         assert -1e-12 <= error <= found.gap[0].cpu() + 1e-12
         told["true_error"] = float(error)
     return told
