@@ -7,8 +7,8 @@
 
 #include <string>
 
-// x [B, N, D], y [B, M, D], lengths int64 [B]; of assign without y, x are costs [B, N, M]. What each result means is told in the docstrings of
-// pointloss/ops/; the schemas only fix the order.
+// x [B, N, D], y [B, M, D], lengths int64 [B]; of assign without y, x are costs [B, N, M]. What
+// each result means is told in the docstrings of pointloss/ops/; the schemas only fix the order.
 STABLE_TORCH_LIBRARY(pointloss, m) {
   m.def(
       "nearest(Tensor x, Tensor y, Tensor? x_lengths, Tensor? y_lengths, int norm, bool both, "
@@ -34,7 +34,8 @@ STABLE_TORCH_LIBRARY(pointloss, m) {
       "bool need_x, bool need_y, bool deterministic) -> (Tensor, Tensor)");
   m.def(
       "assign(Tensor x, Tensor? y, Tensor? x_lengths, Tensor? y_lengths, bool squared, float rtol, "
-      "float atol, Tensor? price, Tensor? idx, int max_rounds, bool deterministic) -> (Tensor new_idx, "
+      "float atol, Tensor? price, Tensor? idx, int max_rounds, bool deterministic) -> (Tensor "
+      "new_idx, "
       "Tensor cost, Tensor gap, Tensor new_price, Tensor rounds, Tensor converged)");
   m.def(
       "emd_backward(Tensor grad, Tensor x, Tensor y, Tensor? x_lengths, Tensor? y_lengths, "

@@ -61,7 +61,8 @@ struct AssignBatch : AssignSettings, AssignResults {
 constexpr double kAssignTheta = 5.0;
 // Where every nearest cost is 0, eps begins at this part of the cost of pairing point i with i.
 constexpr double kAssignOpeningPart = 0x1p-12;
-// Where the bidders of a matrix have several best objects, eps begins at this part of the mean cost.
+// Where the bidders of a matrix have several best objects, eps begins at this part of the mean
+// cost.
 constexpr double kAssignMatrixPart = 0x1p-12;
 // A warm start begins this much finer than a cold one (which begins at the mean nearest cost).
 constexpr double kAssignWarmRatio = 20.0;
@@ -199,7 +200,7 @@ POINTLOSS_HD double assign_gap(AssignPrimal primal, double row_sum, double price
   const double gap = (upper - (lower > 0.0 ? lower : 0.0)) / (primal.size * (1.0 - rel));
   exact = 2.0 * (kAssignEpsFloor + rel) * (row_sum + price_sum) + 2.0 * tiny;
   exact = fmin(exact, kAssignExactEnough * fmax(primal.cost, primal.size)) / primal.size;
-  exact = fmax(exact, 4.0 * kUnitRoundoff);  // of costs that are nearly their bidders' least
+  exact = fmax(exact, 4.0 * kUnitRoundoff);      // of costs that are nearly their bidders' least
   const double most = dim > 0 ? 1.0 : INFINITY;  // no distance is below 0, but a cost may be
   return gap < most ? gap * (1.0 + 4.0 * kUnitRoundoff) : gap == gap ? most : INFINITY;
 }

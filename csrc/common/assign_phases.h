@@ -3,8 +3,8 @@
 //
 // Method: eps-scaling after D. P. Bertsekas (see assign.h). A phase assigns every bidder within eps
 // of its best value; the bidders' slack then estimates the gap, and eps falls until the certificate
-// meets its tolerance, or until a finer eps would drown in the digits of the values. Scans are in S: float
-// while eps is coarse enough for it, double after that.
+// meets its tolerance, or until a finer eps would drown in the digits of the values. Scans are in
+// S: float while eps is coarse enough for it, double after that.
 #pragma once
 
 #include "assign.h"
@@ -22,8 +22,7 @@ struct AssignSlack {
 // Of this many bidders: the sum of their slack, and mean, median and largest of their best values.
 POINTLOSS_HD AssignSlack assign_slack(double slack_sum, AssignPrimal primal, int64_t bidders,
                                       AssignTolerance tolerance, double mean, double median,
-                                      double largest, double float_floor,
-                                      bool float_exact) {
+                                      double largest, double float_floor, bool float_exact) {
   AssignSlack slack;
   slack.gap = primal.cost > 0.0 ? slack_sum / primal.size : 0.0;
   slack.target = tolerance.relative(primal.size / static_cast<double>(bidders));
@@ -40,13 +39,13 @@ enum class AssignOutcome {
   kInfeasible    // not every bidder can have an object
 };
 
-// Phases at eps, eps / 5, ... Leaves the assignment complete if the outcome is kDone or kStopped, and
-// then `gap` is certified. `bid_limit` bounds the first phase (negative: no bound).
+// Phases at eps, eps / 5, ... Leaves the assignment complete if the outcome is kDone or kStopped,
+// and then `gap` is certified. `bid_limit` bounds the first phase (negative: no bound).
 //
 // auction.run_phase(S(0), eps, round_limit, bid_limit) assigns every bidder, or returns false if a
-// bound was hit or none is feasible(); measure_slack(S(0), tolerance) and certify() say what it is worth; keep_phase() remembers it,
-// drop_slack(eps) takes its object from every bidder that is not within eps, restore_or_complete()
-// makes an assignment of a phase that was cut short.
+// bound was hit or none is feasible(); measure_slack(S(0), tolerance) and certify() say what it is
+// worth; keep_phase() remembers it, drop_slack(eps) takes its object from every bidder that is not
+// within eps, restore_or_complete() makes an assignment of a phase that was cut short.
 #ifdef __CUDACC__
 #pragma nv_exec_check_disable  // whoever calls this on a GPU has an auction of the GPU
 #endif

@@ -46,8 +46,8 @@ AssignTensors assign_cpu(Tensor x, std::optional<Tensor> y, std::optional<Tensor
                          std::optional<Tensor> y_lengths, bool squared, double rtol, double atol,
                          std::optional<Tensor> price, std::optional<Tensor> idx, int64_t max_rounds,
                          bool deterministic) {
-  AssignCall call = check_assign(x, y, x_lengths, y_lengths, squared, rtol, atol, price, idx, max_rounds,
-                                 deterministic);
+  AssignCall call = check_assign(x, y, x_lengths, y_lengths, squared, rtol, atol, price, idx,
+                                 max_rounds, deterministic);
   x.scalar_type() == ScalarType::Float ? assign_typed<float>(call) : assign_typed<double>(call);
   return call.results();
 }

@@ -21,8 +21,8 @@ AssignTensors assign_cuda(Tensor x, std::optional<Tensor> y, std::optional<Tenso
                           std::optional<Tensor> price, std::optional<Tensor> idx,
                           int64_t max_rounds, bool deterministic) {
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  AssignCall call = check_assign(x, y, x_lengths, y_lengths, squared, rtol, atol, price, idx, max_rounds,
-                                 deterministic);
+  AssignCall call = check_assign(x, y, x_lengths, y_lengths, squared, rtol, atol, price, idx,
+                                 max_rounds, deterministic);
   if (call.size.B > 0) {
     x.scalar_type() == ScalarType::Float ? assign_typed<float>(call) : assign_typed<double>(call);
   }

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
 // Assigns one pair of clouds as csrc/cuda/assign/kernels.cuh does, in the emulator.
 //
-//   assign N M D squared rtol atol max_rounds deterministic blocks long_ids warm seed stop hold turns
+//   assign N M D squared rtol atol max_rounds deterministic blocks long_ids warm seed stop hold
+//   turns
 //
-// reads x [N, D] and y [M, D], or costs [N, M] if D is 0, in float32 from the standard input, if `warm` then price [max(N, M)]
-// in float64 and idx [N] in int64, and writes idx [N], price [max(N, M)], and in float64 cost, gap,
-// rounds, converged, whether the integer solver solved it, and how many of the rounds came after
-// that. `blocks` solve the cloud, with ids of 32 bits if `long_ids`.
+// reads x [N, D] and y [M, D], or costs [N, M] if D is 0, in float32 from the standard input, if
+// `warm` then price [max(N, M)] in float64 and idx [N] in int64, and writes idx [N], price [max(N,
+// M)], and in float64 cost, gap, rounds, converged, whether the integer solver solved it, and how
+// many of the rounds came after that. `blocks` solve the cloud, with ids of 32 bits if `long_ids`.
 #include "../../csrc/cuda/assign/kernels.cuh"
 #include "program.h"
 

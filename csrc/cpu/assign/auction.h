@@ -282,8 +282,8 @@ void Auction<S>::refill() {
 }
 
 // Assigns every bidder; false when a bound was hit first, or when that is not feasible. A price war
-// in the first phase says that eps is too small to begin with, in a later one that paths are the way
-// out; so they are if pairs are forbidden, where the war may be over too few objects.
+// in the first phase says that eps is too small to begin with, in a later one that paths are the
+// way out; so they are if pairs are forbidden, where the war may be over too few objects.
 template <typename S>
 bool Auction<S>::run_phase(S, double& eps, int64_t round_limit, int64_t bid_limit) {
   queue_.clear();

@@ -38,8 +38,8 @@ class Paths {
         from_(frame.objects),
         settled_(frame.objects) {}
 
-  // Gives every bidder and every phantom an object; false when the bound on rounds was hit first, or
-  // when there is no object for a bidder: a search that ends so changes nothing.
+  // Gives every bidder and every phantom an object; false when the bound on rounds was hit first,
+  // or when there is no object for a bidder: a search that ends so changes nothing.
   bool finish(int64_t round_limit) {
     for (int32_t i = 0; i < frame_.bidders; ++i) {
       if (state_.partner[i] >= 0) continue;
@@ -75,7 +75,7 @@ class Paths {
 
   const Frame& frame_;
   State& state_;
-  std::vector<double> point_;   // of the bidder that steps: coordinates, or its row of a matrix
+  std::vector<double> point_;  // of the bidder that steps: coordinates, or its row of a matrix
   std::vector<double> values_;
   std::vector<double> distance_;  // [objects] from the source, as far as known
   std::vector<int32_t> from_;     // [objects] the bidder that the last step comes from

@@ -133,8 +133,8 @@ bool scale_clouds(const T* bidder, const T* object, Frame& frame) {
   return true;
 }
 
-// Scales a matrix of costs as given, of which `frame` has the sizes. Returns false when a cost is NaN
-// or -infinity.
+// Scales a matrix of costs as given, of which `frame` has the sizes. Returns false when a cost is
+// NaN or -infinity.
 inline bool scale_costs(const AssignMatrix& given, Frame& frame) {
   frame.float_exact = true;  // relative to themselves, which is what float scans round
   frame.least.assign(frame.bidders, INFINITY);

@@ -59,7 +59,8 @@ enum class Opening { kCold, kWarm, kHolds };
 // clouds, bidders who are within eps of their best begin with their object.
 template <typename S>
 Opening open_warm(const Frame& frame, const double* price_in, const int64_t* idx_in,
-                  AssignTolerance tolerance, double nearest, Auction<S>& auction, State& state, double& eps, double& gap) {
+                  AssignTolerance tolerance, double nearest, Auction<S>& auction, State& state,
+                  double& eps, double& gap) {
   load_prices(frame, price_in, state);
   auction.refresh_prices();
   if (idx_in != nullptr) {

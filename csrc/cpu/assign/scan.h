@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Scans of the CPU assignment solver: values v_j = c_ij + max(p_j, level) of one bidder, given by its
-// coordinates or, if there are none (dim 0), by its row c_i of a matrix.
+// Scans of the CPU assignment solver: values v_j = c_ij + max(p_j, level) of one bidder, given by
+// its coordinates or, if there are none (dim 0), by its row c_i of a matrix.
 //
 // A full scan writes all v_j and returns a threshold that some 20 to 60 of them do not pass; these
 // become the bidder's candidates. Prices only rise, so as long as the best candidate is not worse

@@ -20,8 +20,8 @@ struct AssignProblem {
   const T* x;
   const T* y;
   int64_t N, M, D;
-  int64_t n, m;            // valid lengths; any value is safe
-  bool squared;            // cost: squared distance instead of distance
+  int64_t n, m;  // valid lengths; any value is safe
+  bool squared;  // cost: squared distance instead of distance
   AssignTolerance tolerance;
   int64_t max_rounds;      // <= 0: default bound
   const double* price_in;  // [max(N, M)] warm start, any values; or null
@@ -111,8 +111,8 @@ inline double solve_frame(const Frame& frame, AssignTolerance tolerance, int64_t
   }
   Auction<double> auction(frame, state);
   const bool done = auction.run(eps, tolerance, limit, -1, gap) == AssignOutcome::kDone;
-  const bool retry = !done && gap > std::max(kAssignExactEnough, state.exact) &&
-                     state.feasible && state.rounds < limit;
+  const bool retry = !done && gap > std::max(kAssignExactEnough, state.exact) && state.feasible &&
+                     state.rounds < limit;
   return retry ? retry_by_paths(frame, limit, auction, state, gap) : gap;
 }
 
@@ -194,8 +194,8 @@ bool solve_pairs(const AssignProblem<T>& problem, Interrupt& interrupt, AssignRe
     take_identity(frame, state);
     result.gap = 0.0;
   } else if (state.feasible) {
-    result.gap = solve_frame(frame, tolerance, problem.max_rounds, problem.price_in,
-                             problem.idx_in, state);
+    result.gap =
+        solve_frame(frame, tolerance, problem.max_rounds, problem.price_in, problem.idx_in, state);
   }
   report(frame, state, tolerance, exponent, result, enough);
   return true;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
 // Certified assignment of a batch of point clouds on CUDA: the kernels, in the order of a call.
 //
-// prepare scales the clouds or costs. Two integer solvers, each with a cluster of blocks per pair, take what
-// they support: integer/equal.cuh (nearly) equal sizes, integer/unequal.cuh the others. finish, one
-// block per pair, certifies what those leave; the general solver (general/auction.cuh) goes on
-// where they do not suffice. Nothing is allocated and nothing returns to the host. Bad input never
-// hangs: a length outside [0, N] or [0, M] gives idx -1, a non-finite coordinate or a cost of NaN or
-// -infinity an arbitrary injection, all with cost NaN and gap infinity; costs without a matching give
-// idx -1, with cost and gap infinity. Never to be compiled with fast math: the
-// certificate counts correct roundings.
+// prepare scales the clouds or costs. Two integer solvers, each with a cluster of blocks per pair,
+// take what they support: integer/equal.cuh (nearly) equal sizes, integer/unequal.cuh the others.
+// finish, one block per pair, certifies what those leave; the general solver (general/auction.cuh)
+// goes on where they do not suffice. Nothing is allocated and nothing returns to the host. Bad
+// input never hangs: a length outside [0, N] or [0, M] gives idx -1, a non-finite coordinate or a
+// cost of NaN or -infinity an arbitrary injection, all with cost NaN and gap infinity; costs
+// without a matching give idx -1, with cost and gap infinity. Never to be compiled with fast math:
+// the certificate counts correct roundings.
 //
 // A kernel is a loop of its function for one pair, which tests/emulator/assign.cpp calls as well.
 #pragma once
@@ -146,8 +146,8 @@ __global__ void __launch_bounds__(kIntegerThreads)
   }
 }
 
-// The matching and the prices that the general solver has found, in the input's units. Where the gap
-// is that to the least costs of a matrix's bidders, no prices prove it, and those tried less.
+// The matching and the prices that the general solver has found, in the input's units. Where the
+// gap is that to the least costs of a matrix's bidders, no prices prove it, and those tried less.
 __device__ inline void store(const AssignPlan& plan, const AssignResults& results,
                              const Certificate& found, int64_t b, bool swapped, int units,
                              double gap) {
@@ -162,7 +162,8 @@ __device__ inline void store(const AssignPlan& plan, const AssignResults& result
   }
 }
 
-// Whether `idx` has pairs of points that do not coincide, or costs that are not their bidder's least.
+// Whether `idx` has pairs of points that do not coincide, or costs that are not their bidder's
+// least.
 __device__ inline bool has_apart(const AssignPlan& plan, const PairArrays& c, const void* x,
                                  const void* y, int64_t b, bool swapped, const int64_t* idx,
                                  BlockShared& shared) {

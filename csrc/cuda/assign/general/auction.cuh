@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The general assignment solver of one pair of point clouds, by one thread block: any dimension,
-// any ratio of sizes, any range of costs, a matrix of costs; also certifies what the integer solvers
-// leave.
+// any ratio of sizes, any range of costs, a matrix of costs; also certifies what the integer
+// solvers leave.
 //
 // Problem and dual: common/assign.h. Bidders are the points of the smaller cloud.
 // Method: Jacobi auction with eps-scaling. In a round every unassigned bidder bids for its best
@@ -343,8 +343,8 @@ struct Auction : Certificate {
     return gap;
   }
 
-  // The eps of a cold start for a matrix, whose bidders' least costs are 0: the mean of what a second
-  // best is worse by, or where bidders have several best objects a part of the mean cost.
+  // The eps of a cold start for a matrix, whose bidders' least costs are 0: the mean of what a
+  // second best is worse by, or where bidders have several best objects a part of the mean cost.
   __device__ __noinline__ double matrix_eps() {
     for (int64_t i = threadIdx.x / 32; i < c.K; i += kGeneralWarps) {
       const BestTwo<float> top = warp_best<float>(i, 0, 1);
@@ -352,12 +352,10 @@ struct Auction : Certificate {
     }
     __syncthreads();
     const auto mean_finite = [&](int64_t count, auto term) {
-      const double sum = block_over(shared, count, 0.0, Sum(), [&](int64_t k) {
-        return term(k) < INFINITY ? term(k) : 0.0;
-      });
-      const double finite = block_over(shared, count, 0.0, Sum(), [&](int64_t k) {
-        return term(k) < INFINITY ? 1.0 : 0.0;
-      });
+      const double sum = block_over(shared, count, 0.0, Sum(),
+                                    [&](int64_t k) { return term(k) < INFINITY ? term(k) : 0.0; });
+      const double finite = block_over(shared, count, 0.0, Sum(),
+                                       [&](int64_t k) { return term(k) < INFINITY ? 1.0 : 0.0; });
       return finite > 0.0 ? sum / finite : 0.0;
     };
     const double second = mean_finite(c.K, [&](int64_t i) { return c.slack[i]; });

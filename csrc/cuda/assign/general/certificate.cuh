@@ -3,7 +3,8 @@
 // thread block.
 //
 // Dual and certified gap: common/assign.h. The gap is computed in float64 from nothing but
-// coordinates or costs, prices and partners. Float scans filter which objects can give a row minimum.
+// coordinates or costs, prices and partners. Float scans filter which objects can give a row
+// minimum.
 #pragma once
 
 #include "block.cuh"
@@ -18,10 +19,10 @@ struct Certificate {
   // With more objects than bidders, L - K identical dummy bidders of cost 0 are represented by one
   // number: the common price of their objects, and a lower bound on all prices.
   double level = 0.0;
-  double mean_cost = 0.0;  // of the assignment that was measured last
-  double mean_size = 0.0;  // of its costs, |c|: of distances the same
+  double mean_cost = 0.0;   // of the assignment that was measured last
+  double mean_size = 0.0;   // of its costs, |c|: of distances the same
   double mean_above = 0.0;  // of its costs above the bidders' least: of distances the same
-  double exact = 0.0;      // the gap of the last certificate that is as good as 0
+  double exact = 0.0;       // the gap of the last certificate that is as good as 0
 
   __device__ double cost(int64_t i, int64_t j) const {
     if (c.dim == 0) return c.matrix.above(i, j, c.least[i]);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Scales a pair of clouds, or a matrix of costs, by a power of two, so that squares stay in range and
-// nothing is rounded.
+// Scales a pair of clouds, or a matrix of costs, by a power of two, so that squares stay in range
+// and nothing is rounded.
 #pragma once
 
 #include "../workspace.cuh"

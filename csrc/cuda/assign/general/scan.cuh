@@ -57,7 +57,8 @@ __device__ __forceinline__ void scan_values(const PairArrays& c, S level, int64_
       sum = fma(t, t, sum);
     }
     const S p = a.price[j];
-    use(j, (kDim == kRowOfCosts || squared ? sum : ScanArrays<S>::root(sum)) + (p > level ? p : level));
+    use(j, (kDim == kRowOfCosts || squared ? sum : ScanArrays<S>::root(sum)) +
+               (p > level ? p : level));
   }
 }
 

@@ -231,8 +231,8 @@ struct EqualSolver {
     eps = max(1, static_cast<int>(fmin(value, static_cast<double>(kRaiseLimit))));
   }
 
-  // Phases from the first eps down until the integer gap is within its tolerance; false: a bound was
-  // hit, or the integers are too coarse.
+  // Phases from the first eps down until the integer gap is within its tolerance; false: a bound
+  // was hit, or the integers are too coarse.
   __device__ __forceinline__ bool phases(bool warm) {
     double next = open(warm), best = 1.0;  // eps of the next phase; greatest lower bound so far
     bool last_phase = false, abandoned = false;

@@ -46,7 +46,8 @@ struct IntegerInput {
   // Gap to aim at where the costs add up to `cost` units, in units: what is asked for less what
   // costs lose to rounding.
   __device__ __forceinline__ double tolerance(double cost) const {
-    const double most = fmax(asked.rtol * cost, asked.atol * static_cast<double>(1 << kCostBits) * K);
+    const double most =
+        fmax(asked.rtol * cost, asked.atol * static_cast<double>(1 << kCostBits) * K);
     return fmax(most * (1.0 - 0x1p-10) - 1e-7 * cost, 1e-7 * cost);
   }
   // The price given for object k, in units; 0 if it is no price, as NaN.
