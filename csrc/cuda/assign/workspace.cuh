@@ -44,16 +44,19 @@ struct PairHead {
   double eps;
 };
 
+// Rows of a matrix begin at multiples of 16 bytes. What is behind the last cost is infinite.
+__host__ __device__ constexpr int64_t row_stride(int64_t objects) { return (objects + 3) / 4 * 4; }
+
 // One pair of clouds, scaled by 2^-exponent, or a matrix of costs (dim 0); arrays as long as their
 // comment says.
 struct PairArrays {
   double *bidder, *object;     // [D, K], [D, L]
   float *bidder_f, *object_f;  // the same, double input with the centre taken off
   double* least;               // [K] of a matrix, as given
-  float* above_f;              // [K, L] of a matrix: how far above the least a cost is, scaled
+  float* above_f;              // [K, row_stride(L)] of a matrix: costs above the least, scaled
   AssignMatrix matrix;         // for the general solver
   double* price;               // [L]
-  float* price_f;              // [L]
+  float* price_f;              // [L], and as far as rows go
   int *owner, *partner;        // [L] bidder or -1; [K] object or -1
   double* best;                // [K] best value or row minimum of a bidder
   int* order;                  // [L] of an integer solver: objects along the curve
@@ -92,9 +95,9 @@ __host__ __device__ inline size_t lay_out(PairArrays& c, char* base) {
   arena.take(c.bidder_f, c.dim * c.K);
   arena.take(c.object_f, c.dim * c.L);
   arena.take(c.least, c.dim == 0 ? c.K : 0);
-  arena.take(c.above_f, c.dim == 0 ? c.K * c.L : 0);
+  arena.take(c.above_f, c.dim == 0 ? c.K * row_stride(c.L) : 0);
   arena.take(c.price, c.L);
-  arena.take(c.price_f, c.L);
+  arena.take(c.price_f, row_stride(c.L));
   arena.take(c.owner, c.L);
   arena.take(c.partner, c.K);
   arena.take(c.best, c.K);

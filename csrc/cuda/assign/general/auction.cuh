@@ -360,8 +360,8 @@ struct Auction : Certificate {
     };
     const double second = mean_finite(c.K, [&](int64_t i) { return c.slack[i]; });
     if (second > 0.0) return second;
-    const double mean =
-        mean_finite(c.K * c.L, [&](int64_t k) { return static_cast<double>(c.above_f[k]); });
+    const double mean = mean_finite(c.K * row_stride(c.L),
+                                    [&](int64_t k) { return static_cast<double>(c.above_f[k]); });
     return kAssignMatrixPart * (mean > 0.0 ? mean : 1.0);
   }
 

@@ -57,32 +57,50 @@ __device__ bool scale_clouds(const PairArrays& c, BlockShared& shared, const T* 
   return true;
 }
 
+// Calls use(j, cost) for the costs of bidder i and infinity behind them, by a warp; each lane has
+// eight loads under way.
+template <class Use>
+__device__ __forceinline__ void visit_row(const PairArrays& c, int64_t i, Use use) {
+  constexpr int kLoads = 8;
+  for (int64_t from = threadIdx.x % 32; from < row_stride(c.L); from += 32 * kLoads) {
+    double cost[kLoads];
+#pragma unroll
+    for (int k = 0; k < kLoads; ++k) {
+      const int64_t j = from + 32 * k;
+      cost[k] = j < c.L ? c.matrix.given(i, j) : INFINITY;
+    }
+#pragma unroll
+    for (int k = 0; k < kLoads; ++k) use(from + 32 * k, cost[k]);
+  }
+}
+
 // Scales the matrix c.matrix and finds the bidders' least costs, with a warp to each bidder; false
 // when a cost is NaN or -infinity.
 __device__ inline bool scale_costs(PairArrays& c, BlockShared& shared, int& exponent) {
-  const int lane = threadIdx.x % 32;
   double largest = 0.0, bad = 0.0;
   for (int64_t i = threadIdx.x / 32; i < c.K; i += kGeneralWarps) {
     double least = INFINITY;
-    for (int64_t j = lane; j < c.L; j += 32) {
-      const double cost = c.matrix.given(i, j);
-      if (cost == INFINITY) continue;
+    visit_row(c, i, [&](int64_t, double cost) {
+      if (cost == INFINITY) return;
       if (!isfinite(cost)) bad = 1.0;
       largest = fmax(largest, fabs(cost));
       least = fmin(least, cost);
-    }
+    });
     least = group_reduce(least, Min());
-    if (lane == 0) c.least[i] = least;
+    if (threadIdx.x % 32 == 0) c.least[i] = least;
   }
   largest = block_reduce(shared, largest, Max());
   if (block_reduce(shared, bad, Max()) > 0.0) return false;
   exponent = largest > 0.0 ? assign_exponent(largest) : 0;
   c.matrix.scale = AssignScale(exponent);
+  const int64_t stride = row_stride(c.L);
   for (int64_t i = threadIdx.x / 32; i < c.K; i += kGeneralWarps) {
-    for (int64_t j = lane; j < c.L; j += 32) {
-      c.above_f[i * c.L + j] = static_cast<float>(c.matrix.above(i, j, c.least[i]));
-    }
+    const double least = c.matrix.scale(c.least[i]);
+    visit_row(c, i, [&](int64_t j, double cost) {
+      if (j < stride) c.above_f[i * stride + j] = static_cast<float>(c.matrix.scale(cost) - least);
+    });
   }
+  for (int64_t j = c.L + threadIdx.x; j < stride; j += kGeneralThreads) c.price_f[j] = 0.0f;
   __syncthreads();
   return true;
 }

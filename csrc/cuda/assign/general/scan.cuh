@@ -19,9 +19,6 @@ struct ScanArrays<float> {
   const float *bidder, *object, *price;
   __device__ explicit ScanArrays(const PairArrays& c)
       : bidder(c.bidder_f), object(c.object_f), price(c.price_f) {}
-  __device__ static float above(const PairArrays& c, int64_t i, int64_t j) {
-    return c.above_f[i * c.L + j];
-  }
   // Errs by up to two units (2^-23), the sum under the root by (dim + 2) / 2, price and addition by
   // two more: within the dim + 6 that row_minimum allows for.
   __device__ static float root(float a) { return approximate_root(a); }
@@ -31,34 +28,56 @@ struct ScanArrays<double> {
   const double *bidder, *object, *price;
   __device__ explicit ScanArrays(const PairArrays& c)
       : bidder(c.bidder), object(c.object), price(c.price) {}
-  __device__ static double above(const PairArrays& c, int64_t i, int64_t j) {
-    return c.matrix.above(i, j, c.least[i]);
-  }
   __device__ static double root(double a) { return __dsqrt_rn(a); }
 };
 
 // Calls use(j, value) for the objects first, first + step, ... of bidder i, with prices of at least
-// `level`. kDim = 0: any; kRowOfCosts: of a matrix, whose rows are read by neighbouring threads.
-constexpr int kRowOfCosts = -1;
+// `level`. kDim = 0: any.
 template <typename S, int kDim, class Use>
 __device__ __forceinline__ void scan_values(const PairArrays& c, S level, int64_t i, int64_t first,
                                             int64_t step, Use use) {
   const ScanArrays<S> a(c);
-  const int64_t K = c.K, L = c.L, dim = kDim > 0 ? kDim : c.dim;  // of a matrix 0
+  const int64_t K = c.K, L = c.L, dim = kDim > 0 ? kDim : c.dim;
   const bool squared = c.squared;
   S own[kDim > 0 ? kDim : 1];
   for (int d = 0; d < kDim; ++d) own[d] = a.bidder[d * K + i];
-#pragma unroll(kDim != 0 ? 4 : 1)
+#pragma unroll(kDim > 0 ? 4 : 1)
   for (int64_t j = first; j < L; j += step) {
-    S sum = kDim == kRowOfCosts ? ScanArrays<S>::above(c, i, j) : S(0);
+    S sum = 0;
 #pragma unroll(kDim > 0 ? kDim : 1)
     for (int64_t d = 0; d < dim; ++d) {
       const S t = (kDim > 0 ? own[kDim > 0 ? d : 0] : a.bidder[d * K + i]) - a.object[d * L + j];
       sum = fma(t, t, sum);
     }
     const S p = a.price[j];
-    use(j, (kDim == kRowOfCosts || squared ? sum : ScanArrays<S>::root(sum)) +
-               (p > level ? p : level));
+    use(j, (squared ? sum : ScanArrays<S>::root(sum)) + (p > level ? p : level));
+  }
+}
+
+// Likewise of a matrix. A thread loads 16 bytes at a time of a row in float, its neighbours the
+// next.
+template <class Use>
+__device__ __forceinline__ void scan_row(const PairArrays& c, float level, int64_t i, int64_t first,
+                                         int64_t step, Use use) {
+  const auto* row = reinterpret_cast<const float4*>(c.above_f + i * row_stride(c.L));
+  const auto* price = reinterpret_cast<const float4*>(c.price_f);
+#pragma unroll 4
+  for (int64_t q = first; 4 * q < c.L; q += step) {
+    const float4 v = row[q], p = price[q];
+    const float value[4] = {v.x + fmaxf(p.x, level), v.y + fmaxf(p.y, level),
+                            v.z + fmaxf(p.z, level), v.w + fmaxf(p.w, level)};
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      if (4 * q + k < c.L) use(4 * q + k, value[k]);
+    }
+  }
+}
+template <class Use>
+__device__ __forceinline__ void scan_row(const PairArrays& c, double level, int64_t i,
+                                         int64_t first, int64_t step, Use use) {
+#pragma unroll 4
+  for (int64_t j = first; j < c.L; j += step) {
+    use(j, c.matrix.above(i, j, c.least[i]) + fmax(c.price[j], level));
   }
 }
 
@@ -67,7 +86,7 @@ __device__ __forceinline__ void scan(const PairArrays& c, S level, int64_t i, in
                                      int64_t step, Use use) {
   if (c.dim == 3) return scan_values<S, 3>(c, level, i, first, step, use);
   if (c.dim == 2) return scan_values<S, 2>(c, level, i, first, step, use);
-  if (c.dim == 0) return scan_values<S, kRowOfCosts>(c, level, i, first, step, use);
+  if (c.dim == 0) return scan_row(c, level, i, first, step, use);
   scan_values<S, 0>(c, level, i, first, step, use);
 }
 
