@@ -56,7 +56,7 @@ def words(root, preset, **more):
 
 
 def make_task(root, preset, *more):
-    given = words(root, preset)[1::2]
+    given = [word for word in words(root, preset) if word != "--set"]
     return open_task(configs.override(Config(), [*given, *more]), "cpu")
 
 
