@@ -23,7 +23,6 @@ from models import config as configs
 from models.build import pick_device
 from models.config import Config, ConfigError
 from models.tasks import open_task
-from models.tasks.base import Task
 from pointloss.protocols import PROTOCOLS
 
 
@@ -45,15 +44,6 @@ def results_folder(args: argparse.Namespace, own: Config, asked: Config) -> Path
     if args.samples:
         words.append(f"samples={args.samples}")
     return Path(folder) / re.sub(r"[^\w.,=+-]+", "_", ",".join(words))
-
-
-def check_asked(given: dict[str, object], own: Config, asked: Config, task: Task) -> None:
-    """Refuse what is asked of [evaluate] and not followed, by the flags `given` or otherwise."""
-    before = asdict(own.evaluate)
-    changed = {key for key, value in asdict(asked.evaluate).items() if value != before[key]}
-    for key in sorted((changed | given.keys()) - task.follows):
-        name = f"--{key}" if key in given else f"evaluate.{key}"
-        raise ConfigError(f"{name}: {asked.network.name} has no use for it")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -95,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         config = configs.update(config, {"evaluate": given})
         out = results_folder(args, own, config)
         task = open_task(config, device)
-        check_asked(given, own, config, task)
+        task.refuse_unfollowed(own.evaluate, given)
         if state is not None:
             checkpoint.require(state, path, task.keeps)
         asked = {"pred_dir": args.pred_dir, "samples": args.samples}

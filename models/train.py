@@ -30,7 +30,7 @@ from models import checkpoint, distributed, files, log, plots
 from models import config as configs
 from models.average import Average
 from models.build import pick_device
-from models.config import Config, ConfigError
+from models.config import Config, ConfigError, Evaluate
 from models.determinism import deterministic
 from models.step import Step, Trained, learning_rate, make_optimiser, restore_optimiser
 from models.tasks import open_task
@@ -240,6 +240,7 @@ def prepare(args: argparse.Namespace, device: str) -> tuple[Task, Path, dict[str
     if args.epochs is not None:
         config = configs.update(config, {"optim": {"epochs": args.epochs}})
     task = open_task(config, device)
+    task.refuse_unfollowed(Evaluate())
     if resumed:
         checkpoint.require(resumed, path, task.keeps)
     cost = task.check()  # not only after hours of training

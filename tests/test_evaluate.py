@@ -328,10 +328,10 @@ def test_what_a_kind_does_not_follow_is_refused(name, flags, message):
     asked = configs.update(own, {"evaluate": told})
     task = open_task(asked, "cpu")
     if message is None:
-        evaluate.check_asked(given, own, asked, task)
+        task.refuse_unfollowed(own.evaluate, given)
         return
     with pytest.raises(ConfigError, match=message):
-        evaluate.check_asked(given, own, asked, task)
+        task.refuse_unfollowed(own.evaluate, given)
 
 
 def test_what_the_weights_have_seen_is_told():

@@ -378,6 +378,7 @@ def test_interrupt_and_resume_give_the_straight_run(words, few, tmp_path, monkey
         ("lifting.other_anchors=30", "lifting.other_anchors: expected 24 or less"),
         ("lifting.occlusion=0.9", "lifting.occlusion: expected 0.5 or less"),
         ("optim.epoch_steps=0", "optim.epoch_steps: views are drawn without end"),
+        ("evaluate.protocol=plain", "evaluate.protocol: lifter has no use for it"),
         ("network.preset=huge", "network.preset: expected one of default"),
         ("data.root=nowhere", "nowhere"),
     ],

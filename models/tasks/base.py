@@ -2,14 +2,14 @@
 """What models.train and models.evaluate ask of a kind of problem."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from models.config import Config
+from models.config import Config, ConfigError, Evaluate
 
 
 class Batches(Protocol):
@@ -55,6 +55,16 @@ class Task(ABC):
 
     def __init__(self, config: Config, device: str):
         self.config, self.device = config, device
+
+    def refuse_unfollowed(self, usual: Evaluate, flags: Collection[str] = ()) -> None:
+        """Raise ConfigError for a setting of [evaluate] that `evaluate` would not follow.
+
+        That is one which is not as in `usual`, or whose name is among the `flags` of the command.
+        """
+        before, asked = asdict(usual), asdict(self.config.evaluate)
+        for key in sorted({k for k in asked if asked[k] != before[k] or k in flags} - self.follows):
+            name = f"--{key}" if key in flags else f"evaluate.{key}"
+            raise ConfigError(f"{name}: {self.config.network.name} has no use for it")
 
     @abstractmethod
     def check(self) -> str:
