@@ -42,12 +42,12 @@ def test_every_format_is_read(tmp_path, ending):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.npy", b"no array", "allow_pickle"),
-        ("a.npz", b"no archive", "not a zip file"),
-        ("a.xyz", b"1 2 3\n4 5\n", "column"),
+        ("a.npy", b"no array", "does not begin with NUMPY"),
+        ("a.npz", b"no archive", "is not an npz file"),
+        ("a.xyz", b"1 2 3\n4 5\n", "row 2: expected 3 numbers"),
         ("a.xyz", b"1 2 nan\n", "1 of 1 points are not finite"),
         ("a.xyz", b"1 2 1e39\n", "all finite"),  # not in float32
-        ("a.pcd", PCD.encode() + POINTS.tobytes()[:-1], "buffer is smaller"),
+        ("a.pcd", PCD.encode() + POINTS.tobytes()[:-1], "ends early"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path, name, content, message):

@@ -69,6 +69,30 @@ def padded():
     return head[: head.index(b"binary\n") + 7] + table.tobytes()
 
 
+MESH = b"""ply
+format ascii 1.0
+element vertex 3
+property float x
+property float y
+property float z
+element face 2
+property list uchar int vertex_indices
+property list uchar float texcoord
+end_header
+0 0 0
+1 2 3
+4 5 6.5
+3 0 1 2 6 0 0 1 0 0 1
+3 2 1 0 6 .5 .5 1 0 0 1
+"""
+BINARY_MESH = MESH[: MESH.index(b"property list uchar float")].replace(
+    b"ascii", b"binary_little_endian"
+)
+BINARY_MESH = BINARY_MESH.replace(b"face 2", b"face 1") + b"end_header\n"
+BINARY_MESH += POINTS.astype("<f4").tobytes() + struct.pack("<B3i", 3, 0, 1, 2)
+OBJ = b"# caf\xe9\nv 0 0 0\nv 1 2 3\nv 4 5 6.5\nf 1 2 3 # \xe9\n"
+
+
 CLOUDS = {
     "a.npy": npy(POINTS.astype(np.float16)),
     "b.npy": npy(np.c_[POINTS, np.ones(3)]),
@@ -86,24 +110,6 @@ CLOUDS = {
     "a.ply": PLY,
     "a.obj": b"v 0 0 0\nv 1 2 3\nv 4 5 6.5\n",
 }
-
-
-MESH = b"""ply
-format ascii 1.0
-element vertex 3
-property float x
-property float y
-property float z
-element face 2
-property list uchar int vertex_indices
-property list uchar float texcoord
-end_header
-0 0 0
-1 2 3
-4 5 6.5
-3 0 1 2 6 0 0 1 0 0 1
-3 2 1 0 6 .5 .5 1 0 0 1
-"""
 
 
 def needs(name):
@@ -152,7 +158,7 @@ HOSTILE = {
     "pickle.npz": (npz(points=np.array([Bomb()], object)), "pickle"),
     "huge.npy": (npy(POINTS).replace(b"(3, 3), }      ", b"(99999999, 3), }"), ""),
     "bomb.npz": (lying_zip(), "unpacks to 4294967294 bytes"),
-    "not.npz": (b"PK nothing", ""),
+    "not.npz": (b"PK nothing", "is not an npz file"),
     "names.npz": (npz(a=POINTS, b=POINTS), r"expected an array 'points' \[N, 3\], got a \[3, 3\]"),
     "flat.npy": (npy(np.zeros((3, 2))), r"expected an array \[N, 3\], got shape \[3, 2\]"),
     "other.npy": (npy(np.zeros((3, 99))), r"got shape \[3, 99\]; transpose it"),
@@ -160,16 +166,16 @@ HOSTILE = {
     "complex.npy": (npy(np.zeros((3, 3), complex)), "expected real numbers, got complex128"),
     "empty.npy": (npy(np.zeros((0, 3))), r"expected points \[N, 3\], N > 0"),
     "nan.npy": (npy(np.full((2, 3), np.nan)), "2 of 2 points are not finite"),
-    "zero.npy": (b"", ""),
-    "words.xyz": (b"one two three\n", "could not convert"),
-    "zero.xyz": (b"# nothing", "no data"),
-    "bytes.xyz": (b"\xff\xfe\x00", "utf-8"),
+    "zero.npy": (b"", "the file is empty"),
+    "words.xyz": (b"one two three\n", "row 1: expected 3 numbers, got 'one two three'"),
+    "zero.xyz": (b"# nothing", "it holds no points"),
+    "bytes.xyz": (b"\xff\xfe\x00", "row 1: expected 3 numbers"),
     "none.pcd": (b"hello\n" * 9, "no DATA line"),
     "count.pcd": (pcd("ascii").replace(b"POINTS 3", b"POINTS 99"), "says 99 points, there are 3"),
-    "short.pcd": (pcd("binary")[:-1], "buffer is smaller"),
+    "short.pcd": (pcd("binary")[:-1], "ends early: 81 bytes are announced, 80 follow"),
     "many.pcd": (pcd("binary").replace(b"POINTS 3", b"POINTS 99999999999"), "expected 1 to"),
-    "kind.pcd": (pcd("zipped"), "expected DATA ascii, binary or binary_compressed, got zipped"),
-    "type.pcd": (pcd("binary").replace(b"TYPE U", b"TYPE O"), "expected TYPE F, I, U, got O"),
+    "kind.pcd": (pcd("zipped"), "expected DATA ascii, binary or binary_compressed, got 'zipped'"),
+    "type.pcd": (pcd("binary").replace(b"TYPE U", b"TYPE O"), "expected TYPE F, I, U, got 'O'"),
     "cut.pcd": (pcd("binary_compressed")[:-1], "49 packed bytes are announced, 48 are there"),
     "size.pcd": (pcd("binary_compressed").replace(b"Q\0\0\0", b"Q\0\0\1"), "unpacks to 16777297"),
     "early.pcd": (pcd("binary_compressed").replace(PACKED, b"\0a" * 24 + b"\xe0"), "ends early"),
@@ -177,11 +183,44 @@ HOSTILE = {
     "long.pcd": (pcd("binary_compressed").replace(PACKED, b"\0a" + b"\xe0\xff\0" * 16), "to 81 b"),
     "axis.pcd": (pcd("ascii").replace(b"x y z", b"x y w"), "expected fields x, y and z"),
     "wide.pcd": (pcd("binary").replace(b"COUNT 3", b"COUNT 999999999"), ""),
-    "word.ply": (b"ply\nnonsense", ""),
-    "lies.ply": (PLY.replace(b"vertex 3", b"vertex 99999999999"), "says 99999999999 points"),
-    "none.off": (b"OFF\n0 0 0\n", ""),
-    "short.stl": (b"\0" * 83, ""),
-    "magic.glb": (b"glTF\0\0\0\0", ""),
+    "word.ply": (b"ply\nnonsense", "the header ends early"),
+    "lies.ply": (
+        PLY.replace(b"vertex 3", b"vertex 99999999999"),
+        "says 99999999999 lines, 3 follow",
+    ),
+    "none.off": (b"OFF\n0 0 0\n", "neither points nor triangles"),
+    "short.stl": (b"\0" * 83, "the header ends early"),
+    "magic.glb": (b"glTF\0\0\0\0", "the header ends early"),
+    "pick.npy": (b"\x80\x04K.", "it does not begin with NUMPY"),
+    "tail.npz": (npz(points=POINTS)[:-9], "ends early, or is not an npz file"),
+    "row.xyz": (b"# caf\xe9\n0 0 0\n1 2\n", "row 3: expected 3 numbers, got '1 2'"),
+    "number.pcd": (pcd("ascii").replace(b"POINTS 3", b"POINTS x"), "number of POINTS, got 'x'"),
+    "size.pcd.pcd": (pcd("binary_compressed")[:199], "8 bytes are announced, 0 follow"),
+    "not.ply": (b"solid", "does not begin with 'ply'"),
+    "head.ply": (PLY[:40], "the header ends early: it has no line end_header"),
+    "rows.ply": (PLY[:-20], "the header says 3 lines, 2 follow"),
+    "faces.ply": (BINARY_MESH[:-13], "the header says 1 faces, there are none"),
+    "index.ply": (
+        BINARY_MESH[:-4] + struct.pack("<i", 9),
+        "a face names vertex 9, there are 3, the first is 0",
+    ),
+    "count.off": (b"OFF\n3 1\n0 0 0\n1 0 0\n", "says 3 vertices and 1 faces, 2 lines follow"),
+    "index.off": (b"OFF\n3 1\n0 0 0\n1 0 0\n0 1 0\n3 0 1 9\n", "a face index outside the range"),
+    "word.off": (b"0FF\n3 1\n", "does not begin with OFF"),
+    "index.obj": (
+        OBJ.replace(b"f 1", b"f 9"),
+        "a face names vertex 9, there are 3, the first is 1",
+    ),
+    "zero.obj": (OBJ.replace(b"f 1", b"f 0"), "a face names vertex 0, there are 3"),
+    "slash.obj": (OBJ.replace(b"f 1", b"f -4/7/7"), "a face names vertex -4, there are 3"),
+    "word.obj": (OBJ.replace(b"f 1", b"f one"), "no whole number"),
+    "size.stl": (
+        b"\0" * 80 + b"\2\0\0\0" + b"\0" * 50,
+        "says 2 triangles in 184 bytes, there are 134",
+    ),
+    "text.stl": (b"solid a\nfacet normal 0 0 1\nouter loop\nvertex 0 0 0\n", "no line endsolid"),
+    "cut.glb": (b"glTF\2\0\0\0\xff\0\0\0", "the header says 255 bytes, there are 12"),
+    "json.glb": (b"glTF\2\0\0\0\x10\0\0\0\0\0\0\0", r"broken, or not a \.glb file"),
     "other.txt": (b"", "expected one of .ply .obj"),
 }
 
@@ -216,6 +255,15 @@ def test_a_mesh_has_its_vertices_and_faces(tmp_path):
     found = io.read(path)
     np.testing.assert_allclose(found.points, POINTS)  # one each, although a texture has seams
     np.testing.assert_array_equal(found.faces, [[0, 1, 2], [2, 1, 0]])
+
+
+def test_a_mesh_with_a_comment_in_another_encoding_is_read(tmp_path):
+    needs("a.obj")
+    path = tmp_path / "a.obj"
+    path.write_bytes(OBJ.replace(b"f 1", b"f -3"))
+    found = io.read(path)
+    np.testing.assert_allclose(found.points, POINTS)
+    np.testing.assert_array_equal(found.faces, [[0, 1, 2]])
 
 
 def test_a_written_cloud_is_read_again(tmp_path):
