@@ -57,7 +57,8 @@ def compare(predictions: Path, truth: Path) -> Table:
         raise SystemExit(f"evaluate_folders: no file of {predictions} has a partner in {truth}")
     columns = list(dict.fromkeys(name for row in table.values() for name in row))
     # A column may be missing for some pairs: only some files have normals.
-    mean = {c: float(np.mean([r[c] for r in table.values() if c in r])) for c in columns}
+    shared = [c for c in columns if all(c in row for row in table.values())]
+    mean = {c: float(np.mean([row[c] for row in table.values()])) for c in shared}
     return {**table, "mean": mean}
 
 
@@ -79,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> Table:
     for name, row in table.items():
         print(f"{name[:40]:40}" + "".join(f"{row[column]:10.4g}" for column in shown))
     with open(args.out / "table.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["file", *table["mean"]])
+        columns = dict.fromkeys(name for row in table.values() for name in row)
+        writer = csv.DictWriter(file, ["file", *columns])
         writer.writeheader()
         writer.writerows({"file": name, **row} for name, row in table.items())
 

@@ -79,17 +79,19 @@ def read(path: str | PathLike[str]) -> Shape:
 
 
 def write_ply(file: BinaryIO, points: NDArray[Any], **columns: NDArray[Any]) -> None:
-    """Write a cloud as binary PLY: x, y and z in float32, then the columns in their order.
+    """Write a cloud as binary PLY: x, y and z, then the columns in their order.
 
     Args:
         file: open for writing bytes.
-        points: real numbers [N, 3].
+        points: real numbers [N, 3]; float64 stays, all else becomes float32.
         columns: by their names further numbers of each point, [N]; uint8 stays, all else becomes
             float32.
     """
     values = {axis: points[:, i] for i, axis in enumerate("xyz")} | columns
     kinds = {name: "uchar" if v.dtype == np.uint8 else "float" for name, v in values.items()}
-    codes = {"uchar": "u1", "float": "<f4"}
+    if points.dtype == np.float64:
+        kinds |= dict.fromkeys("xyz", "double")
+    codes = {"uchar": "u1", "float": "<f4", "double": "<f8"}
     rows = np.empty(len(points), [(name, codes[kind]) for name, kind in kinds.items()])
     for name, column in values.items():
         rows[name] = column

@@ -5,17 +5,19 @@ import csv
 import json
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from pointloss import chamfer, cli, f_score, hausdorff, normal_consistency
-from pointloss.compare import command, measure, sample
+from pointloss.compare import command, heatmap, measure, sample
 from pointloss.protocols import PROTOCOLS
 
 trimesh = pytest.importorskip("trimesh")
 
+ROOT = Path(__file__).parent.parent
 TRIANGLES = np.array([[0, 1, 2], [0, 1, 3], [0, 2, 3], [1, 2, 3]])
 CORNERS = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
 POINTS = np.array([[0.0, 0, 0], [1, 2, 3], [4, 5, 6.5]])
@@ -46,8 +48,8 @@ def test_a_large_cloud_is_thinned(tmp_path):
 
 HOSTILE = {
     "zero.npy": (b"", ""),
-    "zero.xyz": (b"# nothing", "no data"),
-    "index.obj": (b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", "out of bounds"),
+    "zero.xyz": (b"# nothing", "it holds no points"),
+    "index.obj": (b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", "a face names vertex 9, there are 3"),
     "line.obj": (b"v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n", "no surface area"),
     "other.txt": (b"", "expected one of .ply .obj"),
 }
@@ -68,13 +70,26 @@ def test_hostile_files_get_one_line(name, tmp_path, capfd):
         assert re.search(words, err)
 
 
-def test_a_missing_library_is_one_sentence(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "trimesh", None)
-    for name in ("a.ply", "b.npy"):
-        (tmp_path / name).touch()
-    assert cli.main(["compare", *(str(tmp_path / n) for n in ("a.ply", "b.npy"))]) == 2
-    expected = "pointloss compare: reading .ply needs trimesh: pip install trimesh\n"
-    assert capsys.readouterr().err == expected
+NEEDING = {"a.ply b.npy": ("reading .ply", "trimesh"), "b.npy b.npy": ("--heatmap", "matplotlib")}
+
+
+@pytest.mark.parametrize("files", NEEDING)
+def test_a_missing_library_is_one_sentence_with_the_extra(files, tmp_path, monkeypatch, capsys):
+    purpose, package = NEEDING[files]
+    monkeypatch.setitem(sys.modules, package, None)
+    (tmp_path / "a.ply").write_bytes(b"ply")
+    np.save(tmp_path / "b.npy", POINTS)
+    words = [*(str(tmp_path / name) for name in files.split()), "--csv", str(tmp_path / "out.csv")]
+    if purpose == "--heatmap":
+        words += ["--heatmap", str(tmp_path / "out.png")]
+    assert cli.main(["compare", *words]) == 2
+    assert capsys.readouterr().err == (
+        f"pointloss compare: {purpose} needs {package}, which comes with the extra compare: "
+        f"pip install -e '.[compare]' in the checkout, or pip install {package}\n"
+    )
+    extra = re.search(r"^compare = (.*)$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert f'"{package}>=' in extra[1]
+    assert not (tmp_path / "out.csv").exists()  # told before the work
 
 
 def cloud(points, normals=None):
@@ -163,6 +178,7 @@ def test_folders_are_matched_by_name(folders, capsys):
     assert err == f"pointloss compare: no partner for {folders / 'A' / 'alone.npy'}\n"
     document = json.loads(text)
     assert list(document["pairs"]) == ["3", "chair/1", "chair/2"]
+    assert document["unmatched"] == [str(folders / "A" / "alone.npy")]
     with open(out, newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["pair"] for row in rows] == ["3", "chair/1", "chair/2", "mean"]
@@ -172,6 +188,43 @@ def test_folders_are_matched_by_name(folders, capsys):
         assert float(rows[-1][name]) == value
     assert cli.main(words) == 0
     assert "mean of 3" in capsys.readouterr().out
+
+
+def test_a_mean_is_of_all_pairs_or_left_out(folders, capsys):
+    """Normals are in one pair only: their mean would be of other pairs than its neighbours."""
+    rng = np.random.default_rng(0)
+    for side in "AB":
+        (folders / side / "chair" / "2.npy").unlink()
+        path = folders / side / "chair" / "2.npz"
+        np.savez(path, points=rng.random((40, 3)), normals=rng.random((40, 3)))
+    out = folders / "out.csv"
+    words = ["compare", str(folders / "A"), str(folders / "B"), "--csv", str(out)]
+    assert cli.main([*words, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert "normals" in document["pairs"]["chair/2"]
+    assert document["mean"].keys() == document["pairs"]["3"].keys()
+    with open(out, newline="") as file:
+        assert [row["normals"] for row in csv.DictReader(file)][:2] == ["", ""]
+    assert out.read_text().splitlines()[-1].endswith(",")
+    assert cli.main(words) == 0
+    text = capsys.readouterr().out
+    (mean,) = (line for line in text.splitlines() if line.startswith("mean of 3"))
+    (pair,) = (line for line in text.splitlines() if line.startswith("chair/2"))
+    assert len(mean) < len(pair)  # the last column is normals
+    assert "The mean is of the columns that every pair has." in text
+
+
+def test_json_goes_into_a_file_and_says_what_was_compared(tmp_path, capsys):
+    trimesh.Trimesh(CORNERS, TRIANGLES, process=False).export(tmp_path / "a.ply")
+    np.save(tmp_path / "b.npy", POINTS)
+    out = tmp_path / "out.json"
+    words = ["compare", str(tmp_path / "a.ply"), str(tmp_path / "b.npy"), "--points", "50"]
+    assert cli.main([*words, "--radius", "2%", "--radius", "0.5", "--json", str(out)]) == 0
+    assert "F@0.5" in capsys.readouterr().out  # the table is printed all the same
+    document = json.loads(out.read_text())
+    assert document["radii"] == ["2%", "0.5"]
+    assert document["points_compared"] == {"a.ply": {"A": 50, "B": 3}}
+    assert document["unmatched"] == []
 
 
 def test_one_bad_pair_does_not_lose_the_others(folders, capsys):
@@ -196,26 +249,47 @@ def test_a_protocol_gives_its_numbers(tmp_path, capsys):
     assert "x1000" in document["columns"][0]
 
 
-@pytest.mark.parametrize("suffix", ["png", "ply"])
-def test_heatmap(suffix, tmp_path, capsys):
+def test_a_heatmap_is_drawn(tmp_path):
+    Image = pytest.importorskip("PIL.Image")
     pytest.importorskip("matplotlib")
     np.save(tmp_path / "a.npy", np.c_[np.zeros((5, 2)), np.arange(5.0)])
     np.save(tmp_path / "b.npy", np.zeros((5, 3)))
-    out = tmp_path / f"out.{suffix}"
+    out = tmp_path / "out.png"
     words = ["compare", str(tmp_path / "a.npy"), str(tmp_path / "b.npy"), "--heatmap", str(out)]
     assert cli.main(words) == 0
-    if suffix == "png":
-        from PIL import Image
+    with Image.open(out) as picture:
+        colours = np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)
+    assert len(colours) > 50
 
-        with Image.open(out) as picture:
-            colours = np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)
-        assert len(colours) > 50
-    else:
-        header, body = out.read_bytes().split(b"end_header\n")
-        rows = np.frombuffer(body, np.dtype([("p", "<f4", 4), ("c", "u1", 3)]))
-        assert b"element vertex 5\n" in header
-        assert rows["p"][:, 3].tolist() == [0, 1, 2, 3, 4]
-        assert sample.read(out, None, 0).points[:, 2].tolist() == [0, 1, 2, 3, 4]
+
+def test_views_are_not_mirrored():
+    for across, up, near in heatmap.VIEWS.values():
+        sides = [heatmap._along(np.eye(3, dtype=np.float32), axis) for axis in (across, up, near)]
+        np.testing.assert_array_equal(np.cross(sides[0], sides[1]), sides[2])
+
+
+@pytest.mark.parametrize("more", ["", "--scale own-box", "--scale box", "--align icp"])
+def test_a_heatmap_in_ply_lies_over_the_file_of_a(more, tmp_path):
+    """Far from the origin, where float32 would round by half a metre."""
+    pytest.importorskip("matplotlib")
+    rng = np.random.default_rng(0)
+    b = rng.random((50, 3)) * [2, 1, 0.5] + [5e6, 4e5, 7]
+    a = b + [0.0, 0.25, 0.0]
+    for name, points in (("a", a), ("b", b)):
+        np.save(tmp_path / f"{name}.npy", points)
+    out = tmp_path / "out.ply"
+    words = ["compare", *(str(tmp_path / f"{n}.npy") for n in "ab"), "--heatmap", str(out)]
+    assert cli.main([*words, *more.split()]) == 0
+    header, body = out.read_bytes().split(b"end_header\n")
+    assert b"element vertex 50\n" in header
+    rows = np.frombuffer(body, np.dtype([("p", "<f8", 3), ("d", "<f4"), ("c", "u1", 3)]))
+    np.testing.assert_array_equal(rows["p"], a)
+    np.testing.assert_array_equal(sample.read(out, None, 0).points, a)
+    if not more:
+        nearest = np.linalg.norm(a[:, None] - b, axis=-1).min(1)
+        np.testing.assert_allclose(rows["d"], nearest, rtol=1e-4)
+    if more in ("--scale own-box", "--align icp"):
+        assert rows["d"].max() < 1e-3  # as compared: A lies on B then
 
 
 WRONG = {
@@ -225,6 +299,11 @@ WRONG = {
     "{a} {a} --protocol pcn --align icp": "leave out --align",
     "{a} {a} --heatmap x.jpg": "expected a .png or .ply file",
     "{folder} {folder} --heatmap x.png": "--heatmap is of two files",
+    "{a} {a} --heatmap nodir/x.png": "--heatmap: folder nodir does not exist",
+    "{a} {a} --csv nodir/deep/x.csv": "--csv: folder nodir/deep does not exist",
+    "{a} {a} --json nodir/x.json": "--json: folder nodir does not exist",
+    "{a} {a} --csv {folder}": "--csv: expected a file, got the folder",
+    "{a} {a} --json {a}": "is one of the files to compare",
     "{a} {a} --seed -1": "--seed must be at least 0",
     "{twice} {twice}": "have one name",
 }

@@ -24,6 +24,7 @@ from pointloss.io import SUFFIXES
 from pointloss.protocols import PROTOCOLS
 
 Row = dict[str, float]
+PRINTED = Path("-")  # what --json is without a file
 
 
 class Table(NamedTuple):
@@ -31,7 +32,9 @@ class Table(NamedTuple):
 
     options: Options
     rows: dict[str, Row]  # by the pair's name
+    points: dict[str, dict[str, int]]  # by the pair's name: how many of A and of B were compared
     notes: list[str]
+    unmatched: list[str]  # files without a partner
     failed: int  # pairs that are not in the table
 
     def columns(self) -> list[str]:
@@ -39,11 +42,12 @@ class Table(NamedTuple):
         return list(dict.fromkeys(name for row in self.rows.values() for name in row))
 
     def mean(self) -> Row:
-        """Over the pairs that have the column."""
+        """Of the columns that every pair has: a mean of fewer pairs would not fit beside them."""
+        rows = list(self.rows.values())
         return {
-            name: math.fsum(values) / len(values)
+            name: math.fsum(row[name] for row in rows) / len(rows)
             for name in self.columns()
-            if (values := [row[name] for row in self.rows.values() if name in row])
+            if all(name in row for row in rows)
         }
 
 
@@ -82,13 +86,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--seed", type=int, default=0, help="of all sampling (default: 0)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    add("--json", action="store_true", help="print one JSON document instead of the table")
+    add(
+        "--json",
+        type=Path,
+        nargs="?",
+        const=PRINTED,
+        metavar="FILE",
+        help="write one JSON document; without FILE print it in place of the table (A and B come "
+        "before the option)",
+    )
     add("--csv", type=Path, metavar="FILE", help="write a row per pair and the mean")
     add(
         "--heatmap",
         type=Path,
         metavar="FILE",
-        help="of one pair: a picture (.png), or A with its distances to B (.ply)",
+        help="of one pair: a picture of both clouds as they were compared (.png), or A with its "
+        "distances to B (.ply); its points lie where they lie in A's file, also with --align and "
+        "--scale, its distances are in the unit of the table",
     )
 
 
@@ -102,13 +116,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     options = _options(args)
-    pairs = _pairs(args.a, args.b)
-    if args.heatmap:
-        if args.a.is_dir():
-            raise ValueError("--heatmap is of two files, not of folders")
-        if args.heatmap.suffix.lower() not in heatmap.SUFFIXES:
-            raise ValueError(f"--heatmap: expected a .png or .ply file, got {args.heatmap}")
-    table = Table(options, {}, [], 0)
+    pairs, alone = _pairs(args.a, args.b)
+    _check_outputs(args)
+    table = Table(options, {}, {}, [], [str(path) for path in alone], 0)
     failed = 0
     for name, a, b in _with_bar(pairs):
         try:
@@ -118,16 +128,37 @@ def _run(args: argparse.Namespace) -> int:
             _complain(error)
             continue
         table.rows[name] = pair.values
+        table.points[name] = {"A": len(pair.x), "B": len(pair.y)}
         if len(pairs) == 1:
             table.notes.extend([*origins, *pair.notes])
         if args.heatmap:
             heatmap.write(args.heatmap, pair, (f"A, {a.name}", f"B, {b.name}"))
     table = table._replace(failed=failed)
-    if args.csv and table.rows:
-        _write_csv(args.csv, table)
     if table.rows:
-        print(_as_json(table) if args.json else _as_text(table))
+        if args.csv:
+            _write_csv(args.csv, table)
+        if args.json not in (None, PRINTED):
+            args.json.write_text(_as_json(table) + "\n", encoding="utf-8")
+        print(_as_json(table) if args.json == PRINTED else _as_text(table))
     return 2 if failed else 0
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Before the work, not after it."""
+    if args.heatmap:
+        if args.a.is_dir():
+            raise ValueError("--heatmap is of two files, not of folders")
+        if args.heatmap.suffix.lower() not in heatmap.SUFFIXES:
+            raise ValueError(f"--heatmap: expected a .png or .ply file, got {args.heatmap}")
+        heatmap.check_needs()
+    for name in ("heatmap", "csv", "json"):
+        path = getattr(args, name)
+        if path and not path.parent.is_dir():
+            raise ValueError(f"--{name}: folder {path.parent} does not exist")
+        if path and path.is_dir():
+            raise ValueError(f"--{name}: expected a file, got the folder {path}")
+        if path in (args.a, args.b):
+            raise ValueError(f"--{name}: {path} is one of the files to compare")
 
 
 def _complain(error: Exception) -> int:
@@ -182,15 +213,18 @@ def _count(text: str) -> int:
     return value
 
 
-def _pairs(a: Path, b: Path) -> list[tuple[str, Path, Path]]:
-    """(name, file of A, file of B): the one pair, or the files of two folders with one name."""
+def _pairs(a: Path, b: Path) -> tuple[list[tuple[str, Path, Path]], list[Path]]:
+    """(name, file of A, file of B) of each pair, and the files without a partner.
+
+    Two files are a pair; of two folders those of one name are.
+    """
     for path in (a, b):
         if not path.exists():
             raise ValueError(f"{path}: there is no such file or folder")
     if a.is_dir() != b.is_dir():
         raise ValueError(f"expected two files or two folders, got {a} and {b}")
     if not a.is_dir():
-        return [(a.name, a, b)]
+        return [(a.name, a, b)], []
     files = _files(a), _files(b)
     names = sorted(files[0].keys() & files[1].keys())
     alone = [
@@ -203,7 +237,7 @@ def _pairs(a: Path, b: Path) -> list[tuple[str, Path, Path]]:
     if alone:
         more = f" and {len(alone) - 1} more" if len(alone) > 1 else ""
         print(f"pointloss compare: no partner for {alone[0]}{more}", file=sys.stderr)
-    return [(name, files[0][name], files[1][name]) for name in names]
+    return [(name, files[0][name], files[1][name]) for name in names], alone
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -241,6 +275,8 @@ def _compare(a: Path, b: Path, options: Options) -> tuple[Pair, list[str]]:
 def _as_text(table: Table) -> str:
     lines = [*table.notes, ""] if table.notes else []
     legend = [*table.options.describe(), f"Seed {table.options.seed}."]
+    if any(name not in table.mean() for name in table.columns()):
+        legend.append("The mean is of the columns that every pair has.")
     legend = ["", *(textwrap.fill(line, 100) for line in legend)]
     rows, columns = table.rows, table.columns()
     if len(rows) == 1 and not table.failed:
@@ -267,10 +303,13 @@ def _as_json(table: Table) -> str:
         "protocol": asdict(options.protocol) if options.protocol else None,
         "align": options.align,
         "scale": options.scale,
+        "radii": None if options.protocol else [str(radius) for radius in options.radii],
         "points": options.points,
         "seed": options.seed,
         "columns": options.describe(),
         "notes": table.notes,
+        "points_compared": table.points,
+        "unmatched": table.unmatched,
         "pairs": {name: _finite(row) for name, row in table.rows.items()},
         "mean": _finite(table.mean()),
         "failed": table.failed,

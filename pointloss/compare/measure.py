@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pointloss.compare.sample import Cloud
 from pointloss.geometry.icp import icp
+from pointloss.io import Array
 from pointloss.metrics.hausdorff import percentile_of
 from pointloss.ops.assign import assign
 from pointloss.ops.nearest import nearest_both
@@ -28,9 +29,13 @@ class Radius(NamedTuple):
     value: float
     relative: bool
 
+    def __str__(self) -> str:
+        """As on the command line."""
+        return f"{100 * self.value:g}%" if self.relative else f"{self.value:g}"
+
     def name(self) -> str:
         """The column of this radius."""
-        return f"F@{100 * self.value:g}%" if self.relative else f"F@{self.value:g}"
+        return f"F@{self}"
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,16 @@ class Options:
 
 
 class Pair(NamedTuple):
-    """One pair after alignment and scaling, and what was measured of it."""
+    """One pair after alignment and scaling, and what was measured of it.
+
+    With a protocol, which aligns and scales on its own, x and y are only centred.
+    """
 
     values: dict[str, float]  # by column; normals only if both clouds have them
     notes: list[str]
-    x: Tensor  # [N, 3]
-    y: Tensor  # [M, 3]
+    x: Tensor  # [N, 3] float32, A, about the centre of B's box in its file
+    y: Tensor  # [M, 3] float32, B, likewise
+    a: Array  # [N, 3] float64, the points of x where they lie in their file
 
 
 def measure(a: Cloud, b: Cloud, options: Options) -> Pair:
@@ -99,7 +108,7 @@ def measure(a: Cloud, b: Cloud, options: Options) -> Pair:
     )
     if options.protocol:
         scores = options.protocol.score(x, y, options.seed)
-        return Pair({name: float(value) for name, value in scores.items()}, [], x, y)
+        return Pair({name: float(value) for name, value in scores.items()}, [], x, y, a.points)
     x, y = _scaled(x, y, options.scale)
     notes, turn = [], None
     if options.align == "icp":
@@ -133,7 +142,7 @@ def measure(a: Cloud, b: Cloud, options: Options) -> Pair:
             (normals[1] * normals[0][back.idx]).sum(1).abs().mean(),
         )
         values["normals"] = (cosines[0] + cosines[1]) / 2
-    return Pair({name: float(value) for name, value in values.items()}, notes, x, y)
+    return Pair({name: float(value) for name, value in values.items()}, notes, x, y, a.points)
 
 
 def _scaled(x: Tensor, y: Tensor, how: str) -> tuple[Tensor, Tensor]:

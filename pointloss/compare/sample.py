@@ -47,7 +47,7 @@ def read(path: Path, points: int | None, seed: int) -> Cloud:
         origin = f"mesh of {len(shape.faces)} triangles, {wanted} points sampled by area"
         try:
             return Cloud(*_sample(shape.points, shape.faces, wanted, rng), origin)
-        except (ValueError, IndexError) as error:
+        except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     found, normals = shape.points, shape.normals
     origin = f"cloud of {len(found)} points"
