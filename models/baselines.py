@@ -73,7 +73,7 @@ def cluster_shapes(clouds: Tensor, device: str, seed: int = 0) -> tuple[Tensor, 
     member = k_means(occupancy(clouds).sqrt(), max(1, round(len(clouds) ** 0.5)), seed=seed)
     _, member = member.unique(return_inverse=True)  # no empty clusters
     groups = [clouds[member == k] for k in range(member.max() + 1)]
-    with tqdm(groups, "means of the clusters", leave=False) as bar:
+    with tqdm(groups, "means of the clusters", leave=False, disable=None) as bar:
         shapes = [mean_shape(group, device, limit=32, seed=seed) for group in bar]
     return member, torch.stack(shapes)
 
@@ -107,7 +107,7 @@ def nearest_images(
     best = torch.full((len(queries),), float("inf"), device=device)
     found = torch.zeros(len(queries), dtype=torch.int64, device=device)
     turned = torch.zeros(len(queries), dtype=torch.bool, device=device)
-    with tqdm(train, "nearest images", leave=False) as bar:
+    with tqdm(train, "nearest images", leave=False, disable=None) as bar:
         for batch in bar:
             images, owners = batch.image.to(device), batch.object.to(device)
             for flip in (False, True) if mirrored else (False,):
@@ -132,7 +132,7 @@ def nearest_shapes(truth: Tensor, train: Tensor, device: str, points: int = 512)
         for seed, c in enumerate((truth, train))
     )
     found = []
-    with tqdm(truth, "nearest shapes", leave=False) as bar:
+    with tqdm(truth, "nearest shapes", leave=False, disable=None) as bar:
         for cloud in bar:
             every = [
                 chamfer(

@@ -86,7 +86,9 @@ class Judge:
         """
         pairs, back = torch.stack([chosen, objects], dim=1).unique(dim=0, return_inverse=True)
         batches = pairs.split(self.options.batch_size)
-        with tqdm(batches, f"{self.protocol.name} {method}", unit="batch", leave=False) as bar:
+        with tqdm(
+            batches, f"{self.protocol.name} {method}", unit="batch", leave=False, disable=None
+        ) as bar:
             parts = [self.score(clouds[b[:, 0]].unbind(), b[:, 1], b[:, 1]) for b in bar]
         return torch.cat(parts)[back]
 

@@ -33,7 +33,7 @@ def open_tensorboard(out: Path, epoch: int) -> "SummaryWriter":
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        cure = "pip install tensorboard, or set it to false"
+        cure = "pip install -e '.[tensorboard]' or pip install tensorboard, or set it to false"
         raise ConfigError(f"log.tensorboard: tensorboard is not installed; {cure}") from None
     return SummaryWriter(out / "tensorboard", purge_step=epoch + 1)
 

@@ -122,7 +122,11 @@ def run(args: argparse.Namespace) -> list[str]:
         turntable(args.out / f"{path.stem}.gif", image, found.points)
         cloud = Cloud(found.points, spread=found.spread)
         shown.append(Shown(path.name, "", image, None, {weights.name: cloud}))
-        told = "" if found.spread is None else f"; a point's spread {found.spread.mean():.3f}"
+        told = (
+            ""
+            if found.spread is None
+            else f"; spread {found.spread.mean():.3f} of the longest side"
+        )
         lines.append(f"{path}: {cutout.how}{told}")
     title = f"Predictions of {weights.name}"
     files.write_text(args.out / PAGE, page(title, [CAPTION], [weights.name], shown))
@@ -131,7 +135,7 @@ def run(args: argparse.Namespace) -> list[str]:
 
 CAPTION = (
     "The image as the network saw it, and the cloud that it gave. Spread: how far a point moves "
-    "from draw to draw of the latent."
+    "from draw to draw of the latent, in longest sides of the object."
 )
 
 

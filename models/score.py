@@ -130,7 +130,7 @@ def score_images(
     scores: list[list[Tensor]] = [[] for _ in judges]
     samples: list[list[Tensor]] = [[] for _ in judges]
     loader = DataLoader(Subset(data, keep), judges[0].options.batch_size, num_workers=workers)
-    with tqdm(loader, "scores", unit="batch", leave=False) as bar:
+    with tqdm(loader, "scores", unit="batch", leave=False, disable=None) as bar:
         for batch in bar:
             predicted = predictor(batch)
             thumbs.append(thumbnails(batch.image))

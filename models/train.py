@@ -192,7 +192,8 @@ def train(task: Task, out: Path, resumed: dict[str, Any] | None = None) -> Run:
     )
     epochs, limit, first = config.optim.epochs, 60 * config.optim.max_minutes, len(run.history)
     steps = len(batches)
-    with tqdm(total=steps * epochs, initial=steps * first, unit="step", disable=not chief) as bar:
+    silent = None if chief else True  # None: where stderr is no terminal, so that logs stay short
+    with tqdm(total=steps * epochs, initial=steps * first, unit="step", disable=silent) as bar:
         for epoch in range(first, epochs):
             if limit and epoch and run.seconds > limit:
                 break
@@ -284,8 +285,16 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     minutes = (time.monotonic() - began) / 60
-    print(f"\n{text}\n{out}: table, checkpoint, pictures; {minutes:.1f} minutes")
+    print(f"\n{text}\n{minutes:.1f} minutes; tables in {out}/results.md, weights in {path}")
+    print("\n".join(conclusion(text, out)))
     return 0
+
+
+def conclusion(text: str, out: Path) -> list[str]:
+    """The verdicts once more, which long tables push off the screen, and the pictures to open."""
+    verdicts = [line.strip() for line in text.splitlines() if line.startswith("By `")]
+    pictures = sorted(map(str, out.glob("*.png")), reverse=True)
+    return [*verdicts, f"look at {', '.join(pictures)}"]
 
 
 def how_to_go_on(out: Path | None, change: str = "") -> str:

@@ -66,7 +66,14 @@ def clouds_of(
 ) -> list[Cloud]:
     """The network's cloud for each sample, judged, with the spread over draws if it draws."""
     clouds = []
-    bar = tqdm(zip(samples, truths, strict=True), label, len(samples), unit="image", leave=False)
+    bar = tqdm(
+        zip(samples, truths, strict=True),
+        label,
+        len(samples),
+        unit="image",
+        leave=False,
+        disable=None,
+    )
     for sample, truth in bar:
         found = predict(weights, sample.image, SAMPLES, truth=sample.points)
         clouds.append(judge(found.points, truth, found.spread))

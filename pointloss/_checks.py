@@ -74,7 +74,8 @@ def clouds(
     for each point goes in and out by `per_point`, `at_x` and `into_x`.
     """
     _check_types(op, x, y)
-    _check_shapes(op, x, y, max_dim)
+    _check_shapes(op, x, y, max_dim=max_dim)
+    _warn_of_threes(op, x, y)
     single = x.dim() == 2
     if x.dtype != y.dtype or x.dtype in HALVES:
         dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
@@ -114,6 +115,16 @@ def costs(
     x, x_lengths, x_order = _compact(op, "x", x_mask, x, x_lengths, single)
     y, y_lengths, y_order = _compact(op, "y", y_mask, x.transpose(1, 2), y_lengths, single)
     return Clouds(y.transpose(1, 2), y, x_lengths, y_lengths, single, x_order, y_order)
+
+
+def pair(op: str, **named: Tensor) -> None:
+    """Raise what `clouds` raises of two clouds, in the words of a caller who names them otherwise.
+
+    For pointloss.compat: first the cloud that is x further down, then the one that is y.
+    """
+    (x_name, x), (y_name, y) = named.items()
+    _check_types(op, x, y, x_name, y_name)
+    _check_shapes(op, x, y, x_name, y_name)
 
 
 def choice(op: str, name: str, value: object, allowed: tuple[object, ...]) -> None:
@@ -233,43 +244,62 @@ def _check_tensor(op: str, name: str, value: Tensor) -> None:
         raise RuntimeError(f"{op}: {cuda_cure()}")
 
 
-def _check_types(op: str, x: Tensor, y: Tensor) -> None:
-    _check_tensor(op, "x", x)
-    _check_tensor(op, "y", y)
+def _check_types(op: str, x: Tensor, y: Tensor, x_name: str = "x", y_name: str = "y") -> None:
+    _check_tensor(op, x_name, x)
+    _check_tensor(op, y_name, y)
     if x.device != y.device:
-        raise ValueError(f"{op}: x and y must be on one device, got {x.device} and {y.device}")
-
-
-def _check_shapes(op: str, x: Tensor, y: Tensor, max_dim: int | None) -> None:
-    given, other = x.shape, y.shape
-    if len(given) not in (2, 3):
-        raise ValueError(f"{op}: x must have shape [B, N, D] or [N, D], got {list(given)}")
-    d = given[-1]
-    if len(other) != len(given) or other[-1] != d or (len(given) == 3 and other[0] != given[0]):
-        raise ValueError(_shapes_differ(op, x, y))
-    if d < 1 or (max_dim is not None and d > max_dim):
-        hint = "; did you mean x.transpose(-1, -2)?" if 1 <= given[-2] <= MAX_DIM < d else ""
-        number = "at least 1 coordinate" if max_dim is None else f"1 to {max_dim} coordinates"
-        raise ValueError(f"{op}: points must have {number}, got x of shape {list(given)}{hint}")
-    # Clouds [B, 3, N] with N <= 64 pass as three points each; only their owner knows better.
-    if d > 3 and not torch.compiler.is_compiling() and given[-2] == other[-2] == 3:
-        warn(
-            f"{op}: x and y are taken as clouds of 3 points with {d} coordinates each; if they are "
-            f"{d} points with 3 coordinates, pass x.transpose(-1, -2) and y.transpose(-1, -2)"
+        raise ValueError(
+            f"{op}: {x_name} and {y_name} must be on one device, got {x.device} and {y.device}"
         )
 
 
-def _shapes_differ(op: str, x: Tensor, y: Tensor) -> str:
+def _check_shapes(
+    op: str,
+    x: Tensor,
+    y: Tensor,
+    x_name: str = "x",
+    y_name: str = "y",
+    max_dim: int | None = MAX_DIM,
+) -> None:
+    given, other = x.shape, y.shape
+    if len(given) not in (2, 3):
+        raise ValueError(f"{op}: {x_name} must have shape [B, N, D] or [N, D], got {list(given)}")
+    d = given[-1]
+    if len(other) != len(given) or other[-1] != d or (len(given) == 3 and other[0] != given[0]):
+        raise ValueError(_shapes_differ(op, x, y, x_name, y_name))
+    if d < 1 or (max_dim is not None and d > max_dim):
+        hint = _transposed(x_name) if 1 <= given[-2] <= MAX_DIM < d else ""
+        number = "at least 1 coordinate" if max_dim is None else f"1 to {max_dim} coordinates"
+        raise ValueError(
+            f"{op}: points must have {number}, got {x_name} of shape {list(given)}{hint}"
+        )
+
+
+def _shapes_differ(op: str, x: Tensor, y: Tensor, x_name: str, y_name: str) -> str:
     d = x.shape[-1]
     want = f"[{x.shape[0]}, M, {d}]" if x.dim() == 3 else f"[M, {d}]"
     hint = ""
     if y.dim() == x.dim():
         # The cloud with the longer rows is the likelier to lie on its side.
         if y.shape[-1] > d and y.shape[-2] == d:
-            hint = "; did you mean y.transpose(-1, -2)?"
+            hint = _transposed(y_name)
         elif x.shape[-2] == y.shape[-1]:
-            hint = "; did you mean x.transpose(-1, -2)?"
-    return f"{op}: y must have shape {want}, got {list(y.shape)}{hint}"
+            hint = _transposed(x_name)
+    return f"{op}: {y_name} must have shape {want}, got {list(y.shape)}{hint}"
+
+
+def _transposed(name: str) -> str:
+    return f"; did you mean {name}.transpose(-1, -2)?"
+
+
+def _warn_of_threes(op: str, x: Tensor, y: Tensor) -> None:
+    """Clouds [B, 3, N] with N <= 64 pass as three points each; only their owner knows better."""
+    d = x.shape[-1]
+    if d > 3 and not torch.compiler.is_compiling() and x.shape[-2] == y.shape[-2] == 3:
+        warn(
+            f"{op}: x and y are taken as clouds of 3 points with {d} coordinates each; if they are "
+            f"{d} points with 3 coordinates, pass x.transpose(-1, -2) and y.transpose(-1, -2)"
+        )
 
 
 def _compact(

@@ -49,7 +49,8 @@ def info() -> int:
 def _gpu_problems(build: dict[str, str]) -> list[str]:
     """List the GPUs and say what keeps the build from using them."""
     if not torch.cuda.is_available():
-        print(f"GPU: none that this torch can use (torch is built for CUDA {torch.version.cuda})")
+        of = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU build"
+        print(f"GPU: none that this torch can use; this torch is {of}")
         return []
     problems = []
     driver = _driver_version()

@@ -60,7 +60,7 @@ def test_a_broken_file_is_named(tmp_path, name, content, message):
 def test_what_a_format_needs_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "trimesh", None)
     save(tmp_path / "a.ply")
-    with pytest.raises(ConfigError, match=r"a\.ply: reading \.ply needs trimesh: pip install"):
+    with pytest.raises(ConfigError, match=r"a\.ply: reading \.ply needs trimesh.*pip install"):
         clouds.read(tmp_path / "a.ply")
 
 

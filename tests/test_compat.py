@@ -6,6 +6,7 @@ import inspect
 import pkgutil
 
 import pytest
+import torch
 
 from pointloss import compat
 
@@ -57,3 +58,38 @@ def test_arguments_stand_in_the_peer_s_order(name):
     parameters = inspect.signature(found).parameters.values()
     assert [p.name for p in parameters] == SIGNATURES[name].split()
     assert {p.kind for p in parameters} == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+
+
+CALLS = {  # what is said of two clouds, and of which arguments
+    "pytorch3d.chamfer_distance": ("chamfer_distance", "x", "y"),
+    "pytorch3d.knn_points": ("knn_points", "p1", "p2"),
+    "kaolin.sided_distance": ("sided_distance", "p1", "p2"),
+    "kaolin.chamfer_distance": ("chamfer_distance", "p1", "p2"),
+    "kaolin.f_score": ("f_score", "gt_points", "pred_points"),
+    "chamfer3d.chamfer_3DDist": ("chamfer_3DDist", "input1", "input2"),
+    "pointr.ChamferDistanceL1": ("ChamferDistanceL1", "xyz1", "xyz2"),
+    "pointr.ChamferDistanceL2_split": ("ChamferDistanceL2_split", "xyz1", "xyz2"),
+    "msn_emd.emdModule": ("emdModule", "input1", "input2"),
+    "pytorch_emd.earth_mover_distance": ("earth_mover_distance", "xyz1", "xyz2"),
+    "dcd.calc_cd": ("calc_cd", "output", "gt"),
+    "dcd.calc_dcd": ("calc_dcd", "x", "gt"),
+    "dcd.calc_emd": ("calc_emd", "output", "gt"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_errors_name_the_caller_s_function_and_arguments(name):
+    module, function = name.split(".")
+    found = getattr(importlib.import_module(f"pointloss.compat.{module}"), function)
+    call = found() if inspect.isclass(found) else found
+    more = {"msn_emd": (0.005, 50), "pytorch_emd": (False,)}.get(module, ())
+    op, first, second = CALLS[name]
+    clouds = torch.zeros(2, 5, 3), torch.zeros(3, 5, 3)
+    with pytest.raises(
+        ValueError, match=rf"^{op}: ({first}|{second}) must have shape \[\d, M, 3\]"
+    ):
+        call(*clouds, *more)
+    with pytest.raises(TypeError, match=rf"^{op}: {second} must be a torch.Tensor, got list; did"):
+        call(clouds[0], [[[0.0, 0.0, 0.0]]], *more)
+    with pytest.raises(TypeError, match=rf"^{op}: {first} must be float16, .*, got int64"):
+        call(clouds[0].long(), clouds[0], *more)

@@ -182,6 +182,17 @@ def test_doctor_says_ok(capsys):
         assert "cuda:0 emd backward: ok" in lines
 
 
+@pytest.mark.parametrize(
+    ("built", "words"), [(None, "a CPU build"), ("13.0", "built for CUDA 13.0")]
+)
+def test_doctor_says_which_torch_sees_no_gpu(built, words, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built)
+    assert cli._gpu_problems({"cuda": ""}) == []
+    expected = f"GPU: none that this torch can use; this torch is {words}\n"
+    assert capsys.readouterr().out == expected
+
+
 def test_doctor_names_what_is_wrong(capsys, monkeypatch):
     monkeypatch.setattr(cli, "_nearest_agrees", lambda *unused: False)
     assert cli.main(["info"]) == 1

@@ -94,6 +94,14 @@ def test_device_code_stays_in_its_room():
             assert home == "common" or (home == device and (not inner or own)), (path, included)
 
 
+def test_no_bar_is_drawn_into_a_log_file():
+    """Each tqdm says `disable`: None leaves it out where stderr is no terminal."""
+    for folder in ("pointloss", "models", "benchmarks", "examples"):
+        for path in (ROOT / folder).rglob("*.py"):
+            calls = re.findall(r"\btqdm\((?:[^()]|\([^()]*\))*\)", path.read_text())
+            assert all("disable=" in call for call in calls), path
+
+
 def test_readme_lines_of_library_use_run():
     """The README's python block is a program that runs as it stands."""
     block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

@@ -71,12 +71,16 @@ def test_the_clock_tells_losses_loader_and_the_rest_apart(monkeypatch):
     assert found == pytest.approx({"step_ms": 1e4, "loss_share": 0.7, "loader_share": 0.2})
 
 
-def test_a_run_leaves_everything_and_evaluates_again(root, tmp_path, capsys):
+def test_a_run_leaves_everything_and_evaluates_again(root, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
     words = settings(root)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert train.main(["--out", str(out), *words]) == 0
     shown, bars = capsys.readouterr()
     assert "images/s; " in shown
+    *_, plain, look = shown.splitlines()
+    assert plain.startswith("By `plain`: **CD ")
+    assert look == f"look at {out / 'reconstructions.png'}, {out / 'loss_curves.png'}"
     assert all(f"{what}: " in bars for what in ("scores", "nearest images", "oracle", "floor"))
     names = {path.name for path in out.iterdir()}
     expected = "config.toml metrics.csv checkpoint.pt best.pt results.md results.csv results.json"
@@ -93,6 +97,18 @@ def test_a_run_leaves_everything_and_evaluates_again(root, tmp_path, capsys):
     # A second run never overwrites the first.
     assert train.main(["--out", str(out), *words]) == 2
     assert "holds a run already" in capsys.readouterr().err
+
+
+def test_a_log_file_gets_a_line_an_epoch(root, tmp_path, capsys):
+    """Captured, stderr is no terminal."""
+    assert train.main(["--out", str(tmp_path / "run"), *settings(root)]) == 0
+    shown, bars = capsys.readouterr()
+    assert "\r" not in shown + bars
+    assert bars == ""
+    assert [line.split()[1] for line in shown.splitlines() if line.startswith("epoch ")] == [
+        "1",
+        "2",
+    ]
 
 
 def break_gradient(monkeypatch, call):

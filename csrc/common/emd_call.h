@@ -48,7 +48,7 @@ inline EmdBackwardCall check_emd_backward(const Tensor& grad, const Tensor& x, c
                                           const Tensor& cost, bool squared,
                                           const std::string& over_points,
                                           const std::string& over_batch, bool need_x, bool need_y) {
-  const Clouds size = check_clouds(x, y);
+  const Clouds size = check_clouds(x, y, INT64_MAX);
   const auto n = check_lengths(x_lengths, x), m = check_lengths(y_lengths, x);
   const bool per_point = over_points == "none";
   const Reduction reduction =

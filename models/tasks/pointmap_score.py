@@ -163,7 +163,7 @@ def score(
     found: dict[str, list[Tensor]] = {name: [] for name in methods}
     pixels, pictures, shown = [], [], set[int]()
     parts = torch.tensor(chosen, device=device).split(config.evaluate.batch_size)
-    for rows in tqdm(parts, "scores", unit="batch", leave=False):
+    for rows in tqdm(parts, "scores", unit="batch", leave=False, disable=None):
         pair = test(rows)
         for name, guesser in methods.items():
             guess = guesser(pair, rows)
@@ -174,7 +174,7 @@ def score(
                     if (category := test.category(number)) not in shown:
                         shown.add(category)
                         pictures.append(_picture(test, number, pair, guess, row))
-    aligning = tqdm(_to_align(config, test), "alignments", leave=False)
+    aligning = tqdm(_to_align(config, test), "alignments", leave=False, disable=None)
     aligned = [align_object(network, test, numbers) for numbers in aligning]
     values = {name: torch.cat(parts) for name, parts in found.items()}
     results = tabulate(config, test, chosen, values, describe(config, test, chosen, state))

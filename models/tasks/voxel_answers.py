@@ -65,7 +65,7 @@ def look(
 ) -> Seen:
     """Every image of a split once."""
     found: list[list[Tensor]] = [[] for _ in Seen._fields]
-    for batch in tqdm(split.loader(config), "scores", unit="batch", leave=False):
+    for batch in tqdm(split.loader(config), "scores", unit="batch", leave=False, disable=None):
         out = network(batch.image.to(device))
         angle = None
         if out.azimuth is not None:

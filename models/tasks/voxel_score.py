@@ -66,7 +66,9 @@ class VolumeJudge(Judge):
         pairs, back = torch.stack([chosen, objects], dim=1).unique(dim=0, return_inverse=True)
         parts = []
         batches = pairs.split(self.options.batch_size)
-        with tqdm(batches, f"{self.protocol.name} {method}", unit="batch", leave=False) as bar:
+        with tqdm(
+            batches, f"{self.protocol.name} {method}", unit="batch", leave=False, disable=None
+        ) as bar:
             for rows, owners in (batch.unbind(1) for batch in bar):
                 iou = voxel_iou(grids[rows].float(), self.volumes[owners])
                 own = [clouds[row] for row in rows.tolist()]

@@ -253,15 +253,15 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _with_bar(pairs: Sequence[tuple[str, Path, Path]]) -> Iterable[tuple[str, Path, Path]]:
-    """The pairs, under a progress bar if there are several and tqdm is installed."""
-    if len(pairs) > 1 and sys.stderr.isatty():
-        try:
-            from tqdm import tqdm
-        except ImportError:
-            return pairs
-        bar: Iterable[tuple[str, Path, Path]] = tqdm(pairs, unit="pair")
-        return bar
-    return pairs
+    """The pairs, under a progress bar on a terminal if there are several and tqdm is installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return pairs
+    bar: Iterable[tuple[str, Path, Path]] = tqdm(
+        pairs, unit="pair", disable=None if len(pairs) > 1 else True
+    )
+    return bar
 
 
 def _compare(a: Path, b: Path, options: Options) -> tuple[Pair, list[str]]:

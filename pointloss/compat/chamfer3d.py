@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pointloss import _checks
 from pointloss.ops.nearest import nearest_both
 
 
@@ -29,6 +30,7 @@ class chamfer_3DDist(nn.Module):
             ValueError: shapes or devices do not fit.
             TypeError: dtypes do not fit.
         """
+        _checks.pair("chamfer_3DDist", input1=input1, input2=input2)
         there, back = nearest_both(input1, input2)
         return there.dist, back.dist, there.idx.int(), back.idx.int()
 

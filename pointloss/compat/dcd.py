@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pointloss import _checks
 from pointloss._reduce import safe_sqrt
 from pointloss.compat._eps import relative
 from pointloss.compat.chamfer3d import chamfer_3DDist, fscore
@@ -42,6 +43,7 @@ def calc_cd(
         ValueError: shapes or devices do not fit.
         TypeError: dtypes do not fit.
     """
+    _checks.pair("calc_cd", gt=gt, output=output)
     raw = chamfer_3DDist()(gt, output)
     # Not mean(), so that an empty cloud's own direction is 0 and the other's inf decides.
     squared, plain = (
@@ -83,6 +85,7 @@ def calc_dcd(
         ValueError: shapes, devices or options do not fit.
         TypeError: dtypes do not fit.
     """
+    _checks.pair("calc_dcd", x=x, gt=gt)
     factor = "ratio_at_least_1" if non_reg else "ratio"
     options = {"alpha": alpha, "n_lambda": n_lambda, "size_factor": factor}
     loss = density_aware_chamfer(x, gt, **options, batch_reduction="none")  # type: ignore[arg-type]
@@ -107,4 +110,5 @@ def calc_emd(output: Tensor, gt: Tensor, eps: float = 0.005, iterations: int = 5
         ValueError: shapes, devices or eps do not fit.
         TypeError: dtypes do not fit.
     """
+    _checks.pair("calc_emd", output=output, gt=gt)
     return emd(output, gt, rtol=relative("calc_emd", eps), batch_reduction="none")

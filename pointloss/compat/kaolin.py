@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pointloss import _checks
 from pointloss.losses.chamfer import chamfer
 from pointloss.metrics import f_score as _f_score
 from pointloss.ops.nearest import nearest
@@ -28,6 +29,7 @@ def sided_distance(p1: Tensor, p2: Tensor) -> tuple[Tensor, Tensor]:
         ValueError: shapes or devices do not fit.
         TypeError: dtypes do not fit.
     """
+    _checks.pair("sided_distance", p1=p1, p2=p2)
     dist, idx = nearest(p1, p2)
     return dist.to(p1.dtype), idx
 
@@ -54,6 +56,7 @@ def chamfer_distance(
         ValueError: shapes or devices do not fit.
         TypeError: dtypes do not fit.
     """
+    _checks.pair("chamfer_distance", p1=p1, p2=p2)
     ways = {"both": w1} if w1 == w2 else {"x_to_y": w1, "y_to_x": w2}
     total = p1.new_zeros(p1.shape[:-2])
     for direction, weight in ways.items():
@@ -86,6 +89,7 @@ def f_score(
         ValueError: shapes or devices do not fit; radius is negative.
         TypeError: dtypes do not fit.
     """
+    _checks.pair("f_score", pred_points=pred_points, gt_points=gt_points)
     dtype = torch.promote_types(
         torch.promote_types(gt_points.dtype, pred_points.dtype), torch.float32
     )

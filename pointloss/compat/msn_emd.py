@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from pointloss import _checks
 from pointloss.compat._eps import relative
 from pointloss.losses.emd import emd
 
@@ -40,6 +41,7 @@ class emdModule(nn.Module):
         Warns:
             RuntimeWarning: a matching missed its certificate.
         """
+        _checks.pair("emdModule", input1=input1, input2=input2)
         rtol = relative("emdModule", eps)
         value, found = emd(
             input1, input2, rtol=rtol, point_reduction="none", return_assignment=True

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from pointloss import _checks
 from pointloss.losses.chamfer import chamfer
 
 
@@ -16,8 +17,9 @@ class _ChamferDistance(nn.Module):
     def _distance(
         self, xyz1: Tensor, xyz2: Tensor, squared: bool, direction: str = "both"
     ) -> Tensor:
+        _checks.pair(type(self).__name__, xyz1=xyz1, xyz2=xyz2)
         x_mask, y_mask = (
-            (cloud != 0).any(2) if self.ignore_zeros else None for cloud in (xyz1, xyz2)
+            (cloud != 0).any(-1) if self.ignore_zeros else None for cloud in (xyz1, xyz2)
         )
         return chamfer(
             xyz1, xyz2, x_mask=x_mask, y_mask=y_mask, squared=squared, direction=direction

@@ -72,6 +72,7 @@ def chamfer_distance(
         raise ValueError(f"{op}: point_reduction None needs batch_reduction None")
     x, x_lengths, x_normals = _cloud("x", x, x_lengths, x_normals)
     y, y_lengths, y_normals = _cloud("y", y, y_lengths, y_normals)
+    _checks.pair(op, x=x, y=y)
     if weights is not None:
         weights = _not_negative(_checks.in_shape(op, "weights", weights, x.shape[:1], x, False))
     shared: dict[str, Any] = {
@@ -173,6 +174,7 @@ def knn_points(
         raise ValueError(f"knn_points: K must be from 1 to {MAX_NEIGHBOURS}, got {K}")
     for name, points in (("p1", p1), ("p2", p2)):
         _padded("knn_points", name, points)
+    _checks.pair("knn_points", p1=p1, p2=p2)
     dists, idx = nearest(p1, p2, x_lengths=lengths1, y_lengths=lengths2, norm=norm, k=K)
     row = torch.arange(p1.shape[1], device=p1.device).view(1, -1, 1)
     place = torch.arange(K, device=p1.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from pointloss import _checks
 from pointloss.losses.emd import emd
 
 
@@ -30,6 +31,10 @@ def earth_mover_distance(xyz1: Tensor, xyz2: Tensor, transpose: bool = True) -> 
     Warns:
         RuntimeWarning: a matching missed its certificate.
     """
+    for name, cloud in (("xyz1", xyz1), ("xyz2", xyz2)):
+        _checks.tensor("earth_mover_distance", name, cloud)
+    if not transpose:
+        _checks.pair("earth_mover_distance", xyz1=xyz1, xyz2=xyz2)
     x, y = ((xyz.mT if transpose else xyz) for xyz in (xyz1, xyz2))
     x, y = (cloud.unsqueeze(0) if cloud.dim() == 2 else cloud for cloud in (x, y))
     n, m = x.shape[1], y.shape[1]

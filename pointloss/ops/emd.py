@@ -31,7 +31,7 @@ def matched_distance(
     Example:
         >>> from pointloss.ops.assign import assign_batched
         >>> c = _checks.clouds("emd", torch.zeros(2, 5, 3), torch.ones(2, 7, 3))
-        >>> found = assign_batched("emd", c, True, 0.01, None, None, None)
+        >>> found = assign_batched("emd", c, True, 0.01, 0.0, None, None, None)
         >>> reductions = {"point_reduction": "sum", "batch_reduction": "none"}
         >>> matched_distance(c, found, True, **reductions).tolist()
         [15.0, 15.0]

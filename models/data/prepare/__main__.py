@@ -45,7 +45,10 @@ def teller(args: argparse.Namespace) -> Callable[[str], None]:
 
 def check_needs(*packages: str) -> None:
     if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
-        raise PrepareError(f"needs {', '.join(missing)}: pip install {' '.join(missing)}")
+        raise PrepareError(
+            f"needs {', '.join(missing)}, which come with the extra data: pip install -e '.[data]' "
+            f"in the checkout, or pip install {' '.join(missing)}"
+        )
 
 
 def check(args: argparse.Namespace) -> None:

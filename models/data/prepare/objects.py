@@ -221,7 +221,7 @@ def build(
 
     built = {}
     processes = closing(in_processes(build_one, items, jobs, options.limits, write, options, work))
-    bar = tqdm(total=len(items), unit="object", desc="objects", disable=quiet)
+    bar = tqdm(total=len(items), unit="object", desc="objects", disable=quiet or None)
     with bar, processes as results:
         for item, result in results:
             bar.update()

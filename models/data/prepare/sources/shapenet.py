@@ -41,7 +41,7 @@ def index(source: Path, out: Path, quiet: bool) -> list[dict[str, Any]]:
             raise PrepareError(f"{source}: no {top}/ ({origin})")
     split = read_split(source)
     records, broken = [], 0
-    for key in tqdm(sorted(split), unit="object", desc="objects", disable=quiet):
+    for key in tqdm(sorted(split), unit="object", desc="objects", disable=quiet or None):
         try:
             views, points = check_object(source, key)
         except (OSError, ValueError, EOFError) as error:
