@@ -83,6 +83,7 @@ def test_a_rendering_is_predicted_as_evaluation_does(tmp_path, ask):
     assert code == 0
     assert told.count("framed as in training") == 2
     assert told.count("cropped around it") == 1
+    assert len(re.findall(r"; spread 0\.\d+ of the longest side$", told, re.MULTILINE)) == 3
     own, large, canvas = (np.load(tmp_path / f"{name}.npz") for name in names)
     assert np.array_equal(own["points"], expected)
     assert np.array_equal(own["image"], (batch.image[0] * 255).round().byte())
