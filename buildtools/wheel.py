@@ -133,7 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     missing = [package for package in TOOLS if not is_installed(package)]
     if missing:
-        sys.exit(f"buildtools.wheel: pip install {' '.join(missing)}")
+        cure = f"pip install -e '.[dev]', or pip install {' '.join(missing)}"
+        sys.exit(f"buildtools.wheel: needs {', '.join(missing)}, of the extra dev: {cure}")
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary).resolve()
         sdist, wheel = build(work, args.cuda)

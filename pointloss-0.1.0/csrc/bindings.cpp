@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT
+// The op schemas of the library pointloss/_ops.so. No bodies: each op registers its own
+// implementation in csrc/cpu/<op>.cpp and csrc/cuda/<op>.cu.
+#include "build_info.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <string>
+
+// x [B, N, D], y [B, M, D], lengths int64 [B]. What each result means is told in the docstrings of
+// pointloss/ops/; the schemas only fix the order.
+STABLE_TORCH_LIBRARY(pointloss, m) {
+  m.def(
+      "nearest(Tensor x, Tensor y, Tensor? x_lengths, Tensor? y_lengths, int norm, bool both, "
+      "str method) -> (Tensor dist_x, Tensor idx_x, Tensor dist_y, Tensor idx_y)");
+  m.def("nearest_index(Tensor y, Tensor? y_lengths) -> Tensor");
+  m.def(
+      "nearest_query(Tensor x, Tensor? x_lengths, Tensor y, Tensor? y_lengths, Tensor index, "
+      "int norm) -> (Tensor dist, Tensor idx)");
+  m.def(
+      "k_nearest(Tensor x, Tensor y, Tensor? x_lengths, Tensor? y_lengths, Tensor? index, int "
+      "norm, "
+      "int k, str method) -> (Tensor dist, Tensor idx)");
+  m.def(
+      "nearest_backward(Tensor? grad_x, Tensor? grad_y, Tensor x, Tensor y, Tensor idx_x, "
+      "Tensor idx_y, int norm, bool deterministic) -> (Tensor, Tensor)");
+  m.def(
+      "chamfer(Tensor x, Tensor y, Tensor? x_lengths, Tensor? y_lengths, int norm, bool squared, "
+      "bool both, str point_reduction, str batch_reduction) -> (Tensor value, Tensor idx)");
+  m.def(
+      "chamfer_backward(Tensor grad, Tensor x, Tensor y, Tensor? x_lengths, Tensor? y_lengths, "
+      "Tensor idx, int norm, bool squared, bool both, str point_reduction, str batch_reduction, "
+      "bool deterministic) -> (Tensor, Tensor)");
+  m.def(
+      "assign(Tensor x, Tensor y, Tensor? x_lengths, Tensor? y_lengths, bool squared, float rtol, "
+      "Tensor? price, Tensor? idx, int max_rounds, bool deterministic) -> (Tensor new_idx, "
+      "Tensor cost, Tensor gap, Tensor new_price, Tensor rounds, Tensor converged)");
+  m.def("build_info() -> str");
+}
+
+namespace {
+
+// A line "name=value" per fact.
+std::string build_info() {
+  std::string lines;
+  for (const auto& [name, value] : pointloss::build_info()) lines += name + "=" + value + "\n";
+  return lines;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(pointloss, CompositeExplicitAutograd, m) {
+  m.impl("build_info", TORCH_BOX(&build_info));
+}

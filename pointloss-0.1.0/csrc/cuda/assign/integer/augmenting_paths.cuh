@@ -1,0 +1,353 @@
+// SPDX-License-Identifier: MIT
+// Shortest augmenting paths of the integer solver for equal sizes (equal.cuh).
+//
+// The search starts from all bidders that have no object at once. Each is the root of a tree; the
+// label of an object is its distance from the nearest root in the eps-reduced costs; the bidder
+// that owns a labelled object is a row that offers labels to all objects. Labels are settled bucket
+// by bucket, but never beyond the least label of a free object. When a tree has reached a free
+// object, its root is matched along the path, and the prices of the tree's objects rise by the
+// difference between that label and theirs. The other trees keep their labels and offer theirs to
+// the objects that have left a tree (grafting; after A. Azad, A. Buluc and A. Pothen, "Computing
+// maximum cardinality matchings in parallel on bipartite graphs via tree-grafting", IEEE TPDS 28
+// (2017)): one sweep of growing labels matches all roots. Distances are rounded down to multiples
+// of a quantum of a few eps, at the price of as much slack on the edges of the paths.
+// Deterministic: of equal labels the first stays, so only the queue must have a fixed order.
+// Map: in a round every warp lowers the labels of its own groups of objects, without atomics, then
+// selects the next frontier among their owners. One barrier after each.
+#pragma once
+
+#include "look_ahead.cuh"
+
+namespace pointloss {
+
+constexpr unsigned long long kNoLabel = static_cast<unsigned long long>(kUnreached) << 32;
+// In place of the free object that a root has found, with its label.
+constexpr unsigned long long kUnmatched = ~0ull, kMatched = kUnmatched - 1;
+
+template <class Id, Cost kCost>
+struct PathSearch {
+  static constexpr int kNone = EqualState<Id, kCost>::kNone;
+
+  const EqualState<Id, kCost>& s;
+  IntegerShared& h;
+  int eps, quantum;
+
+  __device__ __forceinline__ static int distance_of(unsigned long long label) {
+    return static_cast<int>(label >> 32);
+  }
+  __device__ __forceinline__ static int bidder_of(unsigned long long label) {
+    return static_cast<int>(label & 0xffffffffu);
+  }
+
+  // Least labels of at most `cutoff` for the objects, from the rows of the queue. A warp keeps to
+  // its own groups: it finds the rows that matter to a group by a lane each, then their labels for
+  // its objects by a lane each. Of equal labels the first stays.
+  __device__ __forceinline__ void offer(int count, int floor, int cutoff) {
+    const int lane = threadIdx.x % 32;
+    for (int q = lane; q - lane < count; q += 32) {
+      const bool real = q < count;
+      const int i = real ? s.queue[q] : 0;
+      const float4 at = s.bidder[i];
+      const int own = max(s.distance[i], floor);
+      for (int g = threadIdx.x / 32; g < s.G; g += kIntegerWarps) {
+        const int least = max(rounded(group_bound(s, g, at) + s.price_of(at)), own);
+        const int worst = min(s.box_label[g], cutoff + 1);
+        const unsigned rows = __ballot_sync(kWholeWarp, real && least < worst);
+        if (rows != 0) offer_group(g, i, least, rows, floor, cutoff);
+      }
+    }
+  }
+
+  // To group g from those rows of the lanes whose bits are set, each with at least `least`.
+  __device__ __forceinline__ void offer_group(int g, int i, int least, unsigned rows, int floor,
+                                              int cutoff) {
+    const int j = g * 32 + threadIdx.x % 32;
+    const float4 o = s.object[j];
+    int lowest = min(distance_of(s.label[j]), cutoff + 1), from = kNone;
+    const auto label_from = [&](int row) {  // yet to be rounded down
+      const float4 at = s.bidder[row];
+      return max(s.value(o, at) + s.price_of(at), max(s.distance[row], floor));
+    };
+    const auto take = [&](int label, int row) {
+      from = label < lowest ? row : from;
+      lowest = min(label, lowest);
+    };
+    const auto next_or = [&](int last) {
+      if (rows == 0) return last;
+      const int row = __shfl_sync(kWholeWarp, i, __ffs(rows) - 1);
+      rows &= rows - 1;
+      return row;
+    };
+    for (int turn = 1;; ++turn) {  // four at a time, to hide their latency
+      const int a = next_or(0), b = next_or(a);
+      const int at_a = label_from(a), at_b = label_from(b);
+      if (rows == 0) {
+        take(at_a, a), take(at_b, b);
+        break;
+      }
+      const int c = next_or(0), d = next_or(c);
+      const int at_c = label_from(c), at_d = label_from(d);
+      take(at_a, a), take(at_b, b), take(at_c, c), take(at_d, d);
+      if (rows != 0 && turn % 2 == 0) {
+        const int worst = warp_max(rounded(lowest));
+        rows &= __ballot_sync(kWholeWarp, least < worst);
+      }
+      if (rows == 0) break;
+    }
+    if (from != kNone) {
+      s.label[j] = pack(rounded(lowest), static_cast<unsigned>(from));
+      if (s.owner[j] == kNone) atomicMin(&h.free, rounded(lowest));
+    }
+    set_worst_label(g, distance_of(s.label[j]));
+  }
+
+  // Lowers h.nearest to the least label that the rows of the queue offer to a free object.
+  __device__ __forceinline__ void find_nearest_free(int count, int floor) {
+    const int lane = threadIdx.x % 32;
+    int nearest = kUnreached;
+    for (int g = threadIdx.x / 32; g < s.G; g += kIntegerWarps) {
+      const int own = g * 32 + lane;
+      unsigned frees = __ballot_sync(kWholeWarp, own < s.N && s.owner[own] == kNone);
+      for (; frees != 0; frees &= frees - 1) {
+        const float4 o = s.object[g * 32 + __ffs(frees) - 1];
+        for (int q = lane; q < count; q += 32) {
+          const int i = s.queue[q];
+          const float4 at = s.bidder[i];
+          const int distance = rounded(s.value(o, at) + s.price_of(at));
+          nearest = min(nearest, max(max(distance, s.distance[i]), floor));
+        }
+      }
+    }
+    nearest = warp_min(nearest);
+    if (lane == 0 && nearest < kUnreached) atomicMin(&h.nearest, nearest);
+  }
+
+  __device__ __forceinline__ int rounded(int distance) const { return distance & -quantum; }
+
+  __device__ __forceinline__ void set_worst_label(int g, int distance) const {
+    const int worst = warp_max(distance);
+    __syncwarp();  // all lanes have read the last
+    if (threadIdx.x % 32 == 0) s.box_label[g] = worst;
+    __syncwarp();
+  }
+
+  // Appends the bidders of the lanes with `in` to the queue; deterministic: to the part of
+  // selected[] that belongs to the objects of this warp, which holds `own` by now.
+  __device__ __forceinline__ void push(bool in, int bidder, int* count, int& own) const {
+    const unsigned mask = __ballot_sync(kWholeWarp, in);
+    if (mask == 0) return;
+    const bool fixed = s.in->deterministic;
+    const int at = fixed ? part() + own + rank_in(mask) : append_place(count, mask);
+    own += __popc(mask);
+    if (in) (fixed ? s.selected : s.queue)[at] = static_cast<Id>(bidder);
+  }
+  __device__ __forceinline__ int part() const {
+    const int warp = threadIdx.x / 32;
+    return 32 * (warp * (s.G / kIntegerWarps) + min(warp, s.G % kIntegerWarps));
+  }
+
+  // Moves what push() has left in selected[] to the queue, by warps; returns how many there are.
+  __device__ __forceinline__ int gather() const {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int before = 0, all = 0;
+    for (int w = 0; w < kIntegerWarps; ++w) {
+      const int count = h.base[w];
+      before += w < warp ? count : 0;
+      all += count;
+    }
+    for (int k = lane; k < h.base[warp]; k += 32) s.queue[before + k] = s.selected[part() + k];
+    __syncthreads();
+    return all;
+  }
+
+  // Makes rows of the owners of objects with a new label of at most `limit`. Counters of round r:
+  // rows, least label of the other owned objects.
+  __device__ __forceinline__ void select(int r, int limit) {
+    const int lane = threadIdx.x % 32;
+    int next = kUnreached, own = 0;
+    for (int g = threadIdx.x / 32; g < s.G; g += kIntegerWarps) {
+      const int j = g * 32 + lane;
+      const int distance = distance_of(s.label[j]);
+      const int i = s.owner[j];
+      const bool pending = i != kNone && distance < s.distance[i];
+      const bool row = pending && distance <= limit;
+      if (pending && !row) next = min(next, distance);
+      if (row) {
+        s.bidder[i].w = __int_as_float(distance - s.value(j, s.bidder[i]));
+        s.distance[i] = distance;
+      }
+      push(row, i, h.count + r % 3, own);
+    }
+    if (lane == 0) h.base[threadIdx.x / 32] = own;
+    next = warp_min(next);
+    if (lane == 0 && next < kUnreached) atomicMin(h.next_label + r % 3, next);
+  }
+
+  __device__ __forceinline__ void reset_counters(int r) {
+    if (threadIdx.x != 0) return;
+    h.count[r % 3] = 0;
+    h.next_label[r % 3] = kUnreached;
+  }
+
+  __device__ __forceinline__ LookAhead<Id, kCost> ahead() const { return {s, h, quantum}; }
+
+  // Nothing is known of the free objects.
+  __device__ __forceinline__ void forget_free() const {
+    if (threadIdx.x != 0) return;
+    h.nearest = kPriceLimit, h.free = kUnreached;
+    h.frees = 0, h.near[0] = kUnlisted;
+  }
+
+  // Roots the trees at the first `count` bidders of the queue.
+  __device__ __forceinline__ void plant(int count) {
+    for (int i = threadIdx.x; i < s.N; i += kIntegerThreads) s.distance[i] = kUnreached;
+    for (int g = threadIdx.x / 32; g < s.G; g += kIntegerWarps) {
+      const int j = g * 32 + threadIdx.x % 32;
+      s.label[j] = j < s.N ? kNoLabel : 0;  // nothing improves what pads the last group
+      set_worst_label(g, distance_of(s.label[j]));
+    }
+    if (threadIdx.x == 0) h.matched = 0;
+    forget_free();
+    __syncthreads();
+    for (int g = threadIdx.x / 32; g < s.G; g += kIntegerWarps) ahead().list_free(g);
+    for (int q = threadIdx.x / 32; q < count; q += kIntegerWarps) {
+      const int i = s.queue[q];
+      const BestTwo<int> top = best_two(s, i, kSlackEps * eps);
+      if (threadIdx.x % 32 != 0) continue;
+      s.bidder[i].w = __int_as_float(-top.best);
+      s.distance[i] = ~q;  // below every label, and names the root
+      h.found[q] = kUnmatched;
+    }
+  }
+
+  // Root of the tree of a labelled object, as its place in found[].
+  __device__ __forceinline__ int root_of(int j) {
+    for (int step = 0; step <= s.N; ++step) {
+      const int i = bidder_of(s.label[j]);
+      j = s.partner[i];
+      if (j == kNone) return ~s.distance[i];
+    }
+    h.overflow = 1;
+    return 0;
+  }
+
+  // Matches every root whose tree has a free object at `limit`, the least label of all free
+  // objects, and makes rows of all that is left in the trees of the others: returns how many.
+  // Labels up to `limit` are final.
+  __device__ __forceinline__ int match(int count, int limit) {
+    for (int j = threadIdx.x; j < s.N; j += kIntegerThreads) {
+      const int distance = distance_of(s.label[j]);
+      if (distance == kUnreached) continue;
+      const int root = root_of(j);
+      s.root[j] = static_cast<Id>(root);
+      if (s.owner[j] == kNone && distance <= limit) {
+        atomicMin(h.found + root, pack(distance, static_cast<unsigned>(j)));
+      }
+    }
+    __syncthreads();
+    for (int g = threadIdx.x / 32; g < s.G; g += kIntegerWarps) leave_tree(g, limit);
+    forget_free();
+    __syncthreads();
+    if (threadIdx.x < count) {
+      const auto found = h.found[threadIdx.x];
+      if (found < kMatched) {
+        h.found[threadIdx.x] = kMatched;
+        augment(static_cast<int>(found & 0xffffffffu));
+      }
+    }
+    __syncthreads();
+    for (int g = threadIdx.x / 32; g < s.G; g += kIntegerWarps) {
+      const int j = g * 32 + threadIdx.x % 32;
+      const bool labelled = j < s.N && distance_of(s.label[j]) < kUnreached;
+      const bool left = labelled && s.root[j] == static_cast<Id>(kNone);
+      if (left) s.label[j] = kNoLabel;
+      if (labelled && !left && s.owner[j] == kNone) atomicMin(&h.free, distance_of(s.label[j]));
+      ahead().list_free(g);
+      set_worst_label(g, distance_of(s.label[j]));
+    }
+    return queue_bidders(s, h, [&](int i) { return s.distance[i] != kUnreached; }, [](int) {});
+  }
+
+  // Raises the prices of the objects in trees of matched roots, which leave those trees, as do
+  // their owners.
+  __device__ __forceinline__ void leave_tree(int g, int limit) {
+    const int j = g * 32 + threadIdx.x % 32;
+    if (j < s.N && distance_of(s.label[j]) < kUnreached && h.found[s.root[j]] < kMatched) {
+      const int price = s.price(j) + max(0, limit - distance_of(s.label[j]));
+      s.set_price(j, price);
+      s.root[j] = static_cast<Id>(kNone);
+      if (s.owner[j] != kNone) s.distance[s.owner[j]] = kUnreached;
+      if (price > kPriceLimit) h.overflow = 1;
+    }
+    refresh_group(s, g);
+  }
+
+  // Gives the free object j to the row that labelled it, that row's object to the next, and so on.
+  __device__ __forceinline__ void augment(int j) {
+    for (int step = 0; step <= s.N && j != kNone; ++step) {
+      const int i = bidder_of(s.label[j]), next = s.partner[i];
+      s.partner[i] = static_cast<Id>(j);
+      s.owner[j] = static_cast<Id>(i);
+      s.distance[i] = kUnreached;  // of the root
+      j = next;
+    }
+    atomicAdd(&h.matched, 1);
+  }
+
+  // Matches the first `count` bidders of the queue, none of which has an object. Returns the rounds
+  // that it took; fewer are matched if that reaches `round_limit`.
+  //
+  // floor: label of the last free object that was matched: no later label is less.
+  // limit: end of the bucket whose labels are being settled, `width` beyond its start.
+  // cutoff: greatest label worth keeping before the next root is matched.
+  __device__ __forceinline__ int64_t run(int count, int64_t round_limit) {
+    int limit = 0, floor = 0, width = quantum, rows = count;
+    int64_t rounds = 0;
+    plant(count);
+    reset_counters(0);
+    __syncthreads();
+    find_nearest_free(rows, floor);
+    __syncthreads();
+    int cutoff = h.nearest + kBeyondFree * quantum;
+    bool opened = false;  // the bucket in this round
+    for (int r = 0; rounds < round_limit && h.overflow == 0; ++r) {
+      if (rows > kLookAhead && h.frees <= kMaxFree) rows = ahead().run(rows, floor, limit);
+      if (rows > 0) {
+        ++rounds;
+        offer(rows, floor, cutoff);
+        __syncthreads();
+      }
+      const int free = h.free;  // read before the barrier: the next offer lowers it
+      select(r, free <= floor ? -1 : min(limit, free - 1));
+      reset_counters(r + 1);
+      __syncthreads();
+      rows = s.in->deterministic ? gather() : h.count[r % 3];
+      const int next = h.next_label[r % 3];
+      if (free < kPriceLimit) cutoff = min(cutoff, free + kBeyondFree * quantum);
+      if (rows > 0) {
+        if (opened && rows < kNarrowFrontier) width = min(2 * width, kRaiseLimit);
+        if (opened && rows > kWideFrontier) width = max(width / 2, quantum);
+        opened = false;
+      } else if (free <= limit) {
+        rows = match(count, free);
+        floor = free;
+        if (h.matched == count) break;
+        find_nearest_free(rows, floor);
+        __syncthreads();
+        cutoff = h.nearest + kBeyondFree * quantum;
+      } else {
+        if (min(next, free) >=
+            kPriceLimit) {  // too far for these prices: the general solver's case
+          if (threadIdx.x == 0) h.overflow = 1;
+          break;
+        }
+        limit = min(min(next, free) + width, cutoff);
+        opened = true;
+      }
+    }
+    __syncthreads();
+    return rounds;
+  }
+};
+
+}  // namespace pointloss

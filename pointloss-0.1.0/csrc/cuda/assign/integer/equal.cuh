@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: MIT
+// Assignment of two (nearly) equally large clouds in integers, by the thread blocks of a cluster.
+//
+// Problem and dual: common/assign.h. Missing bidders are replaced by dummies with cost 0 for every
+// object. A dummy ends with a cheapest object; prices are shifted so that the least is 0, hence
+// dummies add nothing to primal or dual.
+// Method: phases of falling eps. Bidders whose object is not within eps of their best lose it; then
+// all without an object bid until few are left (equal_auction.cuh). Those wait for the next phase;
+// in the last, shortest augmenting paths match them (augmenting_paths.cuh). Below the target gap
+// the solver ends, else eps shrinks by the ratio that is missing.
+// Source: D. P. Bertsekas, "The auction algorithm", Annals of Operations Research 14 (1988).
+// Cost: 2 (blob) to 17 (surface) bids per bidder, each of 64 cached values or of the near groups;
+// then 8 to 400 rounds of paths. Memory O(N).
+// Guaranteed: partners and owners are one another's, so an injection whenever all are assigned;
+// every loop is bounded by the round limit, the number of objects or phases, or rising labels. Gap
+// and assignment are not trusted: general/certificate.cuh checks both.
+#pragma once
+
+#include "augmenting_paths.cuh"
+#include "duality_gap.cuh"
+#include "load.cuh"
+#include "opening.cuh"
+
+namespace pointloss {
+
+__host__ __device__ constexpr bool equal_supports(int64_t N, int64_t dim) {
+  return dim <= 3 && N < kEqualMostPoints;
+}
+
+template <class Id, Cost kCost>
+struct EqualSolver {
+  static constexpr int kNone = EqualState<Id, kCost>::kNone;
+
+  const EqualState<Id, kCost>& s;
+  IntegerShared& h;
+  int64_t rounds = 0;
+  int eps = 1;
+  bool given_complete = false;  // the given matching has an object for all K bidders
+
+  __device__ __forceinline__ void load() {
+    load_objects(s, h);
+    for (int i = threadIdx.x; i < s.N; i += kIntegerThreads) {
+      s.bidder[i] = i < s.in->K ? s.bidder_in(i) : make_float4(kNowhere, kNowhere, kNowhere, 0.0f);
+    }
+    __syncthreads();
+    load_boxes(s);
+    __syncthreads();
+  }
+
+  // Prices to start from: the given ones, or those of the centre if they promise a better bound, or
+  // 0. Forgets caches and assignment, but for a matching that came with the prices. Returns the eps
+  // to begin at, negative if that is not known yet.
+  __device__ __forceinline__ double open(bool warm) {
+    s.cluster.sync();  // all are done with the flags and bids of earlier phases
+    if (threadIdx.x == 0) h.overflow = 0;
+    for (int i = threadIdx.x; i < s.N; i += kIntegerThreads) {
+      if (s.cluster.rank == 0) s.cache_bound[i] = INT_MIN;
+      s.partner[i] = static_cast<Id>(kNone);
+    }
+    double error = -1.0;
+    if (warm) {
+      load_prices(s, h);
+      given_complete = s.in->idx_in != nullptr && Opening<Id, kCost>{s, h}.take_matching();
+    } else {
+      restart_prices(s, [](int) { return 0; });
+      given_complete = false;
+      error = CentrePrices<EqualState<Id, kCost>>{s, h}.set();
+      refresh_groups(s);
+    }
+    for (int g = threadIdx.x; g < s.G; g += kIntegerThreads) {
+      if (s.cluster.rank == 0) s.best_count[g] = 0;
+    }
+    s.cluster.sync();
+    return error * kCentreEps;
+  }
+
+  // Primal and dual. The slack of the bidders that have an object goes to slack[]; in a first pass
+  // all best values to best[], and the K bidders are counted by the group of their best object.
+  __device__ __forceinline__ Sums pass(bool first) {
+    const Sums sums = sum_gap(s, h, [&](int i) {
+      const BestTwo<int> top = best_two(s, i, kSlackEps * eps);
+      if (threadIdx.x % 32 == 0) {
+        const int j = s.partner[i];
+        if (first) {
+          s.found_best[i] = top.best;
+          if (i < s.in->K) atomicAdd(s.best_count + top.object / 32, 1ull);
+        } else {
+          s.found_slack[i] = j == kNone ? INT_MAX : s.value(j, s.bidder[i]) - top.best;
+        }
+      }
+      return top.best;
+    });
+    if (s.cluster.size > 1) {
+      for (int i = threadIdx.x; i < s.N; i += kIntegerThreads) {
+        s.slack[i] = load_fresh(s.found_slack + i);
+      }
+      __syncthreads();
+    }
+    return sums;
+  }
+
+  // After a first pass: the best values become the slack of the bidders that have an object.
+  __device__ __forceinline__ void best_to_slack() {
+    for (int i = threadIdx.x; i < s.N; i += kIntegerThreads) {
+      const int j = s.partner[i];
+      if (j != kNone) s.slack[i] = s.value(j, s.bidder[i]) - s.best[i];
+    }
+    __syncthreads();
+  }
+
+  // Frees every bidder whose slack is above eps and queues it with the others without an object.
+  __device__ __forceinline__ int queue_slack() {
+    return queue_bidders(
+        s, h, [&](int i) { return s.partner[i] == kNone || s.slack[i] > eps; },
+        [&](int i) {
+          if (s.partner[i] == kNone) return;
+          s.owner[s.partner[i]] = static_cast<Id>(kNone);
+          s.partner[i] = static_cast<Id>(kNone);
+        });
+  }
+
+  // Gives an object to every bidder that is left without. The first block does, the others wait.
+  __device__ __forceinline__ void match_rest() {
+    s.cluster.sync();  // all have read the bids of the auction
+    if (s.cluster.rank == 0) {
+      int quantum = 1;
+      while (eps > 1 && quantum < kRaiseLimit && 2 * quantum <= eps * kQuantumEps) quantum *= 2;
+      while (rounds < s.in->round_limit && h.overflow == 0) {
+        const int left =
+            queue_bidders(s, h, [&](int i) { return s.partner[i] == kNone; }, [](int) {});
+        if (left == 0) break;
+        PathSearch<Id, kCost> search{s, h, eps, quantum};
+        rounds += search.run(min(left, kMaxSources), s.in->round_limit - rounds);
+      }
+    }
+    if (s.cluster.size > 1) share_assignment();
+  }
+
+  __device__ __forceinline__ void share_assignment() {
+    EqualAuction<Id, kCost> auction{s, h, eps};
+    if (s.cluster.rank == 0) {
+      for (int j = threadIdx.x; j < s.N; j += kIntegerThreads) s.bid[j] = auction.bid_of(j);
+      if (threadIdx.x == 0) s.exchange->rounds = rounds, s.exchange->overflow = h.overflow;
+    }
+    s.cluster.sync();
+    rounds = load_fresh(&s.exchange->rounds);
+    if (s.cluster.rank == 0) return;
+    if (threadIdx.x == 0) h.overflow = load_fresh(&s.exchange->overflow);
+    auction.take_bids();
+  }
+
+  __device__ __forceinline__ void set_eps(double value) {
+    eps = max(1, static_cast<int>(fmin(value, static_cast<double>(kRaiseLimit))));
+  }
+
+  // Phases from the first eps down until the integer gap is within `target`; false: a bound was
+  // hit, or the integers are too coarse.
+  __device__ __forceinline__ bool phases(bool warm, double target) {
+    double next = open(warm), best = 1.0;  // eps of the next phase; greatest lower bound so far
+    bool last_phase = false, abandoned = false;
+    const int left = max(kLeastLeft, static_cast<int>(kLeftPart * static_cast<float>(s.N)));
+    for (int phase = 0; phase < kMaxPhases; ++phase) {
+      const Sums sums = pass(phase == 0);
+      const bool met = sums.gap() <= target * sums.primal;
+      best = fmax(best, sums.dual);
+      if (last_phase && met) return true;
+      const double finest = fmax(1.0, kLastEps * target * best / s.N);
+      if (phase == 0) {
+        if (warm && sums.dual <= 0.0) return false;
+        if (given_complete && met) {
+          set_eps(finest);
+          return true;
+        }
+        if (next < 0.0) {
+          const Opening<Id, kCost> opening{s, h};
+          next = opening.first_eps(warm, best / s.in->K, target * best / s.N);
+        }
+      } else if (abandoned) {
+        next = best / s.in->K;
+      } else if (!last_phase) {
+        next /= kAssignTheta;
+      } else {
+        if (next <= 1.0) return sums.gap() <= kCoarseGap * sums.primal;
+        next *= fmin(fmax(0.8 * target * sums.primal / sums.gap(), 0.25), 0.8);
+      }
+      if (!last_phase && next < 1.6 * finest) next = finest;
+      last_phase = next <= 1.3 * finest;
+      set_eps(next);
+      if (warm && phase == 0 && s.in->idx_in != nullptr) best_to_slack();
+      const int count = queue_slack();
+      const bool fine_start = warm && phase == 0 && next < best / s.in->K;
+      EqualAuction<Id, kCost> auction{s, h, eps};
+      int64_t turns = int64_t{kPhaseTurns} * (s.N / kIntegerWarps + 8);
+      if (fine_start) turns = kWarmTurns * (s.N / auction.at_once() + 8);
+      turns = min(turns, s.in->round_limit - rounds);
+      const int taken = auction.run(count, left, static_cast<int>(turns));
+      rounds += taken;
+      abandoned = fine_start && taken >= turns;
+      last_phase = last_phase && !abandoned;
+      if (last_phase) match_rest();
+      if (h.overflow != 0 || rounds >= s.in->round_limit) return false;
+    }
+    return false;
+  }
+};
+
+// `state` has the arrays of the whole cluster; those of the block come to lie at `memory`.
+template <class Id, Cost kCost>
+__device__ __forceinline__ void solve_equal(EqualState<Id, kCost> state, IntegerShared& shared,
+                                            char* memory, const PairArrays& to) {
+  Arena<16> arena(memory);
+  take_arrays(state, arena);
+  if (state.cluster.size == 1) {
+    state.bid = state.best_count = state.sort_key;
+    state.found_best = state.best, state.found_slack = state.slack;
+  }
+  const IntegerInput& in = *state.in;
+  EqualSolver<Id, kCost> solver{state, shared};
+  solver.load();
+  bool done = in.price_in != nullptr && solver.phases(true, in.target());
+  if (!done && solver.rounds < in.round_limit) done = solver.phases(false, in.target());
+  finish(
+      state, shared, done, solver.rounds, solver.eps,
+      [&](int i) { return best_two(state, i, 2 * kCostError).best; }, to);
+}
+
+}  // namespace pointloss

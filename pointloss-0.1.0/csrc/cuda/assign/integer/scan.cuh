@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: MIT
+// The best object of a bidder and its second-best value, by one warp.
+//
+// A warp looks through the groups of 32 objects whose bounding box and least price say that they
+// may hold one of the two; each lane keeps the best that it sees.
+// Equal sizes: a bidder keeps the two best objects of every lane and a bound below which no other
+// object was. Prices only rise, hence both are the best of all objects as long as the second best
+// of the cached is below the bound.
+// Unequal sizes: the scan begins at the group of the last bid, and noise breaks ties.
+#pragma once
+
+#include "../best_two.cuh"
+#include "state.cuh"
+
+namespace pointloss {
+
+// At most the value of any object of group g: two units less for what rounding may add. Of a NaN
+// and a number, fmaxf takes the number.
+template <class State>
+__device__ __forceinline__ int group_bound(const State& s, int g, float4 p) {
+  const float* box = s.box + g;
+  const int G = s.G;
+  const float dx = fmaxf(fmaxf(box[0] - p.x, p.x - box[3 * G]), 0.0f);
+  const float dy = fmaxf(fmaxf(box[G] - p.y, p.y - box[4 * G]), 0.0f);
+  const float dz = fmaxf(fmaxf(box[2 * G] - p.z, p.z - box[5 * G]), 0.0f);
+  const float sum = fmaf(dx, dx, fmaf(dy, dy, dz * dz));
+  const float cost = s.cost_of(sum) * (1.0f - 0x1p-20f);
+  return __float2int_rd(cost) - 2 + s.box_price[g];
+}
+
+// The best two of all lanes. On a tie the lowest lane wins.
+__device__ __forceinline__ BestTwo<int> best_of_warp(int best, int second, int object) {
+  BestTwo<int> top;
+  top.best = warp_min(best);
+  const int lane = __ffs(__ballot_sync(kWholeWarp, best == top.best)) - 1;
+  top.object = __shfl_sync(kWholeWarp, object, lane);
+  top.second = warp_min(static_cast<int>(threadIdx.x % 32) == lane ? second : best);
+  return top;
+}
+
+template <class State>
+__device__ __forceinline__ int nearest_group(const State& s, float4 p) {
+  int nearest = INT_MAX, group = 0;
+  for (int g = threadIdx.x % 32; g < s.G; g += 32) {
+    const int least = group_bound(s, g, p);
+    if (least < nearest) nearest = least, group = g;
+  }
+  return best_of_warp(nearest, INT_MAX, group).object;
+}
+
+// Calls use(j, value_of(j, object)) for this lane's objects j, each with its price, of the groups g
+// for which within(g, bound) holds: kAtOnce groups at a time. All objects are read before any is
+// used, and without a branch, so that their latencies overlap; where groups are missing the last is
+// read again and given to use() as INT_MAX. Calls after() once per 32 groups of which any was
+// visited.
+template <int kAtOnce, class State, class Within, class Value, class Use, class After>
+__device__ __forceinline__ void visit_groups(const State& s, float4 p, Within within,
+                                             Value value_of, Use use, After after) {
+  const int lane = threadIdx.x % 32;
+  for (int g0 = 0; g0 < s.G; g0 += 32) {
+    const int bound = g0 + lane < s.G ? group_bound(s, g0 + lane, p) : INT_MAX;
+    unsigned groups = __ballot_sync(kWholeWarp, within(g0 + lane, bound));
+    if (groups == 0) continue;
+#pragma unroll 1
+    while (groups != 0) {
+      int j[kAtOnce] = {}, value[kAtOnce];
+      bool real[kAtOnce];
+      float4 object[kAtOnce];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        real[k] = groups != 0;
+        j[k] = real[k] ? (g0 + __ffs(groups) - 1) * 32 + lane : j[k > 0 ? k - 1 : 0];
+        groups &= groups - 1;
+        object[k] = s.priced(j[k]);
+      }
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) value[k] = value_of(j[k], object[k]);
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) use(j[k], real[k] ? value[k] : INT_MAX);
+    }
+    after();
+  }
+}
+
+template <class Id, Cost kCost>
+__device__ __forceinline__ BestTwo<int> best_two_cached(
+    const EqualState<Id, kCost>& s, const typename EqualState<Id, kCost>::CachedPair& pair,
+    float4 p) {
+  // On ties the lowest lane, then the lowest object wins, as in refill_cache(): the result does not
+  // depend on what happens to be cached.
+  const int a = pair.a, b = pair.b;
+  // Both are read at once: object 0 in place of none.
+  const float4 oa = s.priced(a != s.kNone ? a : 0), ob = s.priced(b != s.kNone ? b : 0);
+  const int at_a = s.value(oa, p), at_b = s.value(ob, p);
+  const int va = a != s.kNone ? at_a : INT_MAX, vb = b != s.kNone ? at_b : INT_MAX;
+  const bool swap = vb < va || (vb == va && b < a);
+  return best_of_warp(swap ? vb : va, swap ? va : vb, swap ? b : a);
+}
+
+// Scans all groups that may hold a value below `limit` and refills the cache. Prices that rise
+// meanwhile may exceed the limit: then the object may not be the best, or kNone.
+template <class Id, Cost kCost>
+__device__ __forceinline__ BestTwo<int> refill_cache(const EqualState<Id, kCost>& s, int i,
+                                                     float4 p, int limit) {
+  const int lane = threadIdx.x % 32;
+  int skipped = INT_MAX, b1 = INT_MAX, b2 = INT_MAX, b3 = INT_MAX, i1 = s.kNone, i2 = s.kNone;
+  visit_groups<2>(
+      s, p,
+      [&](int, int bound) {
+        if (bound >= limit) skipped = min(skipped, bound);
+        return bound < limit;
+      },
+      [&](int, float4 o) { return s.value(o, p); },
+      [&](int object, int v) {
+        const bool first = v < b1, second = v < b2;
+        b3 = min(b3, max(b2, v));
+        i2 = first ? i1 : second ? object : i2;
+        b2 = min(b2, max(b1, v));
+        i1 = first ? object : i1;
+        b1 = min(b1, v);
+      },
+      [] {});
+  s.cache[static_cast<int64_t>(i) * 32 + lane] = {static_cast<Id>(b1 < kFar ? i1 : s.kNone),
+                                                  static_cast<Id>(b2 < kFar ? i2 : s.kNone)};
+  const int bound = warp_min(min(b3, skipped));
+  if (lane == 0) s.cache_bound[i] = bound;
+  s.cluster.publish();  // whoever evicts bidder i reads them next
+  __syncwarp();
+  BestTwo<int> top = best_of_warp(b1, b2, i1);
+  // A skipped object may be second best or best then: a bid counts on no more than its bound.
+  top.second = min(top.second, max(top.best, bound));
+  return top;
+}
+
+// Best two of bidder i, exact while no price rises (see refill_cache()); `slack` widens a scan so
+// that its cache lasts.
+template <class Id, Cost kCost>
+__device__ __forceinline__ BestTwo<int> best_two(const EqualState<Id, kCost>& s, int i, int slack) {
+  const float4 p = s.bidder[i];
+  const int bound = load_fresh(s.cache_bound + i);
+  const auto pair = load_fresh(s.cache + static_cast<int64_t>(i) * 32 + threadIdx.x % 32);
+  int limit = kFar;
+  if (bound != INT_MIN) {
+    const BestTwo<int> top = best_two_cached(s, pair, p);
+    if (top.second < bound) return top;
+    limit = top.second;
+  } else {
+    const int v = s.value(nearest_group(s, p) * 32 + threadIdx.x % 32, p);
+    limit = best_of_warp(v, INT_MAX, 0).second;
+  }
+  limit = min(limit, kFar) + min(slack, kPriceLimit);
+  return refill_cache(s, i, p, limit);
+}
+
+// Makes every value larger by less than `size`, by another amount for each salt.
+struct Noise {
+  unsigned salt, size;
+  __device__ __forceinline__ int of(int j) const {
+    unsigned a = (static_cast<unsigned>(j) ^ salt) * 0x9e3779b1u;
+    a = (a ^ (a >> 15)) * 0x85ebca6bu;
+    return static_cast<int>(__umulhi(a, size));
+  }
+};
+
+// Best two of bidder i, who is at p; the second exact only if less than `width` above the best.
+template <Cost kCost>
+__device__ __forceinline__ BestTwo<int> best_two(const UnequalState<kCost>& s, int i, float4 p,
+                                                 int width, Noise noise) {
+  const auto value = [&](int j, float4 o) { return s.value(o, p) + noise.of(j); };
+  int start = load_fresh(s.last_group + i);
+  if (start < 0) start = nearest_group(s, p);
+  BestTwo<int> top{INT_MAX, INT_MAX, 0};
+  const int first = start * 32 + static_cast<int>(threadIdx.x) % 32;
+  top.take(value(first, s.priced(first)), first);
+  int limit = warp_min(top.best) + width;
+  visit_groups<4>(
+      s, p, [&](int g, int bound) { return g != start && bound < limit; }, value,
+      [&](int j, int v) { top.take(v, j); },
+      [&] { limit = min(limit, warp_min(top.best) + width); });
+  return best_of_warp(top.best, top.second, top.object);
+}
+
+}  // namespace pointloss

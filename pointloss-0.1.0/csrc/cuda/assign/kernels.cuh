@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: MIT
+// Certified assignment of a batch of point clouds on CUDA: the kernels, in the order of a call.
+//
+// prepare scales the clouds. Two integer solvers, each with a cluster of blocks per pair, take what
+// they support: integer/equal.cuh (nearly) equal sizes, integer/unequal.cuh the others. finish, one
+// block per pair, certifies what those leave; the general solver (general/auction.cuh) goes on
+// where they do not suffice. Nothing is allocated and nothing returns to the host. Bad input never
+// hangs: a length outside [0, N] or [0, M] gives idx -1, a non-finite coordinate an arbitrary
+// injection, both with cost NaN and gap infinity. Never to be compiled with fast math: the
+// certificate counts correct roundings.
+//
+// A kernel is a loop of its function for one pair, which tests/emulator/assign.cpp calls as well.
+#pragma once
+
+#include "general/auction.cuh"
+#include "general/scale.cuh"
+#include "integer/equal.cuh"
+#include "integer/unequal.cuh"
+#include "workspace.cuh"
+
+namespace pointloss {
+
+// Clears the results of pair b and scales its clouds, by one block.
+template <typename T>
+__device__ void prepare_pair(const AssignBatch<T>& batch, const AssignPlan& plan, int64_t b,
+                             BlockShared& shared) {
+  bool swapped;
+  const PairArrays c = plan.pair(b, &swapped);
+  const int64_t most = plan.most();
+  for (int64_t i = threadIdx.x; i < plan.N; i += kGeneralThreads) batch.idx[b * plan.N + i] = -1;
+  for (int64_t j = threadIdx.x; j < most; j += kGeneralThreads) batch.price[b * most + j] = 0.0;
+  if (threadIdx.x == 0) *c.head = {true, false, 0, 0, 0.0};
+  __syncthreads();
+  if (c.K <= 0) return;
+  const T *x = batch.x + b * batch.N * batch.D, *y = batch.y + b * batch.M * batch.D;
+  int exponent = 0;
+  const bool finite = scale_clouds(c, shared, swapped ? y : x, swapped ? x : y, exponent);
+  if (threadIdx.x == 0) *c.head = {finite, false, exponent, 0, 0.0};
+  __syncthreads();
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kGeneralThreads, 2)
+    assign_prepare_kernel(AssignBatch<T> batch, AssignPlan plan) {
+  __shared__ BlockShared shared;
+  for (int64_t b = blockIdx.x; b < batch.B; b += gridDim.x) prepare_pair(batch, plan, b, shared);
+}
+
+__device__ inline bool is_for(Solver solver, const PairArrays& c) {
+  return c.K > 0 && choose_solver(c.K, c.L, c.dim) == solver && c.head->finite &&
+         c.head->exponent != INT_MIN;
+}
+
+// What an integer solver gets of pair b.
+__device__ inline IntegerInput input_of(const AssignPlan& plan, const PairArrays& c, int64_t b,
+                                        bool swapped) {
+  const int units = c.head->exponent * (plan.squared ? 2 : 1);
+  return {c.bidder_f,
+          c.object_f,
+          c.bidder,
+          c.object,
+          plan.price_of(b),
+          plan.price_in && plan.idx_in ? plan.idx_in + b * plan.N : nullptr,
+          swapped,
+          ldexp(1.0, -units),
+          static_cast<int>(c.K),
+          static_cast<int>(c.L),
+          static_cast<int>(c.dim),
+          plan.rtol,
+          assign_round_limit(plan.max_rounds, c.L),
+          plan.deterministic};
+}
+template <class State>
+__device__ __forceinline__ State state_of(const PairArrays& c, const IntegerInput& in) {
+  State state = empty_state<State>(c.L);
+  state.in = &in;
+  state.plan_squared = c.squared;
+  state.order = c.order;
+  state.cluster = Cluster::here();
+  state.exchange = c.exchange;
+  return state;
+}
+
+// Solves pair b if it is for the solver for equal sizes. `memory`: shared memory for its arrays;
+// with wide ids they lie in global memory, and a pair has one block.
+template <class Id, Cost kCost>
+__device__ __forceinline__ void solve_equal_pair(const AssignPlan& plan, int64_t b,
+                                                 IntegerShared& shared, char* memory) {
+  using State = EqualState<Id, kCost>;
+  bool swapped;
+  const PairArrays c = plan.pair(b, &swapped);
+  if (!is_for(Solver::kEqual, c)) return;
+  const IntegerInput in = input_of(plan, c, b, swapped);
+  State state = state_of<State>(c, in);
+  state.cache = reinterpret_cast<typename State::CachedPair*>(c.cache);
+  state.cache_bound = c.cache_bound;
+  state.bid = state.best_count = c.equal_bid;
+  state.found_best = state.found_slack = c.found;
+  constexpr bool kWide = sizeof(Id) == sizeof(int);
+  if (kWide) state.cluster = {};
+  solve_equal(state, shared, kWide ? c.equal_block : memory, c);
+}
+
+// Map: cluster of blocks = pair.
+template <class Id, Cost kCost>
+__global__ void __launch_bounds__(kIntegerThreads) assign_equal_kernel(AssignPlan plan) {
+  extern __shared__ __align__(16) char memory[];
+  __shared__ IntegerShared shared;
+  const int size = cluster_size();
+  for (int64_t b = blockIdx.x / size; b < plan.B; b += gridDim.x / size) {
+    solve_equal_pair<Id, kCost>(plan, b, shared, memory);
+  }
+}
+
+// Solves pair b if it is for the solver for unequal sizes. `memory`: shared memory for its arrays,
+// or null if they do not fit.
+template <Cost kCost>
+__device__ __forceinline__ void solve_unequal_pair(const AssignPlan& plan, int64_t b,
+                                                   UnequalShared& shared, char* memory) {
+  using State = UnequalState<kCost>;
+  bool swapped;
+  const PairArrays c = plan.pair(b, &swapped);
+  if (!is_for(Solver::kUnequal, c)) return;
+  const IntegerInput in = input_of(plan, c, b, swapped);
+  State state = state_of<State>(c, in);
+  Arena<16> arena(c.unequal_shared);
+  take_shared_arrays(state, c.K, arena);
+  solve_unequal(state, shared, memory != nullptr ? memory : c.unequal_block, c);
+}
+
+// Map: cluster of blocks = pair.
+template <Cost kCost>
+__global__ void __launch_bounds__(kIntegerThreads)
+    assign_unequal_kernel(AssignPlan plan, bool in_shared) {
+  extern __shared__ __align__(16) char memory[];
+  __shared__ UnequalShared shared;
+  const int size = cluster_size();
+  for (int64_t b = blockIdx.x / size; b < plan.B; b += gridDim.x / size) {
+    solve_unequal_pair<kCost>(plan, b, shared, in_shared ? memory : nullptr);
+  }
+}
+
+// Certificate and results of pair b, by one block; solves what the integer solvers do not.
+// `x` and `y`: the clouds as they were given.
+__device__ inline void finish_pair(const AssignPlan& plan, const AssignResults& results,
+                                   const void* x, const void* y, int64_t b, BlockShared& shared) {
+  bool swapped;
+  const PairArrays c = plan.pair(b, &swapped);
+  int64_t* idx = results.idx + b * plan.N;
+  double cost = 0.0, gap = 0.0, exact = 0.0;
+  int64_t rounds = 0;
+  if (c.K < 0) cost = NAN, gap = INFINITY;
+  if (c.K == 0 && c.L > 0) cost = INFINITY;
+  if (c.K > 0) {
+    const int exponent = c.head->exponent;
+    const bool finite = c.head->finite;
+    if (!finite) cost = NAN, gap = INFINITY;
+    Auction auction{{c, shared}};
+    auction.rounds_taken = c.head->rounds;
+    const double identity =
+        finite && exponent != INT_MIN
+            ? block_over(shared, c.K, 0.0, Sum(), [&](int64_t i) { return auction.cost(i, i); })
+            : 0.0;
+    if (identity == 0.0) {
+      rounds = 0;
+      for (int64_t i = threadIdx.x; i < c.K; i += kGeneralThreads) idx[i] = i;
+    } else {
+      const int units = exponent * (plan.squared ? 2 : 1);
+      gap = auction.solve(plan.rtol, plan.max_rounds, plan.price_of(b), units,
+                          kAssignOpeningPart * identity / static_cast<double>(c.K));
+      cost = ldexp(auction.mean_cost, units);
+      rounds = auction.rounds();
+      exact = auction.exact;
+      for (int64_t i = threadIdx.x; i < c.K; i += kGeneralThreads) {
+        const int64_t j = c.partner[i];
+        idx[swapped ? j : i] = swapped ? i : j;
+      }
+      for (int64_t j = threadIdx.x; j < c.L; j += kGeneralThreads) {
+        results.price[b * plan.most() + j] = ldexp(c.price[j], units);
+      }
+    }
+  }
+  if (gap == 0.0 && c.K > 0) {
+    __syncthreads();
+    const auto apart = [&](int64_t i) {
+      if (idx[i] < 0) return 0.0;
+      const int64_t at = (b * plan.N + i) * plan.D, other = (b * plan.M + idx[i]) * plan.D;
+      const auto differ = [&](const auto* u, const auto* v) {
+        return assign_coincide(u + at, v + other, plan.D) ? 0.0 : 1.0;
+      };
+      return plan.float_exact
+                 ? differ(static_cast<const float*>(x), static_cast<const float*>(y))
+                 : differ(static_cast<const double*>(x), static_cast<const double*>(y));
+    };
+    if (block_over(shared, plan.N, 0.0, Max(), apart) > 0.0) gap = 1.0;
+  }
+  if (threadIdx.x == 0) {
+    results.cost[b] = cost;
+    results.gap[b] = gap;
+    results.rounds[b] = rounds;
+    results.converged[b] = gap <= fmax(plan.rtol, exact);
+  }
+  __syncthreads();
+}
+
+static __global__ void __launch_bounds__(kGeneralThreads)
+    assign_finish_kernel(AssignPlan plan, AssignResults results, const void* x, const void* y) {
+  __shared__ BlockShared shared;
+  for (int64_t b = blockIdx.x; b < plan.B; b += gridDim.x) {
+    finish_pair(plan, results, x, y, b, shared);
+  }
+}
+
+}  // namespace pointloss

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT
+// Constants of the CUDA assignment solvers that set their speed; no certificate depends on them.
+//
+// Those that the CPU shares are in common/assign.h, numeric ranges and bounds beside the code that
+// needs them. "H200": measured on one NVIDIA H200 with 32 pairs of 2048 points, certified to 1 %,
+// in 2026-11; "emulated": counted by a simulation of the solver or by tests/emulator. "Chosen": not
+// varied. "Surface", "noisy copy" and "blob" are the clouds of benchmarks/bench_assign.py.
+#pragma once
+
+#include <cstdint>
+
+namespace pointloss {
+
+// Threads of a block of the integer solvers, which wait for latency: many warps hide it. H200: 768
+// (no spills) take the same time, 512 take 20 % longer.
+constexpr int kIntegerThreads = 1024;
+constexpr int kIntegerWarps = kIntegerThreads / 32;
+// Threads of a block of the general solver: its double arithmetic needs more than the 64 registers
+// that 1024 leave a thread.
+constexpr int kGeneralThreads = 512;
+constexpr int kGeneralWarps = kGeneralThreads / 32;
+// Most blocks for a cloud: what every GPU with clusters can hold. H200: a cluster of 4 is slower
+// than one of 3 where 4 do not all fit at once, so fewer are launched then.
+constexpr int kMaxCluster = 8;
+
+// Which solver. Clouds that differ by at most 1 / kDummyPart of the smaller are solved as equal
+// sizes. Emulated at 1024 bidders: dummies take up to 1.4 times the bids in a row of equal clouds
+// at 1100 objects, 1.2 to 2.1 times at 5 / 4; the auction for unequal sizes takes 400 rounds at
+// 5 / 4, and thousands at 33 / 32.
+constexpr int kDummyPart = 4;
+// Larger clouds than this have not been tried: the general solver takes equal sizes.
+constexpr int64_t kEqualMostPoints = 1 << 18;
+constexpr int64_t kUnequalMostPoints = int64_t{1} << 26;
+// Up to this size, ids of 16 bits: they and the arrays must fit shared memory.
+constexpr int64_t kShortIds = 60000;
+
+// Equal sizes: phases. An auction stops when this part of the bidders (at least kLeastLeft) has no
+// object. H200, surface: N / 512 takes 1 ms off the paths and adds 2 ms of bids; N / 128 adds 2 ms
+// of paths and takes 1 ms off the bids. Emulated: N / 64 left over by coarse phases doubles or
+// triples the bids; paths in every phase double the rounds.
+constexpr float kLeftPart = 0x1p-8f;
+constexpr int kLeastLeft = 4;
+// The last eps is this many times the gap per bidder that is wanted: the mean slack is well below
+// eps. H200: at 1.6, blobs miss the gap narrowly and need another phase.
+constexpr double kLastEps = 1.4;
+// An auction is given up after this many bids of a warp per turn of all bidders. Chosen: a bound.
+constexpr int kPhaseTurns = 64;
+constexpr int kMaxPhases = 64;
+// If even eps = 1 leaves a relative gap above this, costs differ by too much for integers. Chosen.
+constexpr double kCoarseGap = 1e-3;
+
+// Equal sizes: first eps of a cold start, in mean nearest costs. H200: 3 to 6 are fastest for
+// surfaces, 1 takes 20 % longer, 0.5 takes 50 % longer; noisy copies gain 10 % at 0.5. A first eps
+// that starts small and grows takes 5 to 18 % longer on surfaces.
+constexpr double kOpeningEps = 4.0;
+constexpr double kNearEps = 0.5;
+// Variance / mean of the number of best objects per group of 32. Two samples of one surface have
+// 1.6 to 1.7 with a standard deviation of 1.7 sqrt(64 / N), noisy copies 0.3 to 0.6, a cloud that
+// prefers a few objects hundreds. kNearEps is used three standard deviations below the first
+// number, or above the second.
+constexpr double kTwoSamples = 1.7, kFarCloud = 16.0;
+// First eps after prices of the centre (opening.cuh), as a part of the mean error of those. H200,
+// blob: 77 instead of 470 bids in a row, 1.1 instead of 6.4 ms.
+constexpr double kCentreEps = 0.05;
+// First eps of a warm start. If the given prices fit (best objects spread evenly: variance / mean
+// < kWarmUneven, or every sampled object misses by less than kWarmMiss target gaps), start at the
+// mean miss; otherwise at the mean best value. Measured on trainings on an H200: blobs have 1.3 to
+// 1.6, rarely 2.1 and two of 256 clouds miss by 2 or more. After an epoch of training a finer eps
+// costs several times a cold start.
+constexpr double kWarmUneven = 1.0, kWarmMiss = 2.0;
+// Abandon the fine start after this many bids of a warp per turn of all bidders. Chosen.
+constexpr int kWarmTurns = 8;
+// Objects from which misses are estimated. Chosen.
+constexpr int kSampledObjects = 128;
+
+// Equal sizes: auction. A scan takes in what lies within this many eps of the second best, so that
+// its cache lasts. Chosen.
+constexpr int kSlackEps = 2;
+// Bidders of a deterministic round: the warps of this many blocks, fewer in small clouds. Chosen.
+constexpr int kRoundBlocks = 4;
+
+// Equal sizes: augmenting paths. Distances are rounded down to the largest power of two of at most
+// this many eps. H200: at 1, paths take a fifth longer; at 8, some clouds miss the gap.
+constexpr float kQuantumEps = 4.0f;
+// Bidders that one search starts from: a thread each.
+constexpr int kMaxSources = kIntegerThreads;
+// A bucket whose first frontier has fewer rows than the first number doubles the width of the next
+// bucket; more rows than the second number halve it. Later frontiers say nothing: a bucket ends
+// with a tail of few rows. Emulated: a fixed width takes up to 60 us a round on blobs.
+constexpr int kNarrowFrontier = 8, kWideFrontier = 32;
+// Labels more than this many quanta beyond the nearest free object are left out: they are needed
+// only after a root is matched, when all rows offer theirs again. At least 1. Chosen.
+constexpr int kBeyondFree = 4;
+// A frontier of more rows than the first number looks ahead (look_ahead.cuh) if at most kMaxFree
+// objects are free; it is cut to kMaxRows if it finds nothing within the bucket. H200, 0.1 %: a
+// blob takes 1.75 instead of 2.3 ms.
+constexpr int kLookAhead = 64, kMaxRows = 128, kMaxFree = 32;
+
+// Unequal sizes. Bidders of a round: the warps of four blocks. Chosen.
+constexpr int kRoundBids = 128;
+// A bid raises a price by at most this many eps beyond the first. Chosen.
+constexpr int kMostRaise = 2;
+// First eps of a cold start, in mean nearest costs; after prices of the centre, as a part of their
+// mean error. Chosen by emulation.
+constexpr double kUnequalOpening = 0.25, kUnequalCentreEps = 0.1;
+// Prices come down by kShift eps between two phases, and by twice as many after each phase whose
+// gap is due to prices of unowned objects. Beyond kMaxShift they also come down by the highest of
+// those prices, and eps grows to 1 / kDropEps of that: such an object is the last of a chain of
+// overpriced ones, which must all come down. Chosen by emulation.
+constexpr int kShift = 2, kMaxShift = 8;
+constexpr double kDropEps = 8.0;
+// The gap counts as due to unowned objects if their prices exceed this part of it. Chosen.
+constexpr double kUnownedPart = 0.3;
+
+}  // namespace pointloss

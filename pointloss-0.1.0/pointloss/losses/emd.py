@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: MIT
+"""Earth mover's distance between clouds of points of equal weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
+
+import torch
+from torch import Tensor, distributed, nn
+
+from pointloss import _checks, _reduce
+from pointloss.losses import _certificate
+from pointloss.losses.chamfer import Reduction
+from pointloss.ops import _function, _injection
+from pointloss.ops.assign import Assignment, as_given, assign_batched
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class _Options(TypedDict, total=False):
+    """Keyword arguments of `emd` that do not decide what it returns."""
+
+    x_lengths: Tensor | None
+    y_lengths: Tensor | None
+    x_mask: Tensor | None
+    y_mask: Tensor | None
+    squared: bool
+    rtol: float
+    price: Tensor | None
+    idx: Tensor | None
+    max_rounds: int | None
+    cloud_weights: Tensor | None
+    point_reduction: str
+    batch_reduction: str
+
+
+@overload
+def emd(
+    x: Tensor,
+    y: Tensor,
+    *,
+    return_assignment: Literal[False] = False,
+    **options: Unpack[_Options],
+) -> Tensor: ...
+
+
+@overload
+def emd(
+    x: Tensor, y: Tensor, *, return_assignment: Literal[True], **options: Unpack[_Options]
+) -> tuple[Tensor, Assignment]: ...
+
+
+def emd(
+    x: Tensor,
+    y: Tensor,
+    *,
+    x_lengths: Tensor | None = None,
+    y_lengths: Tensor | None = None,
+    x_mask: Tensor | None = None,
+    y_mask: Tensor | None = None,
+    squared: bool = False,
+    rtol: float = 1e-2,
+    price: Tensor | None = None,
+    idx: Tensor | None = None,
+    max_rounds: int | None = None,
+    cloud_weights: Tensor | None = None,
+    point_reduction: str = "mean",
+    batch_reduction: str = "mean",
+    return_assignment: bool = False,
+) -> Tensor | tuple[Tensor, Assignment]:
+    """Earth mover's distance: the least mean distance of a one-to-one matching, within rtol.
+
+    For clouds of equal size (Fan, Su and Guibas 2017, eq. 2, with a mean)
+
+        min over bijections phi of 1/N sum_i |x_i - y_phi(i)|
+
+    For unequal sizes every point of the smaller cloud is matched and the mean is over those pairs.
+    The matching comes from `assign`: its mean distance lies at most `rtol` (relative) above the
+    optimum, certified. The gradient holds the matching fixed and is 0 at a coincident pair.
+
+    Args:
+        x: points [B, N, D] or [N, D], 1 <= D <= 64, float; half types are computed in float32.
+        y: points [B, M, D] or [M, D], on x's device; dtypes as for `nearest`.
+        x_lengths: int [B], the valid points of each x; the rest is padding.
+        y_lengths: int [B], likewise for y.
+        x_mask: bool [B, N], the points of x that count, in place of x_lengths; the others may hold
+            anything, NaN too.
+        y_mask: bool [B, M], likewise for y.
+        squared: match by, and average, squared distances.
+        rtol: certified relative gap of the matching.
+        price: [B, max(N, M)], prices of an earlier `assign` as a warm start.
+        idx: int [B, N], the matching that came with those prices.
+        max_rounds: see `assign`. Only without it a missed certificate is worth a warning.
+        cloud_weights: [B], weight of each pair of clouds, differentiable: the mean over the batch
+            becomes sum(w v) / sum(w), the sum becomes sum(w v).
+        point_reduction: "mean" over the matched pairs, "sum", or "none" ([B, N], 0 for a point of
+            x that has no partner).
+        batch_reduction: "mean", "sum" or "none" ([B]). An empty batch gives 0.
+        return_assignment: return the matching beside the value, with gap, prices and whether it has
+            converged. Then nothing warns.
+
+    Returns:
+        A scalar, or [B] for batch_reduction "none" (a scalar for single clouds), or [B, N] for
+        point_reduction "none". NaN where `assign` says NaN. If only one of two clouds is empty, inf
+        with gradient 0, in all of its row for point_reduction "none"; if both are, 0.
+        With return_assignment (value, Assignment), the latter as from `assign`.
+        The distances are squared on the way: beyond about 1e19 float32 says inf, below 1e-22 it
+        says 0, where `assign` still tells the cost in float64.
+        Differentiable twice and more. It works wherever `nearest` works, but more than 2^31 numbers
+        have not been tried.
+
+    Raises:
+        ValueError: shapes, devices or options do not fit.
+        TypeError: dtypes do not fit.
+        RuntimeError: CUDA tensors in a build without CUDA.
+
+    Warns:
+        RuntimeWarning: a matching missed its certificate (`converged` is False). Nothing waits for
+            the GPU, so on CUDA it comes with a later call. In torch.compile, torch.func and CUDA
+            graphs there is no warning; return_assignment tells everywhere.
+
+    Determinism: the matching's as in `assign`; for one matching, value and gradient are
+    deterministic, without atomics, because a matching is one-to-one.
+
+    Example:
+        >>> x = torch.tensor([[0.0, 0], [4, 0]])
+        >>> emd(x, torch.tensor([[4.0, 3], [0, 0]])).item()
+        1.5
+    """
+    c = _checks.clouds("emd", x, y, x_lengths, y_lengths, x_mask, y_mask)
+    how = _reduction("emd", c, point_reduction, batch_reduction, cloud_weights)
+    found = assign_batched("emd", c, squared, rtol, price, idx, max_rounds)
+    value = _matched_distance(c, found, squared, how)
+    if return_assignment:
+        # The gradient keeps its own partners, whatever becomes of those that are given away.
+        found = as_given(c, found, copy=True)
+        return value, Assignment(*[t[0] for t in found]) if c.single else found
+    if max_rounds is None:
+        _certificate.watch("emd", found)
+    return value
+
+
+def _check_reductions(op: str, point_reduction: str, batch_reduction: str) -> None:
+    _checks.choice(op, "point_reduction", point_reduction, ("mean", "sum", "none"))
+    _checks.choice(op, "batch_reduction", batch_reduction, ("mean", "sum", "none"))
+
+
+def _reduction(
+    op: str, c: _checks.Clouds, points: str, batch: str, cloud_weights: Tensor | None
+) -> Reduction:
+    _check_reductions(op, points, batch)
+    return Reduction.of(op, c, points, batch, (None, None), cloud_weights)
+
+
+def _matched_distance(
+    c: _checks.Clouds, found: Assignment, squared: bool, how: Reduction
+) -> Tensor:
+    """The reduced distance of a matching, differentiable in x and y."""
+    partner = _injection.gather(c.y, found.idx, _injection.inverse(found.idx, c.y.shape[1]))
+    # Masked before any arithmetic: NaN in the padding would come back as 0 * NaN.
+    diff = torch.where((found.idx >= 0).unsqueeze(-1), c.x - partner, 0)
+    sqdist = diff.square().sum(-1)
+    dist = sqdist if squared else _reduce.safe_sqrt(sqdist)
+    # Where assign could not judge a cloud the loss must show it, matched or not.
+    unknown = found.cost.isnan()
+    if how.points == "none":
+        dist = torch.where(unknown.unsqueeze(1), torch.nan, _reduce.settle(dist, c, torch.inf))
+        dist = c.at_x(dist)
+        return dist[0] if c.single else dist
+    count = _reduce.counts(c.x, c.x_lengths).minimum(_reduce.counts(c.y, c.y_lengths))
+    total = _reduce.over_points(dist, count, None, how.points, None)
+    total = torch.where(unknown, torch.nan, _reduce.settle(total, c, torch.inf))
+    return how.over_batch(c, total)
+
+
+class EMDLoss(nn.Module):
+    """`emd` with its options fixed, as a module; it can keep prices per sample between steps.
+
+    Prices of the last epoch make a good start for the next: give `price_cache=(samples, points)`
+    (the number of training samples, and the most points that a cloud has) and call with `ids`, the
+    sample numbers [B]. The cache is a float32 tensor of that shape. It moves with the module and is
+    saved in its state dict, but it is no buffer: DistributedDataParallel leaves each process its
+    own, and `gather_price_cache` joins them.
+
+    Example:
+        >>> loss = EMDLoss(price_cache=(10, 5))
+        >>> x = torch.rand(2, 5, 3)
+        >>> loss(x, x, ids=torch.tensor([3, 7])).item()
+        0.0
+    """
+
+    price_cache: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        squared: bool = False,
+        rtol: float = 1e-2,
+        max_rounds: int | None = None,
+        point_reduction: str = "mean",
+        batch_reduction: str = "mean",
+        price_cache: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        _check_reductions("EMDLoss", point_reduction, batch_reduction)
+        self.squared = squared
+        self.rtol = rtol
+        self.max_rounds = max_rounds
+        self.point_reduction = point_reduction
+        self.batch_reduction = batch_reduction
+        self.price_cache = None
+        if price_cache is not None:
+            _check_cache_size(price_cache)
+            # float32 halves the memory; a rounded price is still a safe one.
+            self.price_cache = torch.zeros(tuple(price_cache))
+            # Steps since this process wrote a row.
+            self._age = torch.zeros(price_cache[0], dtype=torch.int64)
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        ids: Tensor | None = None,
+        *,
+        x_lengths: Tensor | None = None,
+        y_lengths: Tensor | None = None,
+        x_mask: Tensor | None = None,
+        y_mask: Tensor | None = None,
+        cloud_weights: Tensor | None = None,
+    ) -> Tensor:
+        """See `emd`; ids, int [B], are the samples' rows in the price cache.
+
+        Clouds may have fewer points than the cache. An id out of range raises ValueError on the
+        CPU; on CUDA, where looking would wait for the GPU, and in torch.compile its loss is NaN.
+        """
+        c = _checks.clouds("EMDLoss", x, y, x_lengths, y_lengths, x_mask, y_mask)
+        points = max(c.x.shape[1], c.y.shape[1])
+        cache, price = self.price_cache, None
+        if (ids is None) != (cache is None):
+            raise ValueError("EMDLoss: ids and price_cache go together; give both or neither")
+        if cache is not None and ids is not None:
+            rows, known = self._rows(ids, cache, c)
+            price = cache[rows, :points]
+        reductions = self.point_reduction, self.batch_reduction
+        how = _reduction("EMDLoss", c, *reductions, cloud_weights)
+        found = assign_batched("EMDLoss", c, self.squared, self.rtol, price, None, self.max_rounds)
+        if cache is not None:
+            cache[rows, :points] = as_given(c, found).price.to(cache.dtype)
+            self._age.add_(1).index_fill_(0, rows, 0)
+            found = found._replace(cost=torch.where(known, found.cost, torch.nan))
+        if self.max_rounds is None:
+            _certificate.watch("EMDLoss", found)
+        return _matched_distance(c, found, self.squared, how)
+
+    @staticmethod
+    def _rows(ids: Tensor, cache: Tensor, c: _checks.Clouds) -> tuple[Tensor, Tensor]:
+        """Ids as int64 [B] rows of the cache, clamped into it, and bool [B], which were in it."""
+        if not isinstance(ids, Tensor):
+            raise TypeError(f"EMDLoss: ids must be a torch.Tensor, got {type(ids).__name__}")
+        ids = _checks.in_shape("EMDLoss", "ids", ids, c.x.shape[:1], c.x, c.single, integer=True)
+        if cache.device != c.x.device:
+            raise ValueError(
+                f"EMDLoss: price_cache is on {cache.device}, the clouds on {c.x.device}; "
+                "move the module with .to(device)"
+            )
+        samples, room = cache.shape
+        points = max(c.x.shape[1], c.y.shape[1])
+        if points > room:
+            raise ValueError(
+                f"EMDLoss: price_cache=({samples}, {room}) has room for clouds of {room} points, "
+                f"got {points}; make it price_cache=({samples}, {points})"
+            )
+        rows = ids.to(torch.int64).clamp(0, samples - 1)
+        known = rows == ids
+        if ids.device.type == "cpu" and _function.is_eager() and not known.all():
+            wrong = ids[~known][0].item()
+            raise ValueError(f"EMDLoss: ids must lie in 0..{samples - 1}, got {wrong}")
+        return rows, known
+
+    @torch.no_grad()
+    def gather_price_cache(self, group: distributed.ProcessGroup | None = None) -> None:
+        """Give every process of a distributed training the rows that the others have written.
+
+        Each row comes from the process that wrote it last since the previous call, of several in
+        one step from that of the lowest rank. All processes of `group` must call it: before the
+        checkpoint is saved, and after each epoch where samples change their process. Does nothing
+        without a price cache or without torch.distributed.
+        """
+        cache = self.price_cache
+        if cache is None or not (distributed.is_available() and distributed.is_initialized()):
+            return
+        order = self._age * distributed.get_world_size(group) + distributed.get_rank(group)
+        first = order.clone()
+        distributed.all_reduce(first, distributed.ReduceOp.MIN, group)
+        cache.masked_fill_((order != first).unsqueeze(1), 0)
+        distributed.all_reduce(cache, group=group)
+        self._age.zero_()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EMDLoss:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.price_cache is not None:
+            self.price_cache, self._age = fn(self.price_cache), fn(self._age)
+        return self
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.price_cache is not None:
+            destination[prefix + "price_cache"] = self.price_cache
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        cache, key = self.price_cache, prefix + "price_cache"
+        if cache is None:
+            return
+        if key not in state_dict:
+            missing_keys.append(key)
+            return
+        saved = state_dict[key]
+        if key in unexpected_keys:
+            unexpected_keys.remove(key)
+        if saved.shape != cache.shape:
+            error_msgs.append(
+                f"size mismatch for {key}: {list(saved.shape)} in the state dict, "
+                f"{list(cache.shape)} in the module"
+            )
+            return
+        if local_metadata.get("assign_to_params_buffers", False):
+            self.price_cache = saved
+        else:
+            cache.copy_(saved)
+        self._age.zero_()
+
+    def extra_repr(self) -> str:
+        """The options, for print(model)."""
+        return (
+            f"squared={self.squared}, rtol={self.rtol}, max_rounds={self.max_rounds}, "
+            f"point_reduction={self.point_reduction!r}, batch_reduction={self.batch_reduction!r}"
+        )
+
+
+def _check_cache_size(size: tuple[int, int]) -> None:
+    sized = isinstance(size, (tuple, list)) and len(size) == 2
+    if not sized or not all(isinstance(v, int) and v > 0 for v in size):
+        raise ValueError(
+            f"EMDLoss: price_cache must be (samples, points), two whole numbers >= 1, got {size!r}"
+        )
