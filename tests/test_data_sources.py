@@ -109,7 +109,10 @@ def test_shapenet_errors_get_one_line(shapenet, tmp_path, monkeypatch, capsys):
     assert prepare.main(["meshes", str(shapenet), str(out), "--quiet"]) == 1
     assert "links to a data set of yours" in capsys.readouterr().err
     assert prepare.main(["meshes", str(shapenet), str(tmp_path / "new"), "--quiet"]) == 1
-    assert "pip install trimesh" in capsys.readouterr().err
+    assert (
+        "pip install -e '.[data]' in the checkout, or pip install trimesh"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.fixture

@@ -120,6 +120,7 @@ def make_set(
     if args.contact_sheet:
         from models.data.contact_sheet import contact_sheet
 
+        args.contact_sheet.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(args.out).save(args.contact_sheet)
 
 
