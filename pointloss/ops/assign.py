@@ -128,7 +128,7 @@ def assign(
         >>> a = assign(x, x.flip(0))
         >>> a.idx.tolist(), a.cost.item(), a.gap.item()
         ([1, 0], 0.0, 0.0)
-        >>> a = assign(cost=torch.tensor([[4.0, 1, 3], [2, 0, 5]]), rtol=0)
+        >>> a = assign(cost=torch.tensor([[4.0, 1, 3], [2, 1, 5]]), rtol=0)
         >>> a.idx.tolist(), a.cost.item()
         ([1, 0], 1.5)
     """
