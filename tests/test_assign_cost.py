@@ -230,6 +230,22 @@ def test_atol(sizes, dim, device):
     assert not assign(x, y, rtol=0, atol=1e-4, max_rounds=1).converged.any()
 
 
+def test_matched_costs_that_are_all_0(device):
+    """No gap is relative to them, but converged tells whether it is closed."""
+    cost = torch.tensor([[0.0, -1.0], [5.0, 0.0]], device=device)
+    for how in ({"rtol": 1e-2}, {"rtol": 0}, {"rtol": 0, "atol": 1e-3}):
+        found = assign(cost=cost, **how)
+        assert found.idx.tolist() == [0, 1]
+        assert found.cost == 0
+        assert found.converged
+    ended = torch.zeros(40, 40, device=device)
+    ended[:, 0], ended[0] = -1.0, 5.0  # all but the first prefer the first column
+    ended[0, 0] = 0.0
+    found = assign(cost=ended, rtol=0, atol=1e-3)
+    assert found.cost == reference.least_cost(ended[None])[0]
+    assert found.converged
+
+
 def test_halves_and_single(device):
     cost = gauss(1, 20, 25).to(device).half()
     found = assign(cost=cost)

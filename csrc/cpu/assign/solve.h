@@ -156,14 +156,15 @@ inline void report(const Frame& frame, const State& state, AssignTolerance toler
   }
   if (result.gap == 0.0 && !exact) result.gap = INFINITY;  // costs have underflowed
   const auto bidders = static_cast<double>(frame.bidders);
-  enough = std::max(tolerance.relative(size.total() / bidders), state.exact);
+  const AssignPrimal primal = frame.primal(above.total(), size.total());
+  enough = std::max(tolerance.relative(primal.size / bidders), state.exact);
   result.cost = std::ldexp(cost.total() / bidders, exponent);
   for (int64_t i = 0; i < frame.bidders; ++i) {
     const int64_t j = state.partner[i];
     result.idx[frame.swapped ? j : i] = frame.swapped ? i : j;
   }
   // Where the gap is that to the bidders' least costs, no prices prove it, and those tried less.
-  if (frame.matrix && above.total() <= result.gap * size.total()) return;
+  if (frame.matrix && primal.cost <= result.gap * primal.size) return;
   for (size_t j = 0; j < std::min<size_t>(frame.objects, state.price.size()); ++j) {
     result.price[j] = std::ldexp(state.price[j], exponent);
   }

@@ -231,7 +231,7 @@ __device__ inline void finish_pair(const AssignPlan& plan, const AssignResults& 
       cost = ldexp(auction.mean_cost, units);
       rounds = auction.rounds();
       enough = fmax(tolerance.relative(auction.mean_size), auction.exact);
-      if (auction.possible && isfinite(cost)) {
+      if (plan.D > 0 || (auction.possible && isfinite(auction.mean_cost))) {
         store(plan, results, auction, b, swapped, units, gap);
       } else {  // forbidden pairs leave no matching, or the search for one was ended
         cost = gap = INFINITY;

@@ -44,8 +44,9 @@ struct Certificate {
     const double sum = block_over(shared, c.K, 0.0, Sum(), value);
     const double size =
         block_over(shared, c.K, 0.0, Sum(), [&](int64_t i) { return fabs(value(i)); });
-    mean_cost = sum / bidders, mean_size = size / bidders;
-    return AssignPrimal::of_matrix(above, size);
+    const AssignPrimal primal = AssignPrimal::of_matrix(above, size);
+    mean_cost = sum / bidders, mean_size = primal.size / bidders;
+    return primal;
   }
   __device__ double effective(int64_t j) const { return fmax(c.price[j], level); }
   __device__ void set_price(int64_t j, double price) const {
