@@ -115,7 +115,8 @@ void search_nearest_cuda(const NearestCall& call, const NearestOutput& out) {
                   "method tree needs float32, D = 3 and norm 2 on CUDA");
   // In floating point: the product of three sizes may pass 2^63.
   const double pairs = (call.both ? 2.0 : 1.0) * size.B * size.N * size.M;
-  const bool worth_it = pairs > kBrutePairs && std::min(size.N, size.M) >= kTreeFromSmaller &&
+  const bool worth_it = pairs > kBrutePairs && std::max(size.N, size.M) > kBruteLargest &&
+                        std::min(size.N, size.M) >= kTreeFromSmaller &&
                         tree_supports(size.B, size.N, size.M);
   if (call.method == Method::kTree || (call.method == Method::kAuto && possible && worth_it)) {
     search_tree(call, out, nullptr);

@@ -6,7 +6,7 @@
 //
 // reads x [N, D] and y [M, D] from the standard input, in float64 if `double`, else in float32, and
 // writes dist [N], idx [N], dist [M], idx [M]. `warps` of each of `blocks` search, n and m are the
-// lengths.
+// lengths. One warp of one block that is not wide searches alone.
 #include "../../csrc/cuda/nearest/brute/search.cuh"
 #include "program.h"
 
@@ -14,9 +14,28 @@ using namespace pointloss;
 
 namespace {
 
+// Each warp alone, two of a block.
+template <int kNorm, class Tile, class T>
+void search_by_warps(const BruteForceParams<T>& p) {
+  const size_t bytes = BruteForceShared<Tile, T>::bytes_alone(p.D);
+  const int64_t tasks = p.tiles[0] + p.tiles[1];
+  for (int64_t first = 0; first < tasks; first += 2) {
+    emulated::SharedMemory<int> memory(1, 2 * bytes);
+    emulated::launch(1, 64, [&] {
+      const int warp = threadIdx.x / 32;
+      if (first + warp < tasks) {
+        search_alone<kNorm, Tile>(p, first + warp, memory.memory(0) + warp * bytes);
+      }
+    });
+  }
+}
+
 template <int kNorm, class Tile, class T>
 void search(BruteForceParams<T> p) {
   for (int s = 0; s < 2; ++s) p.tiles[s] = (p.side[s].size + Tile::kPoints - 1) / Tile::kPoints;
+  if constexpr (Tile::kRows == 1) {
+    if (p.warps * p.blocks == 1) return search_by_warps<kNorm, Tile>(p);
+  }
   BruteForceShared<Tile, T> shared;
   const size_t bytes = shared.lay_out(nullptr, p.D, p.warps);
   for (int64_t task = 0; task < p.tiles[0] + p.tiles[1]; ++task) {

@@ -9,9 +9,12 @@
 namespace pointloss {
 
 // Choice of the method. Up to kBrutePairs distances, of all clouds and both directions together,
-// brute force is faster, and with fewer points than kTreeFromSmaller in the smaller cloud it reads
-// the larger only once or twice anyway.
-constexpr int64_t kBrutePairs = int64_t{48} << 20, kTreeFromSmaller = 32;
+// brute force is faster (at as many, 4 pairs of 2048 points took 18 us and a tree 20 to 32, 1 of
+// 4096 18 and 27 to 43; at twice as many, 8 of 2048 took 30 and 20 to 32), and for any number of
+// clouds of at most kBruteLargest points (4096 pairs of 64 took a tree 148 to 166 us, the former
+// brute force 36). With fewer points than kTreeFromSmaller in the smaller cloud it reads the larger
+// only once or twice (40 points in a million: 236 us, a tree 180 to 287).
+constexpr int64_t kBrutePairs = int64_t{32} << 20, kBruteLargest = 128, kTreeFromSmaller = 64;
 // Points of y from which on there is an index of it.
 constexpr int64_t kTreeFrom = 256;
 // Points of y from which on its k nearest are searched for in a tree. Not measured apart.
@@ -19,10 +22,23 @@ constexpr int64_t kTreeFromForK = 8192;
 // Clouds of at most this many points are sorted in the shared memory of a block, with 16-bit ids.
 constexpr int kSmallMost = 8192;
 
-// Brute force: warps of a block with several points per lane and with one, at least so many, and
-// blocks of a cluster; and how many warps a multiprocessor must get for several points per lane.
+// Brute force. Narrow: a point per lane, from kBruteLeastWarps to kBruteNarrowWarps warps for a
+// tile of 32 points, and as many as the latter per multiprocessor in all (1 pair of 1024 points,
+// both directions, in us: 16 warps 5.8, 8 warps 6.6, 4 warps 9.4; 32 pairs of 256: 4 warps 7.5, 8
+// warps 7.8, 16 warps 9.9). Then blocks are added to a cluster, if kBruteLeastShare axes of groups
+// remain for each warp (1 of 2048, one direction: 2 blocks 7.35, 1 block 7.8; 1 of 1024, both: 6.35
+// and 5.8).
+// Wide: several points per lane, kBruteWarps for a tile, for more than 1.5 narrow tiles per
+// multiprocessor and more than kBruteWideFrom targets (32 of 512: 13.4, narrow 16.0; 32 of 256: 8.7
+// and 7.5), in two blocks where all tiles are in progress at once (4 of 2048: 18.1, 1 block 18.9, 4
+// blocks 29.0; 1 of 4096: 18.4, 30.2 and 26.2).
+// Alone: a warp for a tile, kBruteAloneWarps of a block, where there is no room for
+// kBruteLeastWarps; instead of wide up to kBruteAloneMost targets, if half of the room is filled.
+// Not measured apart.
 constexpr int kBruteWarps = 8, kBruteNarrowWarps = 16, kBruteLeastWarps = 4, kBruteCluster = 8;
-constexpr int kBruteWideFrom = 4;
+constexpr int kBruteLeastShare = 12, kBruteWideFrom = 256;
+constexpr int kBruteAloneWarps = 4, kBruteAloneMost = 512;
+constexpr int kBruteShared = 48 << 10;  // bytes that a block has without asking for more
 
 // Brute force for k: values of y in shared memory. 512 points of 3 doubles are 12 KB, so several
 // blocks share a multiprocessor. Not measured apart.

@@ -13,9 +13,7 @@ struct BruteForceShape {
   bool wide;
   int warps, blocks;  // of a block; of a cluster
 
-  bool operator==(const BruteForceShape& other) const {
-    return wide == other.wide && warps == other.warps && blocks == other.blocks;
-  }
+  bool alone() const { return !wide && warps * blocks == 1; }
 };
 
 // Tiles of both directions together, if a tile has this many points.
@@ -28,69 +26,91 @@ int64_t brute_force_tiles(const BruteForceParams<T>& p, int64_t points) {
   return tiles;
 }
 
-// For clouds of `points` against `targets`. Blocks are added to a cluster while each warp has
-// targets and multiprocessors wait for blocks.
+// First warps are added to a tile, then blocks to its cluster, while they have work and the device
+// has room.
 template <class T>
-BruteForceShape brute_force_shape(const BruteForceParams<T>& p, int64_t points, int64_t targets,
-                                  int multiprocessors, int most_blocks) {
+BruteForceShape brute_force_shape(const BruteForceParams<T>& p, int multiprocessors,
+                                  int most_blocks) {
   using Wide = BruteForceTile<0, true, T>;
   using Narrow = BruteForceTile<0, false, T>;
-  const int64_t groups = ceil_div(targets, Wide::kColumns);
-  const int64_t slices = std::min<int64_t>(groups, Wide::kMostWarps * most_blocks);
-  const bool full = points > Wide::kPoints / 2,
-             many =
-                 brute_force_tiles(p, Wide::kPoints) * slices >= kBruteWideFrom * multiprocessors;
-  BruteForceShape shape{full && many, kBruteLeastWarps, 1};
-  const int most_warps = shape.wide ? Wide::kMostWarps : Narrow::kMostWarps;
-  while (shape.warps < most_warps && shape.warps < groups) shape.warps *= 2;
-  const int64_t tiles = brute_force_tiles(p, shape.wide ? Wide::kPoints : Narrow::kPoints);
-  while (shape.blocks < most_blocks && shape.warps * shape.blocks * 2 <= groups &&
-         tiles * shape.blocks <= multiprocessors) {
-    shape.blocks *= 2;
+  int64_t points = 0, targets = 0;  // of a cloud, at most
+  for (int s = 0; s < 2; ++s) {
+    if (p.side[s].dist == nullptr) continue;
+    points = std::max(points, p.side[s].size), targets = std::max(targets, p.side[1 - s].size);
   }
-  return shape;
+  const int64_t tiles = brute_force_tiles(p, Narrow::kPoints);
+  const int64_t groups = ceil_div(targets, Wide::kColumns);
+  const int64_t room = int64_t{kBruteNarrowWarps} * multiprocessors;  // for warps
+  const bool full = points > Wide::kPoints / 2, many = 2 * tiles > 3 * multiprocessors;
+  if (full && many && targets > (2 * tiles > room ? kBruteAloneMost : kBruteWideFrom)) {
+    const bool half = brute_force_tiles(p, Wide::kPoints) <= multiprocessors;
+    return {true, Wide::kMostWarps, half ? std::min(2, most_blocks) : 1};
+  }
+  if (groups < kBruteLeastWarps || kBruteLeastWarps * tiles > room) return {false, 1, 1};
+  int warps = kBruteLeastWarps, blocks = 1;
+  while (warps < Narrow::kMostWarps && warps < groups && 2 * warps * tiles <= room) warps *= 2;
+  const auto divides = [&](int64_t slices) {  // with enough left for each
+    return slices * tiles <= room && slices <= groups && groups * p.D >= slices * kBruteLeastShare;
+  };
+  while (warps == Narrow::kMostWarps && blocks < most_blocks && divides(2 * warps * blocks)) {
+    blocks *= 2;
+  }
+  return {false, warps, blocks};
 }
 
 template <int kNorm, class Tile, class T>
 cudaError_t start_brute_force(BruteForceParams<T> p, const BruteForceShape& shape,
                               cudaStream_t stream) {
+  using Shared = BruteForceShared<Tile, T>;
   for (int s = 0; s < 2; ++s) {
     p.tiles[s] = p.side[s].dist == nullptr ? 0 : ceil_div(p.side[s].size, Tile::kPoints);
   }
   const int64_t tasks = p.B * (p.tiles[0] + p.tiles[1]);
   if (tasks == 0) return cudaSuccess;
+  if constexpr (Tile::kRows == 1) {
+    if (shape.alone()) {
+      const size_t bytes = Shared::bytes_alone(p.D);
+      p.warps = std::min(kBruteAloneWarps, static_cast<int>(kBruteShared / bytes));
+      return launch(&brute_force_alone_kernel<kNorm, Tile, T>,
+                    {grid_size(ceil_div(tasks, p.warps)), 32 * p.warps, bytes * p.warps}, stream,
+                    p);
+    }
+  }
   p.warps = shape.warps, p.blocks = shape.blocks;
   const auto blocks = static_cast<unsigned>(p.blocks);
   const auto clusters = static_cast<unsigned>(std::min<int64_t>(tasks, INT_MAX / p.blocks));
-  const size_t bytes = BruteForceShared<Tile, T>().lay_out(nullptr, p.D, p.warps);
+  const size_t bytes = Shared().lay_out(nullptr, p.D, p.warps);
   return launch(&brute_force_kernel<kNorm, Tile, T>,
                 {clusters * blocks, 32 * p.warps, bytes, blocks}, stream, p);
 }
 
-// Both directions in one launch unless they want blocks of different shapes.
+// Both directions in one launch, unless one of the clouds is so much smaller that a tile of it has
+// far more to do than a tile of the other.
 template <int kNorm, class T>
 cudaError_t launch_brute_force(const BruteForceParams<T>& p, cudaStream_t stream) {
+  constexpr int64_t kPoints = BruteForceTile<0, false, T>::kPoints;
+  const int64_t x = ceil_div(p.side[0].size, kPoints), y = ceil_div(p.side[1].size, kPoints);
+  const bool both = p.side[0].dist != nullptr && p.side[1].dist != nullptr;
+  if (both && std::max(x, y) > 2 * std::min(x, y)) {
+    for (int s = 0; s < 2; ++s) {
+      BruteForceParams<T> one = p;
+      one.side[1 - s].dist = nullptr;
+      const cudaError_t error = launch_brute_force<kNorm>(one, stream);
+      if (error != cudaSuccess) return error;
+    }
+    return cudaSuccess;
+  }
   int multiprocessors = 0;
   const cudaError_t error = device_attribute(cudaDevAttrMultiProcessorCount, &multiprocessors);
   if (error != cudaSuccess) return error;
-  const int most_blocks = has_overlap_and_clusters() ? kBruteCluster : 1;
-  const auto shape_of = [&](int from, int to) {
-    return brute_force_shape(p, p.side[from].size, p.side[to].size, multiprocessors, most_blocks);
-  };
-  const auto start = [&](const BruteForceParams<T>& part, const BruteForceShape& shape) {
-    const bool solid = p.D == 3;
-    auto* run = shape.wide ? (solid ? &start_brute_force<kNorm, BruteForceTile<3, true, T>, T>
-                                    : &start_brute_force<kNorm, BruteForceTile<0, true, T>, T>)
-                           : (solid ? &start_brute_force<kNorm, BruteForceTile<3, false, T>, T>
-                                    : &start_brute_force<kNorm, BruteForceTile<0, false, T>, T>);
-    return run(part, shape, stream);
-  };
-  const BruteForceShape shape = shape_of(0, 1), back = shape_of(1, 0);
-  if (p.side[1].dist == nullptr || shape == back) return start(p, shape);
-  BruteForceParams<T> there = p, reverse = p;
-  there.side[1].dist = nullptr, reverse.side[0].dist = nullptr;
-  const cudaError_t first = start(there, shape);
-  return first != cudaSuccess ? first : start(reverse, back);
+  const BruteForceShape shape =
+      brute_force_shape(p, multiprocessors, has_overlap_and_clusters() ? kBruteCluster : 1);
+  const bool solid = p.D == 3;
+  auto* run = shape.wide ? (solid ? &start_brute_force<kNorm, BruteForceTile<3, true, T>, T>
+                                  : &start_brute_force<kNorm, BruteForceTile<0, true, T>, T>)
+                         : (solid ? &start_brute_force<kNorm, BruteForceTile<3, false, T>, T>
+                                  : &start_brute_force<kNorm, BruteForceTile<0, false, T>, T>);
+  return run(p, shape, stream);
 }
 
 }  // namespace pointloss

@@ -8,9 +8,11 @@
 // lane kRows of them; the warps of all its blocks share the targets in groups of kColumns, which
 // each warp brings into shared memory for itself, kAxes axes at a time, while it computes with
 // those before. Then the warps' results meet in shared memory, and a team of kColumns lanes
-// computes the distances of the best group again to find who attains the least.
+// computes the distances of the best group again to find who attains the least. If the tiles alone
+// fill the device and targets are few, finding that out would take longer than the search: each
+// warp then takes a tile with all its targets and keeps the index of the best beside its distance.
 // Cost: N * M distances, no workspace. For float and norm 2 a pair takes 2 issue slots per axis and
-// 1.4 to choose.
+// 1.4 to choose, or 3 with the index.
 // Guarantee: ties take the lowest index, because of two groups with the same least distance the
 // first stays, and in it the first lane that attains it. So how targets are shared out changes
 // nothing, and no bit depends on the order of events.
@@ -56,27 +58,32 @@ struct BruteForceTile {
   static constexpr int kMostWarps = kWide ? kBruteWarps : kBruteNarrowWarps;
 };
 
-// The least distance that a warp found, and the group of targets that attains it.
+// The least distance that a warp found, and the group of targets that attains it, or the target
+// itself if the warp has all of them.
 template <class T>
-struct BestGroup {
+struct Best {
   T dist;
-  int group;
+  int where;
 };
 
 // Shared memory of a block.
 template <class Tile, class T>
 struct BruteForceShared {
-  T* points;           // [D, kPoints]
-  T* targets;          // [warps, kAxes, kStride]
-  BestGroup<T>* best;  // [warps, kPoints + 1], likewise
+  T* points;      // [D, kPoints]
+  T* targets;     // [warps, kAxes, kStride]
+  Best<T>* best;  // [warps, kPoints + 1], likewise
 
+  // Of a warp that searches alone and has no results to share.
+  __host__ __device__ static size_t bytes_alone(int D) {
+    return sizeof(T) * (Tile::kPoints * D + Tile::kAxes * Tile::kStride);
+  }
   __host__ __device__ size_t lay_out(char* memory, int D, int warps) {
     const size_t point_bytes = sizeof(T) * Tile::kPoints * D;
     const size_t target_bytes = sizeof(T) * Tile::kAxes * Tile::kStride * warps;
     points = reinterpret_cast<T*>(memory);
     targets = reinterpret_cast<T*>(memory + point_bytes);
-    best = reinterpret_cast<BestGroup<T>*>(memory + point_bytes + target_bytes);
-    return point_bytes + target_bytes + sizeof(BestGroup<T>) * (Tile::kPoints + 1) * warps;
+    best = reinterpret_cast<Best<T>*>(memory + point_bytes + target_bytes);
+    return point_bytes + target_bytes + sizeof(Best<T>) * (Tile::kPoints + 1) * warps;
   }
 };
 
@@ -121,7 +128,7 @@ __device__ __forceinline__ void add_axis(const T* points, const T* targets,
   }
 }
 
-// The points of one cloud that a cluster takes, and their targets.
+// The points of one cloud that a cluster or a warp takes, and their targets.
 template <class T>
 struct BruteForceTask {
   const T *points, *targets;  // [n, D] from the first on; [m, D]
@@ -152,12 +159,12 @@ struct BruteForceTask {
   }
 };
 
-// What this lane's points, which the block brings into shared memory, find in the groups `first`,
-// `first` + `step`, ... of targets.
-template <int kNorm, class Tile, class T>
+// What this lane's points find in the groups `first`, `first` + `step`, ... of targets. The block,
+// or if kAlone the warp, of `threads` brings the points into shared memory.
+template <int kNorm, bool kAlone, class Tile, class T>
 __device__ __forceinline__ void search_groups(const BruteForceTask<T>& t, int D, int threads,
                                               int first, int step, T* points, T* own_targets,
-                                              BestGroup<T> (&best)[Tile::kRows]) {
+                                              Best<T> (&best)[Tile::kRows]) {
   constexpr int kAxes = Tile::kAxes, kColumns = Tile::kColumns, kRows = Tile::kRows;
   constexpr int kValues = kAxes * kColumns, kLoads = (kValues + 31) / 32;
   const int lane = threadIdx.x % 32;
@@ -173,11 +180,11 @@ __device__ __forceinline__ void search_groups(const BruteForceTask<T>& t, int D,
     }
   };
   if (first < groups) fetch(first, 0);
-  for (int v = threadIdx.x; v < Tile::kPoints * D; v += threads) {
+  for (int v = kAlone ? lane : threadIdx.x; v < Tile::kPoints * D; v += threads) {
     const int q = v % Tile::kPoints;
     points[v] = q < t.valid ? t.points[int64_t{q} * D + v / Tile::kPoints] : T(0);
   }
-  __syncthreads();
+  kAlone ? __syncwarp() : __syncthreads();
   for (int group = first; group < groups; group += step) {
     T dist[kRows][kColumns];
     for (int axis = 0; axis < D; axis += kAxes) {
@@ -202,31 +209,32 @@ __device__ __forceinline__ void search_groups(const BruteForceTask<T>& t, int D,
     }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      T least = dist[r][0];
+      if constexpr (kAlone) {
+        int in_group = -1;
 #pragma unroll
-      for (int c = 1; c < kColumns; ++c) least = std::fmin(least, dist[r][c]);  // passes NaN over
-      if (least < best[r].dist) best[r] = {least, group};
+        for (int c = 0; c < kColumns; ++c) {
+          if (dist[r][c] < best[r].dist) best[r].dist = dist[r][c], in_group = c;  // false for NaN
+        }
+        if (in_group >= 0) best[r].where = group * kColumns + in_group;
+      } else {
+        T least = dist[r][0];
+#pragma unroll
+        for (int c = 1; c < kColumns; ++c) least = std::fmin(least, dist[r][c]);  // passes NaN over
+        if (least < best[r].dist) best[r] = {least, group};
+      }
     }
   }
 }
 
-// Writes the neighbour of point q of the task, by a team of kColumns lanes. All lanes of a warp
-// call it, each team with a point of its own and `best` of that point among all targets.
-template <int kNorm, class Tile, class T>
-__device__ __forceinline__ void write_neighbour(const BruteForceTask<T>& t, int D, int q,
-                                                const BestGroup<T>& best) {
-  constexpr int kTeam = Tile::kColumns;
-  const int member = threadIdx.x % kTeam;
-  const T* point = t.points + int64_t{q} * D;
-  const bool valid = q < t.valid, found = valid && best.dist < INFINITY;
-  const int64_t first = int64_t{best.group} * kTeam, j = first + member;
-  const bool attains = found && j < t.count &&
-                       distance<kNorm, Tile::kDim>(point, t.targets + j * D, 1, D) == best.dist;
-  const unsigned all = __ballot_sync(kWholeWarp, attains);
-  if (member != 0 || q >= t.rows) return;
-  const bool nan = t.bad || (valid && !found && has_nan(point, D));
-  t.dist[q] = nan ? T(NAN) : valid ? best.dist : T(0);
-  t.idx[q] = found ? first + __ffs(all >> (threadIdx.x % 32)) - 1 : -1;
+// Writes what point q of the task found: target j at the distance `dist`, none if that is infinite.
+template <class T>
+__device__ __forceinline__ void write_neighbour(const BruteForceTask<T>& t, int D, int q, T dist,
+                                                int64_t j) {
+  if (q >= t.rows) return;
+  const bool valid = q < t.valid, found = valid && dist < INFINITY;
+  const bool nan = t.bad || (valid && !found && has_nan(t.points + int64_t{q} * D, D));
+  t.dist[q] = nan ? T(NAN) : valid ? dist : T(0);
+  t.idx[q] = found ? j : -1;
 }
 
 // By the blocks of a cluster, of which this is the one numbered `rank`.
@@ -240,32 +248,75 @@ __device__ __forceinline__ void search_task(const BruteForceParams<T>& p, int64_
   const auto meet = [&] { p.blocks > 1 ? cluster_barrier() : __syncthreads(); };
   const BruteForceTask<T> t(p, task, Tile::kPoints);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, slices = p.warps * p.blocks;
-  BestGroup<T> best[kRows];
+  Best<T> best[kRows];
 #pragma unroll
   for (int r = 0; r < kRows; ++r) best[r] = {T(INFINITY), INT_MAX};
-  search_groups<kNorm, Tile>(t, D, 32 * p.warps, rank + p.blocks * warp, slices, shared.points,
-                             shared.targets + warp * Tile::kAxes * Tile::kStride, best);
+  search_groups<kNorm, false, Tile>(t, D, 32 * p.warps, rank + p.blocks * warp, slices,
+                                    shared.points,
+                                    shared.targets + warp * Tile::kAxes * Tile::kStride, best);
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     shared.best[warp * (Tile::kPoints + 1) + lane * kRows + r] = best[r];
   }
   meet();
-  // Each block answers for its share of the points; a multiple of the teams of a warp.
-  const int share = Tile::kPoints / p.blocks, team = threadIdx.x / kTeam;
-  for (int q = rank * share + team; q < (rank + 1) * share; q += 32 * p.warps / kTeam) {
-    BestGroup<T> least{T(INFINITY), INT_MAX};
-    for (int s = threadIdx.x % kTeam; s < slices; s += kTeam) {
-      const BestGroup<T>* row = shared.best + s % p.warps * (Tile::kPoints + 1) + q;
-      const BestGroup<T> other = p.blocks > 1 ? *in_block(row, s / p.warps) : *row;
-      const bool closer =
-          other.dist < least.dist || (other.dist == least.dist && other.group < least.group);
-      if (closer) least = other;
+  // Each block answers for its share of the points; a multiple of the teams of a warp. A team takes
+  // kRows of them at a time, so that it waits once for all that it reads.
+  const int share = Tile::kPoints / p.blocks, end = (rank + 1) * share;
+  const int teams = 32 * p.warps / kTeam, member = threadIdx.x % kTeam;
+  for (int first = rank * share + threadIdx.x / kTeam; first < end; first += kRows * teams) {
+    Best<T> least[kRows];
+    T dist[kRows] = {};  // of the member's target
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const int q = first + r * teams;
+      least[r] = {T(INFINITY), INT_MAX};
+      for (int s = member; q < end && s < slices; s += kTeam) {
+        const int block = p.blocks > 1 ? s / p.warps : 0;
+        const Best<T>* row = shared.best + (s - block * p.warps) * (Tile::kPoints + 1) + q;
+        const Best<T> other = p.blocks > 1 ? *in_block(row, block) : *row;
+        const bool closer = other.dist < least[r].dist ||
+                            (other.dist == least[r].dist && other.where < least[r].where);
+        if (closer) least[r] = other;
+      }
+      const T nearest = group_min<kTeam>(least[r].dist);
+      const int group = group_min<kTeam>(least[r].dist == nearest ? least[r].where : INT_MAX);
+      least[r] = {nearest, group};
     }
-    const T dist = group_min<kTeam>(least.dist);
-    const int group = group_min<kTeam>(least.dist == dist ? least.group : INT_MAX);
-    write_neighbour<kNorm, Tile, T>(t, D, q, {dist, group});
+    if (t.count > 0) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        // Who has nothing to compute reads the first point, since a branch would wait for each.
+        const int q = first + r * teams;
+        const int64_t j = int64_t{least[r].where} * kTeam + member;
+        const int64_t own = q < t.valid ? q : 0, other = j < t.count ? j : 0;
+        dist[r] = distance<kNorm, Tile::kDim>(t.points + own * D, t.targets + other * D, 1, D);
+        if (j >= t.count) dist[r] = T(NAN);
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const int q = first + r * teams;
+      const unsigned attain = __ballot_sync(kWholeWarp, dist[r] == least[r].dist);
+      const int64_t j = int64_t{least[r].where} * kTeam + __ffs(attain >> (threadIdx.x % 32)) - 1;
+      if (member == 0 && q < end) write_neighbour(t, D, q, least[r].dist, j);
+    }
   }
   meet();  // all have read this block's results
+}
+
+// By one warp, with memory of its own.
+template <int kNorm, class Tile, class T>
+__device__ __forceinline__ void search_alone(const BruteForceParams<T>& p, int64_t task,
+                                             char* memory) {
+  static_assert(Tile::kRows == 1);
+  const int D = Tile::kDim > 0 ? Tile::kDim : p.D, lane = threadIdx.x % 32;
+  BruteForceShared<Tile, T> shared;
+  shared.lay_out(memory, D, 1);
+  const BruteForceTask<T> t(p, task, Tile::kPoints);
+  Best<T> best[1] = {{T(INFINITY), -1}};
+  search_groups<kNorm, true, Tile>(t, D, 32, 0, 1, shared.points, shared.targets, best);
+  write_neighbour(t, D, lane, best[0].dist, best[0].where);
+  __syncwarp();  // all have read this warp's points
 }
 
 template <int kNorm, class Tile, class T>
@@ -276,6 +327,21 @@ __global__ void __launch_bounds__(32 * Tile::kMostWarps, 2)
   const int rank = p.blocks > 1 ? cluster_rank() : 0;
   for (int64_t task = blockIdx.x / p.blocks; task < tasks; task += gridDim.x / p.blocks) {
     search_task<kNorm, Tile>(p, task, rank, reinterpret_cast<char*>(dynamic));
+  }
+}
+
+// Every warp of a block takes tasks of its own.
+template <int kNorm, class Tile, class T>
+__global__ void __launch_bounds__(32 * kBruteAloneWarps, 8)
+    brute_force_alone_kernel(const BruteForceParams<T> p) {
+  extern __shared__ float4 dynamic[];
+  const int64_t tasks = p.B * (p.tiles[0] + p.tiles[1]);
+  const int warp = threadIdx.x / 32;
+  const size_t bytes = BruteForceShared<Tile, T>::bytes_alone(p.D);
+  char* const memory = reinterpret_cast<char*>(dynamic) + warp * bytes;
+  for (int64_t task = int64_t{blockIdx.x} * p.warps + warp; task < tasks;
+       task += int64_t{gridDim.x} * p.warps) {
+    search_alone<kNorm, Tile>(p, task, memory);
   }
 }
 
