@@ -270,6 +270,7 @@ __device__ __forceinline__ void search_task(const BruteForceParams<T>& p, int64_
     for (int r = 0; r < kRows; ++r) {
       const int q = first + r * teams;
       least[r] = {T(INFINITY), INT_MAX};
+#pragma unroll 1
       for (int s = member; q < end && s < slices; s += kTeam) {
         const int block = p.blocks > 1 ? s / p.warps : 0;
         const Best<T>* row = shared.best + (s - block * p.warps) * (Tile::kPoints + 1) + q;
@@ -278,6 +279,9 @@ __device__ __forceinline__ void search_task(const BruteForceParams<T>& p, int64_
                             (other.dist == least[r].dist && other.where < least[r].where);
         if (closer) least[r] = other;
       }
+    }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
       const T nearest = group_min<kTeam>(least[r].dist);
       const int group = group_min<kTeam>(least[r].dist == nearest ? least[r].where : INT_MAX);
       least[r] = {nearest, group};
