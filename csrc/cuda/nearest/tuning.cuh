@@ -32,9 +32,9 @@ constexpr int kSmallMost = 8192;
 // multiprocessor and more than kBruteWideFrom targets (32 of 512: 13.4, narrow 16.0; 32 of 256: 8.7
 // and 7.5), in two blocks where all tiles are in progress at once (4 of 2048: 18.1, 1 block 18.9, 4
 // blocks 29.0; 1 of 4096: 18.4, 30.2 and 26.2).
-// Alone: a warp for a tile, kBruteAloneWarps of a block, where there is no room for
-// kBruteLeastWarps; instead of wide up to kBruteAloneMost targets, if half of the room is filled.
-// Not measured apart.
+// Alone: a warp for a tile, kBruteAloneWarps of a block, for at most kBruteAloneMost targets where
+// there is no room for kBruteLeastWarps; instead of wide only if half of the room is filled. Not
+// measured apart.
 constexpr int kBruteWarps = 8, kBruteNarrowWarps = 16, kBruteLeastWarps = 4, kBruteCluster = 8;
 constexpr int kBruteLeastShare = 12, kBruteWideFrom = 256;
 constexpr int kBruteAloneWarps = 4, kBruteAloneMost = 512;

@@ -46,7 +46,8 @@ BruteForceShape brute_force_shape(const BruteForceParams<T>& p, int multiprocess
     const bool half = brute_force_tiles(p, Wide::kPoints) <= multiprocessors;
     return {true, Wide::kMostWarps, half ? std::min(2, most_blocks) : 1};
   }
-  if (groups < kBruteLeastWarps || kBruteLeastWarps * tiles > room) return {false, 1, 1};
+  const bool few = targets <= kBruteAloneMost;
+  if (groups < kBruteLeastWarps || (few && kBruteLeastWarps * tiles > room)) return {false, 1, 1};
   int warps = kBruteLeastWarps, blocks = 1;
   while (warps < Narrow::kMostWarps && warps < groups && 2 * warps * tiles <= room) warps *= 2;
   const auto divides = [&](int64_t slices) {  // with enough left for each
