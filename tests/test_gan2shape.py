@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from models import predict, train
-from models.config import ConfigError, load, override
+from models.config import ConfigError, load, override, to_dict
 from models.data.camera import Camera, intrinsics
 from models.data.dataset import ReconstructionDataset
 from models.data.maps import write_depth, write_normal
@@ -213,7 +213,12 @@ def trained(root, tmp_path_factory):
 
 def test_a_tiny_run_writes_its_tables_and_pictures(trained, root):
     text = (trained / "results.md").read_text()
-    for name in ("plane", "ellipsoid in the mask", "inflated mask", "category's mean depth"):
+    for name in (
+        "plane",
+        "ellipsoid in the mask",
+        "inflated mask",
+        "category's mean depth, true depth",
+    ):
         assert f"| {name}" in text
     assert "error of the yaw" in text
     for name in ("reconstructions.png", "reconstructions.gif", "views.json", "best.pt"):
@@ -222,13 +227,14 @@ def test_a_tiny_run_writes_its_tables_and_pictures(trained, root):
     task = open_task(supervised, "cpu")
     network = task.build().eval()
     state = {"network": network.state_dict(), "history": []}
+    state["config"] = to_dict(supervised)
     scored = gan2shape_score.score(supervised, network, state, "cpu")
-    assert list(scored.values)[:2] == ["supervised depth", "autoencoder"]
+    assert list(scored.values)[:2] == ["supervised, true depth", "autoencoder"]
 
 
 def test_a_supervised_run_learns_depth(root, tmp_path):
     assert run(root, tmp_path / "run", gan2shape_w_depth=1.0, optim_epochs=2) == 0
-    assert "supervised depth" in (tmp_path / "run" / "results.md").read_text()
+    assert "supervised, true depth" in (tmp_path / "run" / "results.md").read_text()
 
 
 def test_a_picture_gives_depth_normals_and_a_turntable(trained, root, tmp_path):

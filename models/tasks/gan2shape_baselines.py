@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from models.data.renders import Renders
 from models.networks.gan2shape import Guess
+from models.tables import TRUE_DEPTH
 
 PLANE, ELLIPSOID, INFLATED = "plane", "ellipsoid in the mask", "inflated mask"
-CATEGORY = "category's mean depth"
+CATEGORY = f"category's mean depth{TRUE_DEPTH}"
 
 # Of images [B, 4, H, W] -> depth [B, H, W] in their own view, centre of the object at 1.
 Guesser = Callable[[Tensor], Tensor]

@@ -19,14 +19,14 @@ from models.data.renders import Renders, read_renders
 from models.determinism import deterministic
 from models.networks.gan2shape import Guess, PhotoGeometric, intrinsics
 from models.report import as_json, table
-from models.tables import by_object, short
+from models.tables import TRUE_DEPTH, by_object, short
 from models.tasks import gan2shape_pictures
 from models.tasks.gan2shape_baselines import CATEGORY, Guesser, baselines, network_guesser
 from models.tasks.results import Results
 from models.tasks.results import write as write_results
 from pointloss import depth_to_normals, mean_angle_deviation, scale_invariant_depth_error
 
-NETWORK, SUPERVISED = "autoencoder", "supervised depth"
+NETWORK, SUPERVISED = "autoencoder", f"supervised{TRUE_DEPTH}"
 COLUMNS = ["SIDE x100", "MAD in degrees"]
 OBLIQUE = 35.0  # degrees from the front at which the tables part the views
 SHOWN = 6  # objects in the pictures
@@ -189,8 +189,7 @@ def tabulate(
         for name, each in values.items():
             found[name].append(by_object(each[own], owners[own]))
     means = {name: torch.cat(parts) for name, parts in found.items()}
-    bounds = frozenset({CATEGORY, SUPERVISED} - {next(iter(values))})
-    return Results(header, COLUMNS, items, means, configs.to_dict(config), bounds)
+    return Results(header, COLUMNS, items, means, configs.to_dict(config))
 
 
 def describe(
@@ -198,13 +197,13 @@ def describe(
 ) -> list[str]:
     """What was scored, and what the columns and methods are."""
     options, side = config.gan2shape, config.data.image_size
-    why = f"the best on split {state['chosen_on']!r}" if state.get("chosen_on") else "its last"
     by = "SIDE" if options.w_depth else "the distance of the images, without 3-D truth"
     return [
         f"Split {config.evaluate.split!r}: {len({data.samples[n][0] for n in chosen})} objects, "
         f"{len(chosen)} views, {side} x {side} pixels. An item is an object, with the mean of its "
         "views.",
-        f"Weights after epoch {len(state['history'])} of the run, {why} by {by}.",
+        *checkpoint.describe(state, config),
+        f"Epochs are chosen by {by}.",
         *describe_columns(config),
     ]
 
