@@ -267,16 +267,17 @@ struct EqualSolver {
       set_eps(next);
       if (warm && phase == 0 && s.in->idx_in != nullptr) best_to_slack();
       drop_dummies();
-      const int count = queue_slack();
+      int count = queue_slack();
       const bool fine_start = warm && phase == 0 && next < best / s.in->K;
       EqualAuction<Id, kCost> auction{s, h, eps};
       int64_t turns = int64_t{kPhaseTurns} * (s.N / kIntegerWarps + 8);
       if (fine_start) turns = kWarmTurns * (s.N / auction.at_once() + 8);
       turns = min(turns, s.in->round_limit - rounds);
-      int taken = auction.run(count, left, static_cast<int>(turns));
-      while (taken < turns && h.overflow == 0 && raise_level(left)) {
-        taken += auction.run(queue_free(), left, static_cast<int>(turns - taken));
-      }
+      int taken = 0;
+      do {
+        taken += auction.run(count, left, static_cast<int>(turns - taken));
+        count = taken < turns && h.overflow == 0 && raise_level(left) ? queue_free() : -1;
+      } while (count >= 0);
       rounds += taken;
       abandoned = fine_start && taken >= turns;
       last_phase = last_phase && !abandoned;
