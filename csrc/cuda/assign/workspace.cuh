@@ -16,8 +16,7 @@ namespace pointloss {
 
 // Bidders and dummies of K bidders for L objects, if they are solved as equal sizes.
 __host__ __device__ constexpr int64_t equal_size(int64_t K, int64_t L) {
-  const int64_t few = K + K / kDummyPart, small = 2 * K < kSmallObjects ? 2 * K : kSmallObjects;
-  const int64_t most = few > small ? few : small;
+  const int64_t few = K + K / kDummyPart, most = few > kSmallObjects ? few : kSmallObjects;
   return L < most ? L : most;
 }
 
