@@ -169,9 +169,14 @@ struct PathSearch {
       const int j = g * 32 + lane;
       const int distance = distance_of(s.label[j]);
       const int i = s.owner[j];
-      const bool pending = i != kNone && distance < s.distance[i];
-      const bool row = pending && distance <= limit;
+      const bool pending =
+          i != kNone && distance < s.distance[i] && bidder_of(s.label[j]) != i;
+      bool row = pending && distance <= limit;
       if (pending && !row) next = min(next, distance);
+      if (row && i == s.in->K) {
+        atomicMin(h.entry + r % 3, pack(distance, static_cast<unsigned>(j)));
+        row = false;
+      }
       if (row) {
         s.bidder[i].w = __int_as_float(distance - s.value(j, s.bidder[i]));
         s.distance[i] = distance;
@@ -183,8 +188,25 @@ struct PathSearch {
     if (lane == 0 && next < kUnreached) atomicMin(h.next_label + r % 3, next);
   }
 
+  // Makes a row of the dummies if select() has found one of their objects; returns how many rows
+  // there are.
+  __device__ __forceinline__ int push_dummies(int r, int rows) const {
+    const auto entry = h.entry[r % 3];
+    if (entry == kUnmatched) return rows;
+    if (threadIdx.x == 0) {
+      const int i = s.in->K, j = static_cast<int>(entry & 0xffffffffu);
+      s.bidder[i].w = __int_as_float(distance_of(entry) - s.price(j));
+      s.distance[i] = distance_of(entry);
+      s.partner[i] = static_cast<Id>(j);
+      s.queue[rows] = static_cast<Id>(i);
+    }
+    __syncthreads();
+    return rows + 1;
+  }
+
   __device__ __forceinline__ void reset_counters(int r) {
     if (threadIdx.x != 0) return;
+    h.entry[r % 3] = kUnmatched;
     h.count[r % 3] = 0;
     h.next_label[r % 3] = kUnreached;
   }
@@ -206,7 +228,10 @@ struct PathSearch {
       s.label[j] = j < s.N ? kNoLabel : 0;  // nothing improves what pads the last group
       set_worst_label(g, distance_of(s.label[j]));
     }
-    if (threadIdx.x == 0) h.matched = 0;
+    if (threadIdx.x == 0) {
+      h.matched = 0;
+      if (s.N > s.in->K) s.partner[s.in->K] = static_cast<Id>(kNone);
+    }
     forget_free();
     __syncthreads();
     for (int g = threadIdx.x / 32; g < s.G; g += kIntegerWarps) ahead().list_free(g);
@@ -252,7 +277,7 @@ struct PathSearch {
       const auto found = h.found[threadIdx.x];
       if (found < kMatched) {
         h.found[threadIdx.x] = kMatched;
-        augment(static_cast<int>(found & 0xffffffffu));
+        augment(threadIdx.x, static_cast<int>(found & 0xffffffffu));
       }
     }
     __syncthreads();
@@ -265,7 +290,8 @@ struct PathSearch {
       ahead().list_free(g);
       set_worst_label(g, distance_of(s.label[j]));
     }
-    return queue_bidders(s, h, s.N, [&](int i) { return s.distance[i] != kUnreached; }, [](int) {});
+    return queue_bidders(
+        s, h, min(s.in->K + 1, s.N), [&](int i) { return s.distance[i] != kUnreached; }, [](int) {});
   }
 
   // Raises the prices of the objects in trees of matched roots, which leave those trees, as do
@@ -276,26 +302,33 @@ struct PathSearch {
       const int price = s.price(j) + max(0, limit - distance_of(s.label[j]));
       s.set_price(j, price);
       s.root[j] = static_cast<Id>(kNone);
-      if (s.owner[j] != kNone) s.distance[s.owner[j]] = kUnreached;
+      const int i = s.owner[j];
+      if (i != kNone && s.partner[i] == static_cast<Id>(j)) s.distance[i] = kUnreached;
       if (price > kPriceLimit) h.overflow = 1;
     }
     refresh_group(s, g);
   }
 
-  // Gives the free object j to the row that labelled it, that row's object to the next, and so on.
-  __device__ __forceinline__ void augment(int j) {
+  // Gives the free object j, which root `q` has found, to the row that labelled it, that row's object
+  // to the next, and so on. The dummies stay a root until none of them is without an object.
+  __device__ __forceinline__ void augment(int q, int j) {
     for (int step = 0; step <= s.N && j != kNone; ++step) {
       const int i = bidder_of(s.label[j]), next = s.partner[i];
-      s.partner[i] = static_cast<Id>(j);
       s.owner[j] = static_cast<Id>(i);
-      s.distance[i] = kUnreached;  // of the root
+      if (i == s.in->K && next == kNone && --h.missing > 0) {
+        h.found[q] = kUnmatched;
+      } else {
+        if (i != s.in->K) s.partner[i] = static_cast<Id>(j);
+        s.distance[i] = kUnreached;
+      }
       j = next;
     }
     atomicAdd(&h.matched, 1);
   }
 
-  // Matches the first `count` bidders of the queue, none of which has an object. Returns the rounds
-  // that it took; fewer are matched if that reaches `round_limit`.
+  // Matches the first `count` bidders of the queue, none of which has an object; of them, the dummies
+  // as often as h.missing says. Returns the rounds that it took; fewer are matched if that reaches
+  // `round_limit`.
   //
   // floor: label of the last free object that was matched: no later label is less.
   // limit: end of the bucket whose labels are being settled, `width` beyond its start.
@@ -306,6 +339,8 @@ struct PathSearch {
     plant(count);
     reset_counters(0);
     __syncthreads();
+    const bool dummies = s.queue[count - 1] == s.in->K;  // they are the last
+    const int roots = dummies ? count - 1 + h.missing : count;
     find_nearest_free(rows, floor);
     __syncthreads();
     int cutoff = h.nearest + kBeyondFree * quantum;
@@ -321,7 +356,7 @@ struct PathSearch {
       select(r, free <= floor ? -1 : min(limit, free - 1));
       reset_counters(r + 1);
       __syncthreads();
-      rows = s.in->deterministic ? gather() : h.count[r % 3];
+      rows = push_dummies(r, s.in->deterministic ? gather() : h.count[r % 3]);
       const int next = h.next_label[r % 3];
       if (free < kPriceLimit) cutoff = min(cutoff, free + kBeyondFree * quantum);
       if (rows > 0) {
@@ -331,7 +366,7 @@ struct PathSearch {
       } else if (free <= limit) {
         rows = match(count, free);
         floor = free;
-        if (h.matched == count) break;
+        if (h.matched == roots) break;
         find_nearest_free(rows, floor);
         __syncthreads();
         cutoff = h.nearest + kBeyondFree * quantum;

@@ -124,12 +124,8 @@ struct EqualSolver {
 
   // Dummies leave their objects.
   __device__ __forceinline__ void drop_dummies() {
-    if (s.N == s.in->K) return;
     for (int j = threadIdx.x; j < s.N; j += kIntegerThreads) {
-      if (s.owner[j] != kNone && s.owner[j] >= s.in->K) s.owner[j] = static_cast<Id>(kNone);
-    }
-    for (int i = s.in->K + static_cast<int>(threadIdx.x); i < s.N; i += kIntegerThreads) {
-      s.partner[i] = static_cast<Id>(kNone);
+      if (s.owner[j] == s.in->K) s.owner[j] = static_cast<Id>(kNone);
     }
     __syncthreads();
   }
@@ -173,16 +169,27 @@ struct EqualSolver {
     return true;
   }
 
-  // Gives each dummy an object at the level, as long as there are any.
+  // Gives each dummy an object at the level, as long as there are any; h.missing: how many are left.
+  // All dummies have the number K as owners.
   __device__ __forceinline__ void place_dummies() {
+    const int dummies = s.N - s.in->K;
+    if (dummies == 0) return;
     const int count = queue_bidders(
         s, h, s.N, [&](int j) { return s.owner[j] == kNone && s.price(j) <= h.level; }, [](int) {});
-    for (int k = threadIdx.x; k < min(count, s.N - s.in->K); k += kIntegerThreads) {
-      const int j = s.queue[k], i = s.in->K + k;
-      s.owner[j] = static_cast<Id>(i);
-      s.partner[i] = static_cast<Id>(j);
+    for (int k = threadIdx.x; k < min(count, dummies); k += kIntegerThreads) {
+      s.owner[s.queue[k]] = static_cast<Id>(s.in->K);
     }
+    if (threadIdx.x == 0) h.missing = max(dummies - count, 0);
     __syncthreads();
+  }
+
+  // Queues the bidders without an object, and the dummies if any of them is; returns how many.
+  __device__ __forceinline__ int queue_roots() {
+    const int left = queue_free();
+    if (s.N == s.in->K || h.missing == 0) return left;
+    if (threadIdx.x == 0) s.queue[left] = static_cast<Id>(s.in->K);
+    __syncthreads();
+    return left + 1;
   }
 
   // Frees every bidder whose slack is above eps and queues it with the others without an object.
@@ -199,12 +206,11 @@ struct EqualSolver {
   // Gives an object to every bidder that is left without. The first block does, the others wait.
   __device__ __forceinline__ void match_rest() {
     if (s.cluster.rank == 0) {
-      if (s.N > s.in->K) place_dummies();
+      place_dummies();
       int quantum = 1;
       while (eps > 1 && quantum < kRaiseLimit && 2 * quantum <= eps * kQuantumEps) quantum *= 2;
       while (rounds < s.in->round_limit && h.overflow == 0) {
-        const int left =
-            queue_bidders(s, h, s.N, [&](int i) { return s.partner[i] == kNone; }, [](int) {});
+        const int left = queue_roots();
         if (left == 0) break;
         PathSearch<Id, kCost> search{s, h, eps, quantum};
         rounds += search.run(min(left, kMaxSources), s.in->round_limit - rounds);

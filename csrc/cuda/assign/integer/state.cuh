@@ -69,6 +69,8 @@ struct IntegerShared {
   // Of a path search. Those of round r lie at r % 3; the next one's are reset meanwhile.
   int count[3], next_label[3];
   int matched;                // roots
+  int missing;                // objects that the dummies still look for
+  unsigned long long entry[3];  // label and object by which the dummies are reached
   int free, nearest;          // least label of a free object; least that one is offered
   int ahead, frees;           // least that a frontier offers to one; number of free objects
   int free_object[kMaxFree];  // unless they are more
