@@ -41,6 +41,12 @@ STABLE_TORCH_LIBRARY(pointloss, m) {
       "emd_backward(Tensor grad, Tensor x, Tensor y, Tensor? x_lengths, Tensor? y_lengths, "
       "Tensor idx, Tensor cost, bool squared, str point_reduction, str batch_reduction, "
       "bool need_x, bool need_y) -> (Tensor, Tensor)");
+  m.def(
+      "price_cache_read(Tensor kept_price, Tensor kept_idx, Tensor ids, int n, int points) "
+      "-> (Tensor price, Tensor idx)");
+  m.def(
+      "price_cache_write(Tensor(a!) kept_price, Tensor(b!) kept_idx, Tensor(c!) age, Tensor ids, "
+      "Tensor price, Tensor idx, Tensor cost) -> Tensor");
   m.def("build_info() -> str");
 }
 

@@ -56,7 +56,8 @@ def test_price_cache_moves_and_is_saved_like_a_buffer():
     state = model.state_dict()
     assert torch.equal(state["0.price_cache"], loss.price_cache)
     assert torch.equal(state["0.idx_cache"], loss.idx_cache)
-    assert model.double()[0].price_cache.dtype == torch.float64
+    kept = loss.price_cache.clone()
+    assert torch.equal(model.half().double()[0].price_cache, kept)
     assert loss.idx_cache.dtype == torch.int32
     fresh = torch.nn.Sequential(EMDLoss(price_cache=(3, 5)))
     assert fresh.load_state_dict(state).missing_keys == []
@@ -93,6 +94,35 @@ def test_ids_out_of_range(device):
                 loss(x, y, ids)
         else:
             assert loss(x, y, ids).isnan().tolist() == [False, True]
+            assert loss.price_cache[[0, 2]].eq(0).all()  # it is nobody's row
+            assert loss.idx_cache[[0, 2]].eq(-1).all()
+
+
+def test_a_sample_twice_in_a_batch_keeps_the_last(device, deterministic):
+    x, y = make(surface, 3, 30, 30, device=device)
+    loss = EMDLoss(price_cache=(4, 30)).to(device)
+    loss(x, y, torch.tensor([2, 0, 2], device=device, dtype=torch.int32))
+    last = assign(x, y)
+    assert torch.equal(loss.idx_cache[[0, 2]], last.idx[1:].int())
+    assert torch.equal(loss.price_cache[[0, 2]], last.price[1:].float())
+    assert loss._age.tolist() == [0, 1, 0, 1]
+
+
+def test_opcheck(device):
+    """What the ops of the cache tell torch of themselves, ids out of range among them."""
+    kept = torch.rand(4, 6, device=device), torch.ones(4, 6, dtype=torch.int32, device=device)
+    ids, age = torch.tensor([1, -1, 4], device=device), torch.zeros(4, dtype=int, device=device)
+    read, write = torch.ops.pointloss.price_cache_read, torch.ops.pointloss.price_cache_write
+    torch.library.opcheck(read, (*kept, ids, 3, 5))
+    price, idx = read(*kept, ids, 3, 5)
+    assert torch.equal(price[0], kept[0][1, :5].double())
+    assert price[1:].eq(0).all()
+    assert idx.tolist() == [[1] * 3, [-1] * 3, [-1] * 3]
+    cost = torch.ones(3, dtype=torch.float64, device=device)
+    torch.library.opcheck(write, (*kept, age, ids, price, idx, cost))
+    assert write(*kept, age, ids, price, idx, cost).isnan().tolist() == [False, True, True]
+    with pytest.raises(RuntimeError, match="no room"):
+        read(*kept, ids, 3, 7)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor, distributed, nn
 from pointloss import _checks
 from pointloss.losses import _certificate
 from pointloss.losses.chamfer import Reduction
-from pointloss.ops import _function
+from pointloss.ops import _function, price_cache
 from pointloss.ops.assign import Assignment, as_given, assign_batched
 from pointloss.ops.emd import matched_distance
 
@@ -237,23 +237,20 @@ class EMDLoss(nn.Module):
         valid = (x_lengths, y_lengths, x_mask, y_mask)
         c = _checks.clouds("EMDLoss", x, y, *valid, max_dim=None)
         prices, partners = self.price_cache, self.idx_cache
-        n, most = c.x.shape[1], max(c.x.shape[1], c.y.shape[1])
-        price = idx = None
+        price = idx = rows = None
         if (ids is None) != (prices is None):
             raise ValueError("EMDLoss: ids and price_cache go together; give both or neither")
         if ids is not None and prices is not None and partners is not None:
-            rows, known = self._rows(ids, prices, c)
-            price, idx = prices[rows, :most], partners[rows, :n]
+            rows = self._rows(ids, prices, c)
+            n, most = c.x.shape[1], max(c.x.shape[1], c.y.shape[1])
+            price, idx = price_cache.read(prices, partners, rows, n, most)
         reductions = self.point_reduction, self.batch_reduction
         how = _reduction("EMDLoss", c, *reductions, cloud_weights)
         tolerances = self.rtol, self.atol
         found = assign_batched("EMDLoss", c, self.squared, *tolerances, price, idx, self.max_rounds)
-        if prices is not None and partners is not None:
-            given = as_given(c, found)
-            prices[rows, :most] = given.price.to(prices.dtype)
-            partners[rows, :n] = given.idx.to(partners.dtype)
-            self._age.add_(1).index_fill_(0, rows, 0)
-            found = found._replace(cost=torch.where(known, found.cost, torch.nan))
+        if rows is not None and prices is not None and partners is not None:
+            cost = price_cache.write(prices, partners, self._age, rows, as_given(c, found))
+            found = found._replace(cost=cost)
         if self.max_rounds is None:
             _certificate.watch("EMDLoss", found)
         return _value(c, found, self.squared, how)
@@ -265,8 +262,8 @@ class EMDLoss(nn.Module):
         return {"price_cache": self.price_cache, "idx_cache": self.idx_cache}
 
     @staticmethod
-    def _rows(ids: Tensor, cache: Tensor, c: _checks.Clouds) -> tuple[Tensor, Tensor]:
-        """Ids as int64 [B] rows of the cache, clamped into it, and bool [B], which were in it."""
+    def _rows(ids: Tensor, cache: Tensor, c: _checks.Clouds) -> Tensor:
+        """Ids as int64 [B]; on CUDA and in torch.compile some may lie outside of the cache."""
         if not isinstance(ids, Tensor):
             raise TypeError(f"EMDLoss: ids must be a torch.Tensor, got {type(ids).__name__}")
         ids = _checks.in_shape("EMDLoss", "ids", ids, c.x.shape[:1], c.x, c.single, integer=True)
@@ -282,12 +279,11 @@ class EMDLoss(nn.Module):
                 f"EMDLoss: price_cache=({samples}, {room}) has room for clouds of {room} points, "
                 f"got {points}; make it price_cache=({samples}, {points})"
             )
-        rows = ids.to(torch.int64).clamp(0, samples - 1)
-        known = rows == ids
-        if ids.device.type == "cpu" and _function.is_eager() and not known.all():
-            wrong = ids[~known][0].item()
-            raise ValueError(f"EMDLoss: ids must lie in 0..{samples - 1}, got {wrong}")
-        return rows, known
+        if ids.device.type == "cpu" and _function.is_eager():
+            for row in ids.tolist():
+                if not 0 <= row < samples:
+                    raise ValueError(f"EMDLoss: ids must lie in 0..{samples - 1}, got {row}")
+        return ids.to(torch.int64).contiguous()
 
     @torch.no_grad()
     def gather_price_cache(self, group: distributed.ProcessGroup | None = None) -> None:
@@ -313,7 +309,8 @@ class EMDLoss(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         caches = self._caches()
         for name, kept in caches.items():
-            setattr(self, name, fn(kept))
+            moved = fn(kept)  # to another device, but not to the module's dtype
+            setattr(self, name, moved if moved.dtype == kept.dtype else kept.to(moved.device))
         if caches:
             self._age = fn(self._age)
         return self
@@ -352,7 +349,7 @@ class EMDLoss(nn.Module):
                     f"{list(kept.shape)} in the module"
                 )
             elif local_metadata.get("assign_to_params_buffers", False):
-                setattr(self, name, saved)
+                setattr(self, name, saved.to(kept.dtype).contiguous())
             else:
                 kept.copy_(saved)
             self._age.zero_()

@@ -174,7 +174,7 @@ def assign_batched(
     if most >= 2**31 - 1:
         raise ValueError(f"{op}: a cloud must have fewer than 2^31 - 1 points, got {most}")
     return Assignment(
-        *torch.ops.pointloss.assign(
+        *torch.ops.pointloss.assign.default(
             c.x.detach(),
             c.y.detach() if points else None,
             c.x_lengths,
@@ -198,8 +198,9 @@ def as_given(c: _checks.Clouds, found: Assignment, *, copy: bool = False) -> Ass
     order = _price_order(c)
     price = found.price if order is None else order.undo(found.price)
     idx = found.idx.clone() if copy else found.idx
-    # One _replace: torch.compile of torch 2.11 cannot return what two have made.
-    return found._replace(idx=c.at_x(c.into_y(idx)), price=price)
+    # Not _replace: torch.compile of torch 2.11 cannot return what that has made.
+    idx = c.at_x(c.into_y(idx))
+    return Assignment(idx, found.cost, found.gap, price, found.rounds, found.converged)
 
 
 def _price_order(c: _checks.Clouds) -> Order | None:
