@@ -117,7 +117,7 @@ def score(
     }
     lens = intrinsics(config.data.image_size, config.gan2shape.fov).to(device)
     parts = torch.tensor(chosen, device=device).split(config.evaluate.batch_size)
-    for rows in tqdm(parts, "scores", unit="batch", leave=False):
+    for rows in tqdm(parts, "scores", unit="batch", leave=False, disable=None):
         image = views.image[rows].float() / 255
         for name, guesser in methods.items():
             found[name].append(judge(guesser(image), views, rows, lens))
