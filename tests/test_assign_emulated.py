@@ -91,6 +91,12 @@ def test_unequal_sizes(kind, sizes, program):
     check(program, x, y, squared=True, schedule=SCHEDULES[1], seed=1)
 
 
+def test_the_points_without_a_partner_wage_no_price_war(program):
+    """Dummies that bid for one object after another take 470 to 560 rounds."""
+    x, y = make(surface, 1, 130, 160)
+    assert check(program, x, y, deterministic=True).rounds < 200
+
+
 @pytest.mark.parametrize("kind", [surface, noisy, blob], ids=lambda k: k.__name__)
 @pytest.mark.parametrize("sizes", [(300, 300), (300, 310), (130, 300)], ids=str)
 def test_blocks_of_a_team(kind, sizes, program):

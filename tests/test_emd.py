@@ -26,7 +26,7 @@ def test_within_rtol_of_the_optimum(kind, squared, device, dtype):
 
 
 @pytest.mark.sanitize
-def test_reductions(device):
+def test_reductions(device, deterministic):
     x, y = make(surface, 3, 30, 40, device=device)
     found = assign(x, y)
     per_cloud = emd(x, y, batch_reduction="none")

@@ -51,7 +51,7 @@ def flat(result):
 
 @pytest.mark.sanitize
 @pytest.mark.parametrize("name", OPS)
-def test_a_mask_is_a_choice_of_points(name, masked):
+def test_a_mask_is_a_choice_of_points(name, masked, deterministic):
     x, y, masks, x_cut, y_cut, lengths = masked
     op, options = getattr(pointloss, name.split()[0]), OPS[name]
     with_mask = flat(op(x, y, **options, **masks))
@@ -151,7 +151,7 @@ def test_warm_start_of_masked_clouds(masked):
     torch.testing.assert_close(loss(x, y, ids, **masks), emd(x, y, **masks), rtol=2e-2, atol=0)
 
 
-def test_prices_stand_in_the_rows_of_the_larger_cloud(masked):
+def test_prices_stand_in_the_rows_of_the_larger_cloud(masked, deterministic):
     x, y, masks, x_cut, y_cut, lengths = masked
     given, cut = assign(x, y, **masks).price, assign(x_cut, y_cut, **lengths).price
     for b, (n, m) in enumerate(zip(*(v.tolist() for v in lengths.values()), strict=True)):

@@ -90,8 +90,7 @@ def assign(
             by those prices it is returned as it is, which costs one look at the distances: so for
             points that move towards their partners. Else the solver may begin with the pairs that
             are still good. Any values are safe: what is no matching is left out. On CUDA only of
-            clouds of up to three dimensions that differ in size by at most a quarter of the
-            smaller; elsewhere only the prices are taken.
+            clouds whose bidders race (see below); elsewhere only the prices are taken.
         max_rounds: stop after this many rounds, complete the matching greedily and report the gap
             that it has. None is a bound that ordinary inputs do not reach. On the CPU a bound
             counts every step of the path searches too, so more than `rounds` tells without one.
@@ -117,8 +116,8 @@ def assign(
 
     Determinism: each cloud's result is independent of the rest of the batch. The CPU returns the
     same bits for the same input. On CUDA, bidders race if the points have up to three dimensions
-    and the larger cloud, of fewer than 2^18 points, has at most a quarter more than the smaller;
-    so another call may return another matching within its certificate. Under
+    and the larger cloud has at most 4096 of them, or fewer than 2^18 and at most a quarter more
+    than the smaller; so another call may return another matching within its certificate. Under
     torch.use_deterministic_algorithms(True) they bid in rounds, and the bits are the same, in a
     batch of any size. All other clouds give the same bits without it. CPU and CUDA may return
     different matchings.

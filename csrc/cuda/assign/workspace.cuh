@@ -14,7 +14,7 @@
 
 namespace pointloss {
 
-// Bidders and dummies of K bidders for L objects, if they are solved as equal sizes.
+// The most of L objects with which the solver for equal sizes takes K bidders.
 __host__ __device__ constexpr int64_t equal_size(int64_t K, int64_t L) {
   const int64_t few = K + K / kDummyPart, most = few > kSmallObjects ? few : kSmallObjects;
   return L < most ? L : most;

@@ -11,6 +11,9 @@
 // maximum cardinality matchings in parallel on bipartite graphs via tree-grafting", IEEE TPDS 28
 // (2017)): one sweep of growing labels matches all roots. Distances are rounded down to multiples
 // of a quantum of a few eps, at the price of as much slack on the edges of the paths.
+// Dummies, which make up for missing bidders, are all alike: number K, one row, stands for all. It
+// is reached by the first label of an object that a dummy has, and it is a root as often as dummies
+// lack an object.
 // Deterministic: of equal labels the first stays, so only the queue must have a fixed order.
 // Map: in a round every warp lowers the labels of its own groups of objects, without atomics, then
 // selects the next frontier among their owners. One barrier after each.
@@ -169,8 +172,7 @@ struct PathSearch {
       const int j = g * 32 + lane;
       const int distance = distance_of(s.label[j]);
       const int i = s.owner[j];
-      const bool pending =
-          i != kNone && distance < s.distance[i] && bidder_of(s.label[j]) != i;
+      const bool pending = i != kNone && distance < s.distance[i] && bidder_of(s.label[j]) != i;
       bool row = pending && distance <= limit;
       if (pending && !row) next = min(next, distance);
       if (row && i == s.in->K) {
@@ -291,7 +293,8 @@ struct PathSearch {
       set_worst_label(g, distance_of(s.label[j]));
     }
     return queue_bidders(
-        s, h, min(s.in->K + 1, s.N), [&](int i) { return s.distance[i] != kUnreached; }, [](int) {});
+        s, h, min(s.in->K + 1, s.N), [&](int i) { return s.distance[i] != kUnreached; },
+        [](int) {});
   }
 
   // Raises the prices of the objects in trees of matched roots, which leave those trees, as do
@@ -309,8 +312,8 @@ struct PathSearch {
     refresh_group(s, g);
   }
 
-  // Gives the free object j, which root `q` has found, to the row that labelled it, that row's object
-  // to the next, and so on. The dummies stay a root until none of them is without an object.
+  // Gives the free object j, which root `q` has found, to the row that labelled it, that row's
+  // object to the next, and so on. The dummies stay a root until none of them is without an object.
   __device__ __forceinline__ void augment(int q, int j) {
     for (int step = 0; step <= s.N && j != kNone; ++step) {
       const int i = bidder_of(s.label[j]), next = s.partner[i];
@@ -326,9 +329,9 @@ struct PathSearch {
     atomicAdd(&h.matched, 1);
   }
 
-  // Matches the first `count` bidders of the queue, none of which has an object; of them, the dummies
-  // as often as h.missing says. Returns the rounds that it took; fewer are matched if that reaches
-  // `round_limit`.
+  // Matches the first `count` bidders of the queue, none of which has an object; of them, the
+  // dummies as often as h.missing says. Returns the rounds that it took; fewer are matched if that
+  // reaches `round_limit`.
   //
   // floor: label of the last free object that was matched: no later label is less.
   // limit: end of the bucket whose labels are being settled, `width` beyond its start.

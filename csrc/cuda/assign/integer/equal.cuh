@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Assignment of a cloud to one that is as large or at most about twice as large, in integers, by the
-// thread blocks of a cluster.
+// Assignment of a cloud to one that is as large or larger, in integers, by the thread blocks of a
+// cluster.
 //
 // Problem and dual: common/assign.h. Dummies with cost 0 for every object make up for the missing
 // bidders. They are all alike, so they do not bid: one number, the level, is the price of what they
@@ -169,8 +169,8 @@ struct EqualSolver {
     return true;
   }
 
-  // Gives each dummy an object at the level, as long as there are any; h.missing: how many are left.
-  // All dummies have the number K as owners.
+  // Gives each dummy an object at the level, as long as there are any; h.missing: how many are
+  // left. All dummies have the number K as owners.
   __device__ __forceinline__ void place_dummies() {
     const int dummies = s.N - s.in->K;
     if (dummies == 0) return;

@@ -68,13 +68,13 @@ struct IntegerShared {
   int level;         // price of an object of a dummy
   // Of a path search. Those of round r lie at r % 3; the next one's are reset meanwhile.
   int count[3], next_label[3];
-  int matched;                // roots
-  int missing;                // objects that the dummies still look for
+  int matched;                  // roots
+  int missing;                  // objects that the dummies still look for
   unsigned long long entry[3];  // label and object by which the dummies are reached
-  int free, nearest;          // least label of a free object; least that one is offered
-  int ahead, frees;           // least that a frontier offers to one; number of free objects
-  int free_object[kMaxFree];  // unless they are more
-  int near[kIntegerWarps];    // owned objects from which one of those is near, or none
+  int free, nearest;            // least label of a free object; least that one is offered
+  int ahead, frees;             // least that a frontier offers to one; number of free objects
+  int free_object[kMaxFree];    // unless they are more
+  int near[kIntegerWarps];      // owned objects from which one of those is near, or none
   union {
     unsigned long long found[kMaxSources];  // label and free object to match a root with
     float sums[3][kIntegerWarps];           // of coordinates, by warp
@@ -154,8 +154,8 @@ __host__ __device__ State empty_state(int64_t objects) {
   return s;
 }
 
-// Of equal sizes: K bidders, and dummies to make N of them. All arrays lie in shared memory if they
-// fit, but for those of the whole cluster.
+// Of equal sizes: K bidders; if N is more, number K stands for the N - K dummies. All arrays lie in
+// shared memory if they fit, but for those of the whole cluster.
 template <class Id, Cost kCost>
 struct EqualState : IntegerState<Id, kCost> {
   struct CachedPair {
