@@ -97,13 +97,12 @@ cudaError_t launch(void (*kernel)(Params...), const LaunchShape& shape, cudaStre
   return Launch(shape, stream).run(kernel, args...);
 }
 
-// Kernels of a stream, each after the one before. Where the device can, all but the first, or with
-// `overlap_first` all, start early and wait_for_previous_kernel(), which hides what launching
-// costs. After an error none is launched any more.
+// Kernels of a stream, each after the one before. Where the device can, all but the first start
+// early and wait_for_previous_kernel(), which hides what launching costs. After an error none is
+// launched any more.
 class KernelChain {
  public:
-  explicit KernelChain(cudaStream_t stream, bool overlap_first = false)
-      : stream_(stream), overlap_(overlap_first && can_overlap_) {}
+  explicit KernelChain(cudaStream_t stream) : stream_(stream) {}
 
   template <class... Params, class... Args>
   void add(void (*kernel)(Params...), const LaunchShape& shape, const Args&... args) {
@@ -115,7 +114,7 @@ class KernelChain {
 
  private:
   cudaStream_t stream_;
-  bool can_overlap_ = has_overlap_and_clusters(), overlap_;
+  bool can_overlap_ = has_overlap_and_clusters(), overlap_ = false;
   cudaError_t error_ = cudaSuccess;
 };
 

@@ -5,7 +5,6 @@
 
 #include "launch.cuh"
 #include "nearest/backward.cuh"
-#include "nearest/gather.cuh"
 #include "nearest_backward.h"
 #include "stream.h"
 
@@ -23,20 +22,8 @@ void launch_pass(const BackwardParams<T>& p, cudaStream_t stream, bool overlap =
 }
 
 template <int kNorm, class T>
-void launch_gather(const BackwardParams<T>& p, int64_t most, cudaStream_t stream) {
-  const int threads = static_cast<int>(std::min<int64_t>(32 * ceil_div(most, 32), kGatherRows));
-  const dim3 grid(grid_size(p.B * ceil_div(most, threads)), 2);
-  const Launch launch({grid, threads}, stream, has_overlap_and_clusters());
-  check_launch("nearest_backward", launch.run(&nearest_gather_kernel<kNorm, T>, p));
-}
-
-template <int kNorm, class T>
 void launch_backward(const BackwardParams<T>& p, bool deterministic, cudaStream_t stream) {
-  const int64_t most = std::max(p.direction[0].N, p.direction[1].N);
-  if (p.B * most == 0) return;
-  if (!deterministic && p.D == 3 && most <= kGatherMost) {
-    return launch_gather<kNorm>(p, most, stream);
-  }
+  if (p.B * std::max(p.direction[0].N, p.direction[1].N) == 0) return;
   if constexpr (std::is_same_v<T, float>) {
     if (p.direction[0].wide != nullptr) {
       launch_pass<kNorm, BackwardPass::kAddWide>(p, stream);

@@ -28,11 +28,13 @@ def watch(op: str, found: Assignment) -> None:
         return
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return
-    # One kernel and one copy; what else there is to do happens on the CPU.
-    missed, call = torch.where(found.converged, torch.nan, found.cost), ""
+    # One copy; what else there is to do happens on the CPU, in plain Python: it is the faster.
+    missed = torch.where(found.converged, torch.nan, found.cost)
     if device.type == "cuda":
-        missed, call = _exchange(missed), " of an earlier call"
-    if (missed < torch.inf).any():  # costs of NaN and inf show in the loss
+        arrived, call = _exchange(missed), " of an earlier call"
+    else:
+        arrived, call = missed.tolist(), ""
+    if any(cost < torch.inf for cost in arrived):  # costs of NaN and inf show in the loss
         _checks.warn(
             f"{op}: a matching{call} is not certified to rtol; its value may lie further above the "
             "optimum. emd(..., return_assignment=True) tells of which cloud, and its gap",
@@ -40,17 +42,17 @@ def watch(op: str, found: Assignment) -> None:
         )
 
 
-def _exchange(missed: Tensor) -> Tensor:
-    """Send a CUDA call's `missed` on its way; returns those that have arrived, on the CPU."""
-    arrived = [torch.empty(0, dtype=torch.float64)]
+def _exchange(missed: Tensor) -> list[float]:
+    """Send a CUDA call's `missed` on its way; returns those that have arrived."""
+    arrived: list[float] = []
     while _under_way:
         # Taken before it is looked at: threads may share the queue.
         event, copy = _under_way.popleft()
         if not event.query():
             _under_way.appendleft((event, copy))
             break
-        arrived.append(copy)
+        arrived += copy.tolist()
     event, copy = torch.cuda.Event(), missed.to("cpu", non_blocking=True)
     event.record(torch.cuda.current_stream(missed.device))
     _under_way.append((event, copy))
-    return torch.cat(arrived)
+    return arrived

@@ -4,8 +4,7 @@
 // Method: two levels of sums in float64 with a fixed order, so the value is deterministic.
 // Map: chamfer_partial_kernel gives every warp kPartialRows rows of one direction of one cloud and
 // writes one number, already weighted; chamfer_total_kernel adds a cloud's numbers, or all of them,
-// in one block. Each is launched while the kernel before it runs (KernelChain), the first while the
-// search does.
+// in one block. The second is launched while the first runs (KernelChain).
 // Cost: one pass over the distances, 8 bytes of workspace for kPartialRows of them.
 #pragma once
 
@@ -34,7 +33,6 @@ template <class T>
 __global__ void __launch_bounds__(kPartialThreads)
     chamfer_partial_kernel(const ChamferParams<T> p) {
   let_next_kernel_start();
-  wait_for_previous_kernel();
   const int lane = threadIdx.x % 32;
   const int64_t per_cloud = p.partials[0] + p.partials[1], warps = kPartialThreads / 32;
   for (int64_t task = blockIdx.x * warps + threadIdx.x / 32; task < p.B * per_cloud;
