@@ -47,8 +47,8 @@ def sign(column: str) -> int:
 def competes(method: str) -> bool:
     """Whether a method answers once, and from what a system sees: else it is a bound.
 
-    Bounds see the truth, are told the rig or the pose, have learnt from the true depth that the
-    others do without, or are the best of several draws.
+    Bounds see the truth, are told the rig or the pose, have learnt from depth that others have not
+    seen, or are the best of several draws.
     """
     told = any(words in method for words in (RIG_KNOWN, TRUE_POSE, TRUE_DEPTH, BEST_OF))
     return method not in (ORACLE, FLOOR) and not told

@@ -117,6 +117,7 @@ def test_what_knows_more_stands_apart_and_is_not_the_best(tmp_path, capsys):
         "nearest pair": 6.0,
         "category's mean depth, true pose": 2.0,
         "PCA, rig known": 1.5,
+        "supervised, true depth": 1.7,
         "floor": 1.0,
         "oracle": 3.0,
         "pointmap, best of 4": 4.0,
@@ -125,12 +126,18 @@ def test_what_knows_more_stands_apart_and_is_not_the_best(tmp_path, capsys):
     out = tmp_path / "out"
     text = run(capsys, f"own={run_}", "--out", out)
     names = list(lines_of(text))[2:]
-    bounds = ["floor", "PCA, rig known", "category's mean depth, true pose", "oracle"]
+    bounds = [
+        "floor",
+        "PCA, rig known",
+        "supervised, true depth",
+        "category's mean depth, true pose",
+        "oracle",
+    ]
     assert names == ["own", "nearest pair", *(f"*{n}*" for n in [*bounds, "own, best of 4"])]
     assert lines_of(text)["own"][1] == "**5.00** ± 0.00"
     assert "The best baseline: nearest pair." in text
     rows = json.loads((out / "compare.json").read_text())["rows"]
-    assert [row["kind"] for row in rows] == ["system", "baseline", *5 * ["bound"]]
+    assert [row["kind"] for row in rows] == ["system", "baseline", *6 * ["bound"]]
 
 
 def test_baselines_of_one_name_and_two_meanings_are_not_joined(tmp_path, capsys):

@@ -14,7 +14,7 @@ from models.networks.gan2shape import Guess
 from models.tables import TRUE_DEPTH
 
 PLANE, ELLIPSOID, INFLATED = "plane", "ellipsoid in the mask", "inflated mask"
-CATEGORY = f"category's mean depth{TRUE_DEPTH}"
+CATEGORY = f"category's mean{TRUE_DEPTH}"
 
 # Of images [B, 4, H, W] -> depth [B, H, W] in their own view, centre of the object at 1.
 Guesser = Callable[[Tensor], Tensor]
