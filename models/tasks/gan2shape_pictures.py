@@ -145,8 +145,10 @@ def _colours(normal: Tensor) -> Tensor:
 
 
 def draw(path: Path, pictures: list[Picture]) -> None:
-    """A line for each view."""
-    titles = ["image", "again", "albedo", "depth", "true depth", "normals", "true normals"]
+    """A line for each view; the truth where there is one."""
+    known = any(one.true_depth is not None for one in pictures)
+    titles = ["image", "again", "albedo", "depth"]
+    titles += ["true depth", "normals", "true normals"] if known else ["normals"]
     titles += [f"from {turn:+g}°" for turn in TURNS]
     titles += ["light: left", "right", "above"]
     rows, columns = len(pictures), len(titles)
@@ -158,17 +160,12 @@ def draw(path: Path, pictures: list[Picture]) -> None:
         ax.set_title(title, fontsize=8)
     for line, one in zip(axes, pictures, strict=True):
         line[0].set_ylabel(one.label[-24:], fontsize=6)
-        first = [one.image, one.again, one.albedo]
-        last = [*one.rotated, *one.relit]
-        for ax, image in zip([*line[:3], *line[7:]], [*first, *last], strict=True):
-            ax.imshow(image.permute(1, 2, 0).numpy())
-        for place, depth in ((3, one.depth), (4, one.true_depth)):
-            if depth is not None:
-                line[place].imshow(depth.numpy(), cmap="viridis_r")
-        for place, normal in ((5, one.normal), (6, one.true_normal)):
-            if normal is not None:
-                line[place].imshow(_colours(normal).numpy())
-        for ax in line:
+        shown = [image.permute(1, 2, 0) for image in (one.image, one.again, one.albedo)]
+        shown += [d for d in (one.depth, one.true_depth) if d is not None]
+        shown += [_colours(n) for n in (one.normal, one.true_normal) if n is not None]
+        shown += [image.permute(1, 2, 0) for image in (*one.rotated, *one.relit)]
+        for ax, pixels in zip(line, shown, strict=True):
+            ax.imshow(pixels.numpy(), cmap="viridis_r")  # colours have no use for the map
             ax.set(xticks=[], yticks=[])
     figure.savefig(path, dpi=100)
     plt.close(figure)
