@@ -20,6 +20,7 @@ from pointloss.losses.kl_standard_normal import kl_standard_normal, reparameteri
 from pointloss.losses.normal_loss import normal_loss
 from pointloss.losses.pointmap_loss import pointmap_loss
 from pointloss.losses.smoothness import smoothness
+from pointloss.losses.transport import Transport, transport
 from pointloss.metrics.density_aware_chamfer import density_aware_chamfer
 from pointloss.metrics.f_score import FScore, f_score
 from pointloss.metrics.generation import (
@@ -58,6 +59,7 @@ __all__ = [
     "Registration",
     "Rendering",
     "Similarity",
+    "Transport",
     "__version__",
     "assign",
     "build_info",
@@ -93,6 +95,7 @@ __all__ = [
     "scale_invariant_depth_error",
     "smoothness",
     "transform_points",
+    "transport",
     "voxel_iou",
     "voxelize",
 ]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment, minimize_scalar
+from scipy.optimize import linear_sum_assignment, linprog, minimize_scalar
+from scipy.sparse import eye, kron, vstack
 from torch import Tensor
 
 from pointloss.ops.nearest import Nearest
@@ -132,6 +133,20 @@ def optimal_cost(x: Tensor, y: Tensor, squared: bool = False) -> Tensor:
     """Least mean distance of an injection of the smaller cloud into the larger, [B] in float64."""
     d = torch.stack([pairwise(a, b) for a, b in zip(x.cpu(), y.cpu(), strict=True)])
     return least_cost(d if squared else d.sqrt())
+
+
+def transport(x: Tensor, y: Tensor, a: Tensor, b: Tensor, squared: bool = False) -> Tensor:
+    """Least cost [B] of moving mass a [B, N] of x to b [B, M] of y, as a linear programme."""
+    costs = []
+    for p, q, u, v in zip(x.detach().cpu(), y.detach().cpu(), *_np(a, b), strict=True):
+        d = _np(pairwise(p, q) if squared else pairwise(p, q).sqrt())[0]
+        n, m = d.shape
+        sums = vstack([kron(eye(n), np.ones((1, m))), kron(np.ones((1, n)), eye(m))])
+        marginals = np.concatenate([u / u.sum(), v / v.sum()])
+        # One sum follows from the others; rounding would make it contradict them.
+        found = linprog(d.flatten(), A_eq=sums.tocsr()[:-1], b_eq=marginals[:-1], method="highs")
+        costs.append(found.fun)
+    return torch.tensor(costs, dtype=torch.float64)
 
 
 def matching_cost(x: Tensor, y: Tensor, idx: Tensor, squared: bool = False) -> Tensor:

@@ -80,6 +80,7 @@ def emd(
         min over bijections phi of 1/N sum_i |x_i - y_phi(i)|
 
     For unequal sizes every point of the smaller cloud is matched and the mean is over those pairs.
+    The others stay free; `transport` moves all mass, takes weights, and is never less than this.
     The matching comes from `assign`: its mean distance lies at most `rtol` (relative) above the
     optimum, certified. The gradient holds the matching fixed and is 0 at a coincident pair.
 
