@@ -25,6 +25,12 @@ def read(
 
     Returns:
         price float64 [B, points] and idx int64 [B, n].
+
+    Example:
+        >>> prices, partners = torch.zeros(5, 4), torch.full((5, 4), -1, dtype=torch.int32)
+        >>> price, idx = read(prices, partners, torch.tensor([3, 0]), n=2, points=4)
+        >>> price.shape, idx.tolist()
+        (torch.Size([2, 4]), [[-1, -1], [-1, -1]])
     """
     start = torch.ops.pointloss.price_cache_read.default(prices, partners, ids, n, points)
     return cast("tuple[Tensor, Tensor]", start)
