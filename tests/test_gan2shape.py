@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from models import predict, train
-from models.config import ConfigError, load, override
+from models.config import ConfigError, load, override, to_dict
 from models.data.camera import Camera, intrinsics
 from models.data.dataset import ReconstructionDataset
 from models.data.maps import write_depth, write_normal
@@ -221,7 +221,11 @@ def test_a_tiny_run_writes_its_tables_and_pictures(trained, root):
     supervised = made(root, gan2shape_w_depth=1.0, gan2shape_beside=json.dumps(str(trained)))
     task = open_task(supervised, "cpu")
     network = task.build().eval()
-    state = {"network": network.state_dict(), "history": []}
+    state = {
+        "network": network.state_dict(),
+        "history": [],
+        "config": to_dict(supervised),
+    }
     scored = gan2shape_score.score(supervised, network, state, "cpu")
     assert list(scored.values)[:2] == ["supervised, true depth", "autoencoder"]
 
