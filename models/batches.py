@@ -6,7 +6,7 @@ A batch is a tuple of tensors that a step can hold in place, so that the step ma
 """
 
 from collections.abc import Callable, Iterator, Sized
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -71,6 +71,32 @@ def numbers(order: Order, device: str) -> Iterator[tuple[Tensor, tuple[Tensor, .
     samples = torch.tensor(list(order))  # [steps, B]
     for here, there in zip(samples, samples.to(device), strict=True):
         yield here, (there,)
+
+
+class _Named(Sized, Protocol):
+    """Samples that have names."""
+
+    def name(self, sample: int) -> str:
+        """What an error calls the sample."""
+
+
+class Numbered:
+    """Batches of samples that are all on the device already: only their numbers are given."""
+
+    def __init__(self, config: Config, data: _Named, device: str):
+        self.data, self.device, self.order = data, device, Order(config, data)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def begin(self, epoch: int) -> None:
+        self.order.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
+        yield from numbers(self.order, self.device)
+
+    def name(self, sample: int) -> str:
+        return self.data.name(sample)
 
 
 class Batches:

@@ -2,7 +2,6 @@
 """Single images of a category -> depth, albedo, view and light, without 3-D truth."""
 
 import math
-from collections.abc import Iterator
 from functools import cached_property
 from itertools import permutations
 from pathlib import Path
@@ -14,9 +13,9 @@ from torch import Tensor, nn
 
 from models import checkpoint, distributed
 from models.augment import swap_colours
-from models.batches import Order, numbers
+from models.batches import Numbered
 from models.build import open_split
-from models.config import Config, ConfigError
+from models.config import ConfigError
 from models.cost import macs_of
 from models.data.dataset import ReconstructionDataset
 from models.data.renders import Renders, field_of_view, read_renders
@@ -39,25 +38,6 @@ class Varied(NamedTuple):
 
     image: Tensor  # [B, 4, H, W] in 0..1: colours on white, alpha
     depth: Tensor  # [B, H, W], 0: nothing is known; only a supervised network looks at it
-
-
-class Batches:
-    """The views of the training split, all of which are on the device."""
-
-    def __init__(self, config: Config, data: ReconstructionDataset, device: str):
-        self.data, self.device, self.order = data, device, Order(config, data)
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def begin(self, epoch: int) -> None:
-        self.order.epoch = epoch
-
-    def __iter__(self) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
-        yield from numbers(self.order, self.device)
-
-    def name(self, sample: int) -> str:
-        return self.data.name(sample)
 
 
 def image_distance(image: Tensor, truth: Tensor) -> Tensor:
@@ -164,12 +144,12 @@ class PhotoGeometricTask(Task):
             flip=options.w_flipped > 0,
         )
 
-    def batches(self) -> Batches:
+    def batches(self) -> Numbered:
         if not self.data.samples:
             split = self.config.data.train_split
             raise ConfigError(f"data.train_split: {split!r} of the set holds no images")
         self.train, self.validation  # noqa: B018 - opened now, so that a fault shows early
-        return Batches(self.config, self.data, self.device)
+        return Numbered(self.config, self.data, self.device)
 
     def objective(self, network: nn.Module) -> nn.Module:
         return Lens(cast(PhotoGeometric, network).lens)

@@ -19,10 +19,10 @@ from models.data.renders import Renders, read_renders
 from models.determinism import deterministic
 from models.networks.gan2shape import Guess, PhotoGeometric, intrinsics
 from models.report import as_json, table
-from models.tables import TRUE_DEPTH, by_object, short
+from models.tables import TRUE_DEPTH, short
 from models.tasks import gan2shape_pictures
 from models.tasks.gan2shape_baselines import CATEGORY, Guesser, baselines, network_guesser
-from models.tasks.results import Results
+from models.tasks.results import Results, by_group
 from models.tasks.results import write as write_results
 from pointloss import depth_to_normals, mean_angle_deviation, scale_invariant_depth_error
 
@@ -178,17 +178,7 @@ def tabulate(
         f"further than {OBLIQUE:g} degrees from the front": yaw >= OBLIQUE,
     }
     owners = torch.tensor([data.samples[number][0] for number in chosen])
-    items: list[dict[str, Any]] = []
-    found: dict[str, list[Tensor]] = {name: [] for name in values}
-    for group, own in groups.items():
-        if not own.any():
-            continue
-        for owner in owners[own].unique().tolist():
-            category = data.categories[data.object_categories[owner]]
-            items.append({"group": group, "category": category, "object": data.objects[owner]})
-        for name, each in values.items():
-            found[name].append(by_object(each[own], owners[own]))
-    means = {name: torch.cat(parts) for name, parts in found.items()}
+    items, means = by_group(groups, owners, data, values)
     return Results(header, COLUMNS, items, means, configs.to_dict(config))
 
 

@@ -24,7 +24,7 @@ from models.determinism import deterministic
 from models.networks.pointmap import Pointmaps
 from models.paired import bootstrap, show
 from models.report import as_json, table
-from models.tables import by_object, short
+from models.tables import short
 from models.tasks import pointmap_pictures
 from models.tasks.pointmap_baselines import (
     BLANKED,
@@ -37,7 +37,7 @@ from models.tasks.pointmap_baselines import (
     guessers,
     unit_size,
 )
-from models.tasks.results import Results
+from models.tasks.results import Results, by_group
 from models.tasks.results import write as write_results
 from pointloss import pointmap_error, transform_points
 
@@ -210,17 +210,7 @@ def tabulate(
         f"cameras {middle:g} to {options.most:g} degrees apart": angle >= middle,
     }
     owners = torch.tensor([test.owners[number] for number in chosen])
-    data, items = test.data, []
-    found: dict[str, list[Tensor]] = {name: [] for name in values}
-    for group, own in groups.items():
-        if not own.any():
-            continue
-        for owner in owners[own].unique().tolist():
-            category = data.categories[data.object_categories[owner]]
-            items.append({"group": group, "category": category, "object": data.objects[owner]})
-        for name, each in values.items():
-            found[name].append(by_object(each[own], owners[own]))
-    means = {name: torch.cat(parts) for name, parts in found.items()}
+    items, means = by_group(groups, owners, test.data, values)
     return Results(header, COLUMNS, items, means, configs.to_dict(config))
 
 

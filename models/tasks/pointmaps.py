@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Two images of an object -> the point that each pixel sees, in the first camera's frame."""
 
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
@@ -11,9 +10,9 @@ from torch import Tensor, nn
 
 from models import checkpoint, distributed
 from models.augment import PairAugmentation
-from models.batches import Order, numbers
+from models.batches import Numbered
 from models.build import open_split, tell_validation
-from models.config import Config, ConfigError
+from models.config import ConfigError
 from models.cost import macs_of
 from models.data.dataset import ReconstructionDataset
 from models.data.pairs import Pair, Pairs
@@ -31,25 +30,6 @@ class Varied(NamedTuple):
     image: Tensor  # [B, 2, 3, H, W] in 0..1
     points: Tensor  # [B, 2, H, W, 3]
     mask: Tensor  # [B, 2, H, W]
-
-
-class Batches:
-    """The pairs of the training split, all of whose views are on the device."""
-
-    def __init__(self, config: Config, pairs: Pairs, device: str):
-        self.pairs, self.device, self.order = pairs, device, Order(config, pairs)
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def begin(self, epoch: int) -> None:
-        self.order.epoch = epoch
-
-    def __iter__(self) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
-        yield from numbers(self.order, self.device)
-
-    def name(self, sample: int) -> str:
-        return self.pairs.name(sample)
 
 
 class PointmapTask(Task):
@@ -102,7 +82,7 @@ class PointmapTask(Task):
     def build(self) -> PointmapNetwork:
         return PointmapNetwork(self.config.network.preset, self.config.data.image_size)
 
-    def batches(self) -> Batches:
+    def batches(self) -> Numbered:
         if not len(self.pairs):
             options = self.config.pointmap
             raise ConfigError(
@@ -110,7 +90,7 @@ class PointmapTask(Task):
                 f"{options.least:g} to {options.most:g} degrees apart"
             )
         tell_validation(self.config, len(self.validation), "pairs")  # now, and not after an epoch
-        return Batches(self.config, self.pairs, self.device)
+        return Numbered(self.config, self.pairs, self.device)
 
     def objective(self, network: nn.Module) -> nn.Module:
         return nn.Identity()  # the loss keeps nothing

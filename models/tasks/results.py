@@ -5,12 +5,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from models import files, log
+from models.data.dataset import ReconstructionDataset
 from models.paired import bootstrap, show
 from models.report import as_json, columns_table, embolden, number, table, title
-from models.tables import IMAGES, MACRO, Row, by_category, competes, short, sign
+from models.tables import IMAGES, MACRO, Row, by_category, by_object, competes, short, sign
+
+
+def by_group(
+    groups: dict[str, Tensor],
+    owners: Tensor,
+    data: ReconstructionDataset,
+    values: dict[str, Tensor],
+) -> tuple[list[Row], dict[str, Tensor]]:
+    """Items and values of `Results` from those of samples: an object is one item of each group.
+
+    `groups` are masks [S] of the samples, `owners` [S] their objects in `data`, `values` by method
+    [S, columns]. A group without samples has no items.
+    """
+    items: list[Row] = []
+    found: dict[str, list[Tensor]] = {name: [] for name in values}
+    for group, own in groups.items():
+        if not own.any():
+            continue
+        for owner in owners[own].unique().tolist():
+            category = data.categories[data.object_categories[owner]]
+            items.append({"group": group, "category": category, "object": data.objects[owner]})
+        for name, each in values.items():
+            found[name].append(by_object(each[own], owners[own]))
+    return items, {name: torch.cat(parts) for name, parts in found.items()}
 
 
 @dataclass(frozen=True)

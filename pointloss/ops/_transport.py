@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -121,19 +121,14 @@ def _transport(
 def _transport_fake(
     x: Tensor,
     a: Tensor,
-    x_inside: Tensor,
+    _x_inside: Tensor,
     y: Tensor,
     b: Tensor,
-    y_inside: Tensor,
+    _y_inside: Tensor,
     known: Tensor,
-    squared: bool,
-    rtol: float,
-    atol: float,
-    max_iterations: int,
-    equal: bool,
-    return_plan: bool,
+    *options: Any,
 ) -> Found:
-    return _empty(x, a, y, b, known, return_plan)
+    return _empty(x, a, y, b, known, return_plan=options[-1])
 
 
 torch.library.register_fake("pointloss::transport", _transport_fake)
