@@ -20,7 +20,6 @@ OUT gets state.pt (to go on), depths.npz (the depth of each image after each rou
 samples.npz (pseudo and projected samples of some images), fit.csv. models.gan2shape.score judges.
 """
 
-import argparse
 import math
 import sys
 import time
@@ -33,9 +32,10 @@ from torch import Tensor, nn
 
 from models import checkpoint, files, log
 from models import config as configs
-from models.build import open_split, pick_device
+from models.build import open_split
 from models.config import Config, ConfigError
 from models.data.dataset import ReconstructionDataset
+from models.gan2shape import command
 from models.gan2shape.stylegan import LAYERS, Discriminator, feature_distance
 from models.gan2shape.train_gan import load_gan
 from models.networks.base import choose
@@ -387,34 +387,17 @@ def choose_views(data: ReconstructionDataset, objects: int, views: int) -> list[
     return [number for number in chosen if data.samples[number][0] in kept]
 
 
+def work(config: Config, device: str, saved: dict[str, Any] | None, out: Path) -> None:
+    """A new run, or the one that was saved."""
+    fit = Fit(config, device)
+    if saved:
+        fit.restore(saved)
+    fit.run(out)
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("models.gan2shape.fit", description=__doc__.split("\n")[0])
-    parser.add_argument("--config", type=Path, help="TOML file")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
-    parser.add_argument("--out", type=Path, required=True, help="run folder")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    args = parser.parse_args(argv)
-    try:
-        device = pick_device(args.device)
-        args.out.mkdir(parents=True, exist_ok=True)
-        if args.resume:
-            state = checkpoint.load(args.out / STATE, device, {"config", "networks"})
-            own = configs.update(Config(), state["config"])
-            fit = Fit(configs.override(own, args.set), device)
-            fit.restore(state)
-        else:
-            if args.config is None:
-                parser.error("--config is needed, or --resume")
-            if (args.out / STATE).exists():
-                raise ValueError(f"{args.out} holds a run already; go on with --resume")
-            fit = Fit(configs.override(configs.load(args.config), args.set), device)
-        fit.run(args.out)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{args.out}: {STATE}, {DEPTHS}, {SAMPLES}, fit.csv")
-    return 0
+    wrote = f"{STATE}, {DEPTHS}, {SAMPLES}, fit.csv"
+    return command.run(argv, "fit", str(__doc__), STATE, {"config", "networks"}, work, wrote)
 
 
 if __name__ == "__main__":

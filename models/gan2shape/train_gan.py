@@ -10,7 +10,6 @@ reads), gan.csv, samples.png, and at the end nearest.png: samples, each above th
 is nearest to it, mirrored ones included, which shows whether the GAN has learnt images by heart.
 """
 
-import argparse
 import math
 import sys
 import time
@@ -28,8 +27,9 @@ from models import checkpoint, log
 from models import config as configs
 from models.augment import swap_colours
 from models.baselines import thumbnails
-from models.build import open_split, pick_device
+from models.build import open_split
 from models.config import Config, ConfigError
+from models.gan2shape import command
 from models.gan2shape.stylegan import Discriminator, Generator
 
 STATE, GENERATOR, CRITIC = "gan.pt", "generator.pt", "discriminator.pt"
@@ -227,37 +227,17 @@ def load_gan(run: Path, device: str) -> tuple[Config, Generator, Discriminator]:
     return config, generator, critic
 
 
+def work(config: Config, device: str, saved: dict[str, Any] | None, out: Path) -> None:
+    """A new run, or the one that was saved."""
+    gan = Gan(config, device)
+    if saved:
+        gan.restore(saved)
+    train(gan, out, saved["rows"] if saved else [])
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "models.gan2shape.train_gan", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("--config", type=Path, help="TOML file")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
-    parser.add_argument("--out", type=Path, required=True, help="run folder")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    args = parser.parse_args(argv)
-    try:
-        device = pick_device(args.device)
-        args.out.mkdir(parents=True, exist_ok=True)
-        if args.resume:
-            state = checkpoint.load(args.out / STATE, device, {"config", "rows"})
-            gan = Gan(configs.override(configs.update(Config(), state["config"]), args.set), device)
-            gan.restore(state)
-            rows = state["rows"]
-        else:
-            if args.config is None:
-                parser.error("--config is needed, or --resume")
-            if (args.out / STATE).exists():
-                raise ValueError(f"{args.out} holds a run already; go on with --resume")
-            gan = Gan(configs.override(configs.load(args.config), args.set), device)
-            rows = []
-        train(gan, args.out, rows)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{args.out}: {STATE}, {GENERATOR}, {CRITIC}, gan.csv, samples.png, nearest.png")
-    return 0
+    wrote = f"{STATE}, {GENERATOR}, {CRITIC}, gan.csv, samples.png, nearest.png"
+    return command.run(argv, "train_gan", str(__doc__), STATE, {"config", "rows"}, work, wrote)
 
 
 if __name__ == "__main__":
