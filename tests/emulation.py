@@ -9,7 +9,10 @@ import pytest
 
 TESTS = Path(__file__).parent
 # What the emulator has in place of instructions that only a GPU has.
-REPLACED = {"cluster.cuh": "cluster.cuh", "assign_instructions.cuh": "assign/instructions.cuh"}
+REPLACED = {
+    "cluster.cuh": "shared/cluster.cuh",
+    "assign_instructions.cuh": "assign/instructions.cuh",
+}
 
 
 def compiled(folder: Path, name: str) -> Path:

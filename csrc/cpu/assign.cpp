@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // pointloss::assign on the CPU: check, allocate, solve the clouds in parallel.
-#include "../common/assign_call.h"
+#include "../common/calls/assign_call.h"
 #include "assign/solve.h"
 
 namespace pointloss {

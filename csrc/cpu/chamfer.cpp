@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // pointloss::chamfer on the CPU: neighbours, then one sum. Each cloud is summed by one thread, in
 // float64 and in the order of its points, so the value is deterministic.
-#include "../common/chamfer_call.h"
+#include "../common/calls/chamfer_call.h"
 
 #include <cmath>
 #include <vector>

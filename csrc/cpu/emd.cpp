@@ -2,7 +2,7 @@
 // pointloss::emd_backward on the CPU: the clouds in parallel.
 #include <algorithm>
 
-#include "../common/emd_call.h"
+#include "../common/calls/emd_call.h"
 
 namespace pointloss {
 namespace {

@@ -7,7 +7,7 @@
 #include <tuple>
 #include <type_traits>
 
-#include "../common/nearest_call.h"
+#include "../common/calls/nearest_call.h"
 #include "nearest.h"
 #include "nearest/brute_force.h"
 #include "nearest/tree.h"

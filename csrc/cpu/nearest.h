@@ -2,7 +2,7 @@
 // The search for neighbours that nearest and chamfer share.
 #pragma once
 
-#include "../common/nearest_call.h"
+#include "../common/calls/nearest_call.h"
 
 namespace pointloss {
 

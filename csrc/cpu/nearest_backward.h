@@ -2,7 +2,7 @@
 // The gradient that nearest and chamfer share.
 #pragma once
 
-#include "../common/nearest_backward_call.h"
+#include "../common/calls/nearest_backward_call.h"
 
 namespace pointloss {
 

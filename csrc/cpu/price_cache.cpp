@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // pointloss::price_cache_read and price_cache_write on the CPU.
-#include "../common/price_cache_call.h"
+#include "../common/calls/price_cache_call.h"
 
 namespace pointloss {
 namespace {

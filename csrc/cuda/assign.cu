@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // pointloss::assign on CUDA: check, allocate, enqueue the solvers on the caller's stream.
-#include "../common/assign_call.h"
+#include "../common/calls/assign_call.h"
 #include "assign/launch.cuh"
-#include "stream.h"
+#include "shared/stream.h"
 
 namespace pointloss {
 namespace {

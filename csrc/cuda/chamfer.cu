@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 // pointloss::chamfer on CUDA: check, allocate, search, reduce.
-#include "../common/chamfer_call.h"
-#include "launch.cuh"
+#include "../common/calls/chamfer_call.h"
 #include "nearest.h"
 #include "nearest/chamfer_sum.cuh"
 #include "nearest_backward.h"
-#include "stream.h"
+#include "shared/launch.cuh"
+#include "shared/stream.h"
 
 namespace pointloss {
 namespace {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // pointloss::emd_backward on CUDA: check, allocate, launch.
-#include "../common/emd_call.h"
+#include "../common/calls/emd_call.h"
 #include "emd/backward.cuh"
-#include "stream.h"
+#include "shared/stream.h"
 
 namespace pointloss {
 namespace {

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
 // pointloss::k_nearest on CUDA: check, allocate, choose brute force or tree, launch.
-#include "../common/nearest_call.h"
+#include "../common/calls/nearest_call.h"
 
 #include <tuple>
 
-#include "launch.cuh"
 #include "nearest.h"
 #include "nearest/k/brute_force.cuh"
 #include "nearest/k/tree.cuh"
-#include "stream.h"
+#include "shared/launch.cuh"
+#include "shared/stream.h"
 
 namespace pointloss {
 namespace {

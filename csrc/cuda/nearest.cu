@@ -5,12 +5,12 @@
 #include <algorithm>
 #include <tuple>
 
-#include "launch.cuh"
 #include "nearest.h"
 #include "nearest/brute/launch.cuh"
 #include "nearest/small/search.cuh"
 #include "nearest/tree/search.cuh"
-#include "stream.h"
+#include "shared/launch.cuh"
+#include "shared/stream.h"
 
 namespace pointloss {
 namespace {

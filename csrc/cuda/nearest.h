@@ -2,7 +2,7 @@
 // What nearest, k_nearest and chamfer share: the search for neighbours, and the index of y.
 #pragma once
 
-#include "../common/nearest_call.h"
+#include "../common/calls/nearest_call.h"
 
 namespace pointloss {
 

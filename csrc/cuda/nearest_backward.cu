@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "launch.cuh"
 #include "nearest/backward.cuh"
 #include "nearest_backward.h"
-#include "stream.h"
+#include "shared/launch.cuh"
+#include "shared/stream.h"
 
 namespace pointloss {
 namespace {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // pointloss::price_cache_read and price_cache_write on CUDA: check, allocate, launch.
-#include "../common/price_cache_call.h"
+#include "../common/calls/price_cache_call.h"
 #include "price_cache/rows.cuh"
-#include "stream.h"
+#include "shared/stream.h"
 
 namespace pointloss {
 namespace {

@@ -4,7 +4,7 @@
 
 #include <cuda_runtime.h>
 
-#include "../cluster.cuh"
+#include "../shared/cluster.cuh"
 
 namespace pointloss {
 

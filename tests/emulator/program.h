@@ -3,7 +3,7 @@
 // shared memory of the blocks.
 #pragma once
 
-#include "../../csrc/cuda/cluster.cuh"
+#include "../../csrc/cuda/shared/cluster.cuh"
 
 namespace emulated {
 

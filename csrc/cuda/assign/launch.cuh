@@ -2,7 +2,7 @@
 // Launch of the CUDA assignment solvers: blocks per pair, shared memory, order of the kernels.
 #pragma once
 
-#include "../launch.cuh"
+#include "../shared/launch.cuh"
 #include "kernels.cuh"
 
 namespace pointloss {

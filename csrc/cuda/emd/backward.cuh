@@ -7,7 +7,7 @@
 #pragma once
 
 #include "../../common/emd.h"
-#include "../launch.cuh"
+#include "../shared/launch.cuh"
 
 namespace pointloss {
 

@@ -17,8 +17,8 @@
 #include <cstdint>
 
 #include "../../common/reduction.h"
-#include "../launch.cuh"
-#include "../warp.cuh"
+#include "../shared/launch.cuh"
+#include "../shared/warp.cuh"
 
 namespace pointloss {
 

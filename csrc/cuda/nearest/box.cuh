@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "../../common/distance.h"
-#include "../warp.cuh"
+#include "../shared/warp.cuh"
 #include "tuning.cuh"
 
 namespace pointloss {

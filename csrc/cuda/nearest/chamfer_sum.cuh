@@ -11,8 +11,8 @@
 #include <cmath>
 
 #include "../../common/reduction.h"
-#include "../launch.cuh"
-#include "../warp.cuh"
+#include "../shared/launch.cuh"
+#include "../shared/warp.cuh"
 #include "tuning.cuh"
 
 namespace pointloss {

@@ -12,7 +12,7 @@
 
 #include <cfloat>
 
-#include "../curve.cuh"
+#include "../shared/curve.cuh"
 #include "box.cuh"
 #include "tuning.cuh"
 

@@ -8,7 +8,7 @@
 #include <algorithm>
 
 #include "../../common/price_cache.h"
-#include "../launch.cuh"
+#include "../shared/launch.cuh"
 
 namespace pointloss {
 

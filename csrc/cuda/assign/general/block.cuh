@@ -8,7 +8,7 @@
 #include <climits>
 #include <cstdint>
 
-#include "../../warp.cuh"
+#include "../../shared/warp.cuh"
 #include "../best_two.cuh"
 #include "../tuning.cuh"
 

@@ -3,7 +3,7 @@
 // groups of 32 with their bounding boxes, by a bitonic sort of the block.
 #pragma once
 
-#include "../../curve.cuh"
+#include "../../shared/curve.cuh"
 #include "state.cuh"
 
 namespace pointloss {

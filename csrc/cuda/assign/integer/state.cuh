@@ -16,7 +16,7 @@
 
 #include "../../../common/arena.h"
 #include "../../../common/assign.h"
-#include "../../warp.cuh"
+#include "../../shared/warp.cuh"
 #include "../cluster.cuh"
 
 namespace pointloss {

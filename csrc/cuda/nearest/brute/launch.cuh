@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "../../launch.cuh"
+#include "../../shared/launch.cuh"
 #include "search.cuh"
 
 namespace pointloss {

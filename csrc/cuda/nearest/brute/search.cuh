@@ -22,8 +22,8 @@
 #include <cmath>
 
 #include "../../../common/distance.h"
-#include "../../cluster.cuh"
-#include "../../warp.cuh"
+#include "../../shared/cluster.cuh"
+#include "../../shared/warp.cuh"
 #include "../tuning.cuh"
 
 namespace pointloss {

@@ -10,7 +10,7 @@
 
 #include <climits>
 
-#include "../../warp.cuh"
+#include "../../shared/warp.cuh"
 
 namespace pointloss {
 

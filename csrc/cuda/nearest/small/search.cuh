@@ -17,7 +17,7 @@
 
 #include <atomic>
 
-#include "../../launch.cuh"
+#include "../../shared/launch.cuh"
 #include "../walk.cuh"
 #include "refine.cuh"
 

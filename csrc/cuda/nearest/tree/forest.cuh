@@ -10,7 +10,7 @@
 #include <cstddef>
 
 #include "../../../common/arena.h"
-#include "../../launch.cuh"
+#include "../../shared/launch.cuh"
 #include "../curve_frame.cuh"
 #include "../cylinder.cuh"
 #include "../pairs.cuh"

@@ -7,8 +7,8 @@
 #include <string>
 #include <tuple>
 
-#include "checks.h"
-#include "emd.h"
+#include "../checks.h"
+#include "../emd.h"
 
 namespace pointloss {
 

@@ -6,8 +6,8 @@
 
 #include <tuple>
 
-#include "checks.h"
-#include "price_cache.h"
+#include "../checks.h"
+#include "../price_cache.h"
 
 namespace pointloss {
 

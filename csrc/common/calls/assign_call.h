@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <tuple>
 
-#include "assign.h"
-#include "checks.h"
+#include "../assign.h"
+#include "../checks.h"
 
 namespace pointloss {
 

@@ -7,8 +7,8 @@
 #include <tuple>
 #include <vector>
 
-#include "checks.h"
-#include "reduction.h"
+#include "../checks.h"
+#include "../reduction.h"
 
 namespace pointloss {
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <tuple>
 
-#include "checks.h"
+#include "../checks.h"
 
 namespace pointloss {
 

@@ -6,7 +6,7 @@
 #include <cuda_runtime.h>
 #include <torch/csrc/stable/accelerator.h>
 
-#include "../common/checks.h"
+#include "../../common/checks.h"
 
 // Weak: this symbol exists only in CUDA builds of torch, and the extension must load without it.
 extern "C" __attribute__((weak)) int32_t aoti_torch_get_current_cuda_stream(int32_t device,

@@ -4,7 +4,7 @@
 
 #include <cuda_runtime.h>
 
-#include "../common/hilbert.h"
+#include "../../common/hilbert.h"
 
 namespace pointloss {
 
