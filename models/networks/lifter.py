@@ -66,40 +66,38 @@ class FourierFeatures(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention of each token [B, N, C] to those that `allowed` [B, 1, N, N] names."""
+    """Two multi-head attentions of tokens [B, N, C], side by side: [B, N, 2 C].
+
+    Each head attends to the tokens that `allowed` names, bool [B, 2 heads, N, N]; the first half of
+    the heads makes the first attention.
+    """
 
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 2 * 3 * width)
 
     def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
-        parts = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        query, key, value = parts.unbind()  # [B, heads, N, C / heads]
+        parts = self.qkv(x).unflatten(-1, (3, 2 * self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = parts.unbind()  # [B, 2 heads, N, C / heads]
         return F.scaled_dot_product_attention(query, key, value, allowed).transpose(1, 2).flatten(2)
 
 
 class Layer(nn.Module):
-    """Two attentions side by side, joined, then an MLP; a residual around both."""
+    """Both attentions, joined, then an MLP; a residual around each part."""
 
     def __init__(self, preset: Preset):
         super().__init__()
         width = preset.width
-        self.branches = preset.branches
         self.before = nn.LayerNorm(width)
-        self.attention = nn.ModuleList(Attention(width, preset.heads) for _ in self.branches)
+        self.attention = Attention(width, preset.heads)
         self.join = nn.Linear(2 * width, width)
         self.mlp = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def forward(self, x: Tensor, allowed: dict[str, Tensor]) -> Tensor:
-        y = self.before(x)
-        both = [
-            attention(y, allowed[branch])
-            for attention, branch in zip(self.attention, self.branches, strict=True)
-        ]
-        x = x + self.join(torch.cat(both, -1))
+    def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
+        x = x + self.join(self.attention(self.before(x), allowed))
         out: Tensor = x + self.mlp(x)
         return out
 
@@ -115,6 +113,8 @@ class Lifter(nn.Module):
         super().__init__()
         options = choose(PRESETS, preset)
         width = options.width
+        # The attention of each head of a layer.
+        self.branches = [branch for branch in options.branches for _ in range(options.heads)]
         self.encoding: nn.Module = (
             nn.Sequential(nn.Linear(2, width), nn.GELU(), nn.Linear(width, width))
             if options.learnt
@@ -138,7 +138,8 @@ class Lifter(nn.Module):
         itself = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
         pairs = mask[:, :, None] & mask[:, None]
         # A joint that is not there sees itself, since a softmax over nothing is NaN.
-        allowed = {"local": (pairs & edges | itself)[:, None], "global": (pairs | itself)[:, None]}
+        kinds = {"local": pairs & edges | itself, "global": pairs | itself}
+        allowed = torch.stack([kinds[branch] for branch in self.branches], 1)
         x = float32_apply(self.encoding, keypoints)
         for layer in self.layers:
             x = layer(x, allowed)
