@@ -3,6 +3,8 @@
 // not by the layout of its objects, and only where there is a Python at all.
 #include <Python.h>
 
+#include <initializer_list>
+
 #include "interrupt.h"
 
 #ifndef Py_LIMITED_API
