@@ -124,7 +124,7 @@ class Lifting:
     rigs: int = setting(12, at_least=0)
     occlusion: float = setting(0.3, at_least=0)  # the largest share of joints that is not visible
     poses: int = setting(8192, above=0)  # of each skeleton, 1/64 of that of each drawn tree
-    trees: int = setting(512, above=0)  # drawn skeletons in training
+    trees: int = setting(512, at_least=0)  # drawn skeletons in training
     views: int = setting(4, above=0)  # of each test shape, if evaluate.views is 0
     # Steps of training the baseline of fixed order; 0: as many as the lifter has had.
     mlp_steps: int = setting(0, at_least=0)

@@ -111,7 +111,7 @@ def open_rigs(config: Config, device: str) -> Rigs:
             rigs.val.append(skeleton_rig(name, bones, TEST_POSES, seed=2))
     for seed, count, poses, into in (
         (4, options.trees, -(-options.poses // 64), rigs.train[2]),
-        (5, TEST_TREES, TEST_POSES // 4, rigs.val),
+        (5, TEST_TREES if options.trees else 0, TEST_POSES // 4, rigs.val),
         (6, TEST_TREES, TEST_POSES // 4, rigs.test[DRAWN]),
     ):
         generator = torch.Generator().manual_seed(seed)
