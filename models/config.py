@@ -167,21 +167,26 @@ class Voxel:
 class Gan2Shape:
     """Of the network "gan2shape", in place of [loss]."""
 
-    w_image: float = 1.0  # mean difference to the image, at three resolutions
-    # The same with the canonical maps mirrored: objects are taken for symmetric, as in Unsup3D.
+    # Mean difference to the image, at three resolutions, with the better sign of the yaw.
+    w_image: float = 1.0
+    w_side: float = setting(1.0, at_least=0)  # the yaw, in radians, where its opposite is better
+    # The difference with the maps mirrored: objects are taken for symmetric, as in Unsup3D.
     w_flipped: float = setting(0.5, at_least=0)
     w_view: float = setting(0.3, at_least=0)  # the views of a batch to the cameras' distribution
-    w_smooth: float = setting(0.05, at_least=0)  # second differences of the canonical depth
+    w_light: float = setting(0.1, at_least=0)  # the lights of a batch to the lamps' distribution
+    # Second differences of the logarithm of the distance from the centre.
+    w_smooth: float = setting(0.3, at_least=0)
     # True depth and normals, which make a supervised network of the depth network: then it is the
     # depth of the image's own view, and no other term counts.
     w_depth: float = setting(0.0, at_least=0)
-    prior: str = setting("ellipsoid", "ellipsoid", "flat")  # the first depth
+    prior: str = setting("ellipsoid", "ellipsoid", "flat")  # the first shape: a ball or a plate
     fov: float = setting(15.0, above=0)  # degrees across the images
     # The cameras of the set, which every method may know: degrees from the front, either way, and
     # above the horizon; uniform.
     azimuth: float = setting(70.0, at_least=0)
     lowest: float = -5.0
     highest: float = 20.0
+    light: float = setting(60.0, above=0)  # degrees from the camera, of lamps; uniform
     beside: str = ""  # evaluation: folders of other runs, scored on the same views
 
 

@@ -18,7 +18,17 @@ from models.data.renders import field_of_view, read_renders
 from models.gan2shape import fit, score, train_gan
 from models.gan2shape.stylegan import Discriminator, Generator, feature_distance
 from models.networks import gan2shape as networks
-from models.networks.gan2shape import PhotoGeometric, march, pose_of, turn
+from models.networks.gan2shape import (
+    Parts,
+    PhotoGeometric,
+    in_solid,
+    lamp,
+    march,
+    pose_of,
+    towards,
+    turn,
+    under_relief,
+)
 from models.tasks import gan2shape_baselines, gan2shape_score, open_task
 from models.tasks.gan2shape import image_distance, to_uniform
 from pointloss import depth_to_normals, depth_to_points, rerender
@@ -92,19 +102,24 @@ def made(root, **more):
     return override(load(path), words)
 
 
+def meet(depth, view, steps=48):
+    """Points [B, H, W, 3] and depths [B, H, W] where rays meet a depth map."""
+    met = march(under_relief(depth, FOV), pose_of(view), depth.shape[-1], FOV, steps)
+    return met.points, met.depth
+
+
 def test_rays_meet_a_surface_where_it_is():
     """Against the closed form: a plane through the centre, turned, scaled and moved."""
     view = torch.tensor([[0.5, 0.2, 0.1, 0.01, -0.02]], dtype=torch.float64)
     depth = torch.ones(1, 64, 64, dtype=torch.float64)
-    points, found = march(depth, pose_of(view), FOV, 32)
+    points, found = meet(depth, view, 32)
     normal = turn(view[:, 0], view[:, 1])[0] @ torch.tensor([0, 0, 1.0]).double()
     k = intrinsics(64, 64, FOV)
     ray = depth_to_points(torch.ones(64, 64).double(), torch.from_numpy(k))
     centre = torch.tensor([0.01, -0.02, 1.0]).double()
     expected = (centre @ normal) / (ray @ normal)
-    # A ray is halved down to 1 / 2^9 of a step of 0.02.
-    torch.testing.assert_close(found[0], expected, rtol=0, atol=5e-5)
-    assert (points[0, ..., 2] - 1).abs().max() < 5e-5
+    torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-9)
+    assert (points[0, ..., 2] - 1).abs().max() < 1e-9
 
 
 def test_rays_agree_with_the_splatted_surface():
@@ -118,7 +133,7 @@ def test_rays_agree_with_the_splatted_surface():
     lens = networks.intrinsics(64, FOV)
     splat = rerender(depth, depth[:, None], lens, motion)
     inner = splat.coverage[0, 12:-12, 12:-12] > 0.5
-    _, found = march(depth, pose, FOV, 48)
+    _, found = meet(depth, view)
     off = (found[0, 12:-12, 12:-12] - splat.depth[0, 12:-12, 12:-12])[inner].abs()
     assert off.mean() < 5e-4
 
@@ -132,7 +147,7 @@ def test_the_gradient_of_what_rays_meet_is_that_of_differences():
     weight[5:11, 5:11] = torch.rand(6, 6, dtype=torch.float64)
 
     def value(v):
-        return (march(depth, pose_of(v), FOV, 48)[1][0] * weight).sum()
+        return (meet(depth, v)[1][0] * weight).sum()
 
     (slope,) = torch.autograd.grad(value(view), view)
     for place in range(5):
@@ -141,6 +156,70 @@ def test_the_gradient_of_what_rays_meet_is_that_of_differences():
         with torch.no_grad():
             difference = (value(view + step) - value(view - step)) / 8e-3
         assert slope[0, place].item() == pytest.approx(difference.item(), rel=0.06, abs=0.05)
+
+
+def test_rays_meet_a_ball_where_it_is_and_fade_at_its_outline():
+    """Against the closed form, moved and scaled."""
+    network, side = PhotoGeometric("tiny", 64, FOV).double(), 64
+    view = torch.tensor([[0.6, 0.2, 0.1, 0.01, -0.02]], dtype=torch.float64)
+    radius = torch.full((1, side, side), 0.07, dtype=torch.float64)
+    white = torch.ones(1, 3, side, side, dtype=torch.float64)
+    light = lamp(torch.zeros(1, 2).double())
+    seen = network.see(Parts(radius, white, view, light), pose_of(view), light)
+    ray = depth_to_points(torch.ones(side, side).double(), network.lens)
+    centre, large = torch.tensor([0.01, -0.02, 1.0]).double(), 0.07 * math.exp(0.1)
+    a, b = ray.square().sum(2), ray @ centre
+    root = b.square() - a * (centre.square().sum() - large**2)
+    hit = root > 0
+    expected = (b - root.clamp(min=0).sqrt()) / a
+    inner = root > 2e-4  # a map of 64 pixels is not quite a ball; flat rays meet it elsewhere
+    torch.testing.assert_close(seen.depth[0][inner], expected[inner], rtol=0, atol=5e-5)
+    assert ((seen.image[0, 3] > 0.5) != hit).sum() <= 4
+    edge = (seen.image[0, 3] > 0.05) & (seen.image[0, 3] < 0.95)
+    assert edge.sum() > 2 * math.pi * 15
+    # What faces the lamp is bright, what does not has the ambient light.
+    assert seen.image[0, 0][inner].max() == pytest.approx(1, abs=1e-3)
+
+
+def test_the_gradient_of_a_solid_is_that_of_differences():
+    torch.manual_seed(0)
+    network = PhotoGeometric("tiny", SIDE, FOV).double()
+    network.steps = 48
+    waves = torch.nn.functional.interpolate(
+        torch.randn(3, 1, 4, 4, dtype=torch.float64), size=(SIDE, SIDE), mode="bicubic"
+    )[:, 0]
+    radius = (0.07 * (1 + 0.1 * waves[:1])).requires_grad_()
+    view = torch.tensor([[0.4, 0.15, 0.1, 0.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    grey = torch.full((1, 3, SIDE, SIDE), 0.5, dtype=torch.float64)
+    light = lamp(torch.tensor([[0.3, -0.4]], dtype=torch.float64))
+
+    def value(r, v):
+        seen = network.see(Parts(r, grey, v, light), pose_of(v), light)
+        return (seen.image[0, 3] * waves[1]).sum()
+
+    slopes = torch.autograd.grad(value(radius, view), (radius, view))
+    with torch.no_grad():
+        step = 1e-3 * waves[2:]
+        found = (slopes[0] * step).sum()
+        difference = (value(radius + step, view) - value(radius - step, view)) / 2
+        assert found.item() == pytest.approx(difference.item(), rel=0.03)
+        for place in range(3):
+            step = torch.zeros_like(view)
+            step[0, place] = 1e-3
+            difference = (value(radius, view + step) - value(radius, view - step)) / 2e-3
+            assert slopes[1][0, place].item() == pytest.approx(
+                difference.item(), rel=0.05, abs=0.02
+            )
+
+
+def test_a_map_over_directions_gives_each_direction_its_own_pixel():
+    way = towards(16)
+    numbers = torch.arange(256.0).view(1, 16, 16)
+    points = (way + torch.tensor([0.0, 0, 1]))[None, None]
+    found = in_solid(numbers)(points)[0, 0] + 1
+    disc = torch.linalg.norm(torch.stack(torch.meshgrid(
+        *(2 * [(torch.arange(16) + 0.5) / 8 - 1]), indexing="ij")), dim=0) < 0.95  # fmt: skip
+    torch.testing.assert_close(found[disc], numbers[0][disc], rtol=0, atol=0.02)
 
 
 def test_a_mirrored_image_has_the_opposite_yaw():
@@ -191,8 +270,7 @@ def test_a_view_turned_to_the_left_has_a_positive_yaw(root):
     # The ellipsoid is wide and flat, so in a view from its left (+x) the right part is farther.
     x = torch.linspace(-0.09, 0.09, SIDE)
     flat = (1 + 0 * x).expand(SIDE, SIDE)[None]
-    pose = pose_of(torch.tensor([[views.yaw[0].item(), 0, 0, 0, 0]]))
-    _, depth = march(flat, pose, FOV, 48)
+    _, depth = meet(flat, torch.tensor([[views.yaw[0].item(), 0, 0, 0, 0]]))
     row = views.depth[0][SIDE // 2]
     seen = row[row > 0]
     assert (depth[0, 8, -3] - depth[0, 8, 2]).sign() == (seen[-1] - seen[0]).sign()
@@ -289,8 +367,12 @@ def test_the_three_steps_run_and_go_on(root, tmp_path):
     assert (out / "projections.png").stat().st_size > 0
 
 
-def test_normals_of_the_first_depth_face_the_camera():
+def test_first_shapes_are_a_ball_or_flat():
     depth = networks.first_depth(SIDE, FOV, "ellipsoid")
     normals = depth_to_normals(depth, networks.intrinsics(SIDE, FOV))
     assert normals[SIDE // 2, SIDE // 2, 2] < -0.8
     assert networks.first_depth(SIDE, FOV, "flat").unique().tolist() == [1.0]
+    ball, plate = (networks.first_radius(SIDE, prior) for prior in ("ellipsoid", "flat"))
+    assert ball.unique().numel() == 1
+    assert (plate * towards(SIDE)[..., 2])[SIDE // 2, SIDE // 2].item() == pytest.approx(-0.02)
+    assert plate.max() == ball.max()

@@ -45,7 +45,7 @@ from models.networks.gan2shape import (
     REACH,
     Encoder,
     Hourglass,
-    Parts,
+    Relief,
     Seen,
     added,
     intrinsics,
@@ -116,8 +116,8 @@ class Fitted(nn.Module):
 
     def see(self, image: Tensor, depth: Tensor, pose: Tensor, light: Tensor) -> Seen:
         """The surfaces of images in these poses, under these lights."""
-        parts = Parts(depth, torch.sigmoid(self.albedo(image)), image[:, 3:], pose, light)
-        return look(parts, pose, light, self.lens, self.fov, self.steps)
+        relief = Relief(depth, torch.sigmoid(self.albedo(image)), image[:, 3:])
+        return look(relief, pose, light, self.lens, self.fov, self.steps)
 
 
 def first_depths(config: Config, image: Tensor) -> Tensor:

@@ -183,7 +183,13 @@ class PhotoGeometricTask(Task):
         view = out.parts.view
         low, high = math.radians(options.lowest), math.radians(options.highest)
         side = math.radians(options.azimuth)
-        found = {"image": image_distance(out.image, batch.image).mean()}
+        off = image_distance(out.image, batch.image)
+        other = image_distance(cast(Tensor, out.other), batch.image)
+        # The surface learns from the better one of a yaw and its opposite, the yaw which one it is.
+        found = {
+            "image": torch.minimum(off, other).mean(),
+            "side": torch.where(other < off, view[:, 0].abs(), 0).mean(),
+        }
         if options.w_flipped and out.flipped is not None:
             found["flipped"] = image_distance(out.flipped, batch.image).mean()
         found["view"] = (
@@ -191,7 +197,11 @@ class PhotoGeometricTask(Task):
             + to_uniform(view[:, 1], low, high)
             + view[:, 3:].abs().sum(1).mean()
         )
-        found["smooth"] = smoothness(out.parts.depth) / REACH
+        # Lights are spread over a cap of the sphere around the camera, where heights are uniform.
+        shine = F.normalize(F.pad(out.parts.light[:, 2:], (0, 1), value=1.0), dim=1)
+        lowest = math.cos(math.radians(options.light))
+        found["light"] = to_uniform(shine[:, 2], lowest, 1) + shine[:, :2].mean(0).abs().sum()
+        found["smooth"] = smoothness(out.parts.shape.log())
         terms = {name: found[name] for name in self.terms}
         total = sum(getattr(options, f"w_{name}") * value for name, value in terms.items())
         return {"loss": cast(Tensor, total), **terms}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models import files
 from models.data.renders import Renders
-from models.networks.gan2shape import BACK, Guess, Parts, PhotoGeometric, pose_of
+from models.networks.gan2shape import BACK, Guess, PhotoGeometric, Relief, look, pose_of
 from models.tasks.gan2shape_baselines import filled
 from pointloss import depth_to_normals
 
@@ -38,7 +38,7 @@ class Picture(NamedTuple):
     again: Tensor  # [3, H, W] the reconstruction
     depth: Tensor  # [H, W], NaN outside of the object
     normal: Tensor  # [H, W, 3]
-    albedo: Tensor  # [3, H, W] canonical
+    albedo: Tensor  # [3, H, W] from the front
     rotated: list[Tensor]  # [3, H, W] by TURNS
     relit: list[Tensor]  # [3, H, W] by LIGHTS
     frames: Tensor  # [FRAMES, 3, H, W]: swings and is lit from all sides
@@ -76,26 +76,32 @@ def describe(network: PhotoGeometric, image: Tensor, label: str) -> Picture:
     parts = out.parts
     inside = image[3] > 0.5
     whole = filled(out, inside[None])
-    if network.own_view:
-        # Nothing but depth was learnt: the image itself is the texture.
-        behind = torch.where(inside, parts.depth, BACK)
-        even = torch.tensor([[1.0, 0, 0, 0]]).to(image)
-        parts = Parts(behind, image[None, :3], image[None, 3:], 0 * parts.view, even)
+    even = torch.tensor([[1.0, 0, 0, 0]]).to(image)
+    # Where nothing but depth was learnt the image itself is the texture.
+    behind = torch.where(inside, parts.shape, BACK)
+    relief = Relief(behind, image[None, :3], image[None, 3:])
 
-    def see(yaw: float, towards: tuple[float, float] | None) -> Tensor:
+    def see(yaw: float, towards: tuple[float, float] | None, light: Tensor) -> Tensor:
         view = parts.view.clone()
         view[:, 0] = yaw
-        seen = network.see(parts, pose_of(view), _lit(parts.light, towards))
+        lit = _lit(light, towards)
+        if network.own_view:
+            view[:, 1:] = 0
+            seen = look(relief, pose_of(view), lit, network.lens, network.fov, network.steps)
+        else:
+            seen = network.see(parts, pose_of(view), lit)
         return seen.image[0, :3].clamp(0, 1).cpu()
 
+    light = even if network.own_view else parts.light
+    own = 0.0 if network.own_view else parts.view[0, 0].item()
     return Picture(
         label,
         image[:3].cpu(),
         out.image[0, :3].clamp(0, 1).cpu(),
         torch.where(inside, whole[0], torch.nan).cpu(),
         depth_to_normals(whole, network.lens, mask=inside[None])[0].cpu(),
-        (parts.albedo * parts.alpha + 1 - parts.alpha)[0].cpu(),
-        **_turned(see, parts.view[0, 0].item(), 0.0),
+        see(0.0, None, even),
+        **_turned(lambda yaw, towards: see(yaw, towards, light), own, 0.0),
     )
 
 

@@ -210,7 +210,8 @@ def describe_columns(config: Config) -> list[str]:
         "inflated mask: a pillow on it. Every method is given the mask and the lens; the "
         f"autoencoder also the distribution of the cameras ({-options.azimuth:g} to "
         f"{options.azimuth:g} degrees from the front, {options.lowest:g} to {options.highest:g} "
-        f"above the horizon). {CATEGORY}; {SUPERVISED}: they have seen it, so they are bounds.",
+        f"above the horizon) and of the lights (within {options.light:g} degrees of the camera). "
+        f"{CATEGORY}; {SUPERVISED}: they have seen it, so they are bounds.",
     ]
 
 
