@@ -253,7 +253,8 @@ def _around(maps: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
 
     And the points' distances to the centre, [B, N, H, W].
     """
-    x, y, z = (points - points.new_tensor([0.0, 0, 1])).unbind(-1)
+    x, y, z = points.unbind(-1)
+    z = z - 1
     distance = (x.square() + y.square() + z.square() + 1e-12).sqrt()
     # 2 distance (distance - z): at the rim it is 0.
     scale = (2 * distance * (distance - z)).clamp_min(1e-9).rsqrt()

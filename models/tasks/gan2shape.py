@@ -19,7 +19,7 @@ from models.config import ConfigError
 from models.cost import macs_of
 from models.data.dataset import ReconstructionDataset
 from models.data.renders import Renders, field_of_view, read_renders
-from models.networks.gan2shape import REACH, Guess, PhotoGeometric
+from models.networks.gan2shape import FAR, REACH, Guess, PhotoGeometric
 from models.tasks import gan2shape_baselines, gan2shape_score
 from models.tasks.base import Task
 from pointloss import (
@@ -201,7 +201,8 @@ class PhotoGeometricTask(Task):
         shine = F.normalize(F.pad(out.parts.light[:, 2:], (0, 1), value=1.0), dim=1)
         lowest = math.cos(math.radians(options.light))
         found["light"] = to_uniform(shine[:, 2], lowest, 1) + shine[:, :2].mean(0).abs().sum()
-        found["smooth"] = smoothness(out.parts.shape.log())
+        seen = (out.image[:, 3] > 0.5) & (out.depth < FAR)
+        found["smooth"] = smoothness(out.depth, mask=seen) / REACH
         terms = {name: found[name] for name in self.terms}
         total = sum(getattr(options, f"w_{name}") * value for name, value in terms.items())
         return {"loss": cast(Tensor, total), **terms}
