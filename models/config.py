@@ -174,7 +174,8 @@ class Gan2Shape:
     w_flipped: float = setting(0.5, at_least=0)
     w_view: float = setting(0.3, at_least=0)  # the views of a batch to the cameras' distribution
     w_light: float = setting(0.1, at_least=0)  # the lights of a batch to the lamps' distribution
-    w_smooth: float = setting(8.0, at_least=0)  # second differences of the depth that is seen
+    # Second derivatives of the depth that is seen, times the radius of the first ball.
+    w_smooth: float = setting(0.02, at_least=0)
     # True depth and normals, which make a supervised network of the depth network: then it is the
     # depth of the image's own view, and no other term counts.
     w_depth: float = setting(0.0, at_least=0)

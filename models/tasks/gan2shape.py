@@ -19,7 +19,7 @@ from models.config import ConfigError
 from models.cost import macs_of
 from models.data.dataset import ReconstructionDataset
 from models.data.renders import Renders, field_of_view, read_renders
-from models.networks.gan2shape import FAR, REACH, Guess, PhotoGeometric
+from models.networks.gan2shape import FAR, RADIUS, REACH, Guess, PhotoGeometric
 from models.tasks import gan2shape_baselines, gan2shape_score
 from models.tasks.base import Task
 from pointloss import (
@@ -202,7 +202,9 @@ class PhotoGeometricTask(Task):
         lowest = math.cos(math.radians(options.light))
         found["light"] = to_uniform(shine[:, 2], lowest, 1) + shine[:, :2].mean(0).abs().sum()
         seen = (out.image[:, 3] > 0.5) & (out.depth < FAR)
-        found["smooth"] = smoothness(out.depth, mask=seen) / REACH
+        # Second derivatives of the surface: differences over the square of a pixel.
+        focal = cast(Lens, objective).lens[0, 0]
+        found["smooth"] = smoothness(out.depth, mask=seen) * focal.square() * RADIUS
         terms = {name: found[name] for name in self.terms}
         total = sum(getattr(options, f"w_{name}") * value for name, value in terms.items())
         return {"loss": cast(Tensor, total), **terms}
