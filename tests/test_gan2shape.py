@@ -30,7 +30,7 @@ from models.networks.gan2shape import (
     under_relief,
 )
 from models.tasks import gan2shape_baselines, gan2shape_score, open_task
-from models.tasks.gan2shape import image_distance, to_uniform
+from models.tasks.gan2shape import Varied, image_distance, to_uniform
 from pointloss import depth_to_normals, depth_to_points, rerender
 
 pytestmark = pytest.mark.usefixtures("one_cpu_thread")
@@ -230,6 +230,42 @@ def test_a_mirrored_image_has_the_opposite_yaw():
     one, two = network.viewpoint(image), network.viewpoint(image.flip(3))
     sign = torch.tensor([-1.0, 1, 1, -1, 1])
     torch.testing.assert_close(two, one * sign)
+
+
+def test_training_sees_the_opposite_yaw_and_the_mirrored_maps():
+    """Both at once give the mirrored image, under a light from the camera."""
+    torch.manual_seed(0)
+    network = PhotoGeometric("tiny", SIDE, FOV).train()
+    image = torch.rand(2, 4, SIDE, SIDE)
+    parts = network.parts(image)
+    view = torch.tensor([[0.5, 0.2, 0.1, 0.01, -0.02]]).expand(2, 5)
+    waves = torch.nn.functional.interpolate(torch.randn(2, 1, 4, 4), size=(SIDE, SIDE))[:, 0]
+    parts = parts._replace(
+        shape=parts.shape * (1 + 0.1 * waves), view=view, light=lamp(0 * view[:, :2])
+    )
+    one = network.see(parts, pose_of(view), parts.light)
+    two = network.see(networks.mirror(parts), pose_of(view * network.opposite), parts.light)
+    torch.testing.assert_close(one.image, two.image.flip(3), rtol=0, atol=1e-3)
+    out = network(image)
+    assert out.other.shape == out.flipped.shape == image.shape
+    assert network.eval()(image).other is None
+
+
+def test_the_surface_learns_from_the_better_sign_of_the_yaw(root):
+    task = open_task(made(root), "cpu")
+    network = task.build()
+    image = torch.rand(2, 4, SIDE, SIDE)
+    out = network.train()(image)
+    view = out.parts.view.detach().clone().requires_grad_()
+    view.data[:, 0] = torch.tensor([0.4, -0.2])
+    worse = image + torch.tensor([0.5, 0.25])[:, None, None, None]
+    other = torch.stack([image[0], worse[1] + 1])  # right for the first image
+    out = out._replace(image=worse, other=other, parts=out.parts._replace(view=view))
+    found = task.loss(task.objective(network), out, Varied(image, image[:, 0]))
+    assert found["image"].item() == pytest.approx(3 * 0.25 / 2, abs=1e-5)
+    assert found["side"].item() == pytest.approx(0.4 / 2)
+    (slope,) = torch.autograd.grad(found["side"], view)
+    assert slope[:, 0].tolist() == [0.5, 0]
 
 
 def test_the_cameras_distribution_is_met_by_a_uniform_sample():
