@@ -38,6 +38,14 @@ STABLE_TORCH_LIBRARY(pointloss, m) {
       "new_idx, "
       "Tensor cost, Tensor gap, Tensor new_price, Tensor rounds, Tensor converged)");
   m.def(
+      "emd(Tensor x, Tensor y, Tensor? x_lengths, Tensor? y_lengths, Tensor idx, Tensor cost, "
+      "Tensor converged, bool squared, str point_reduction, str batch_reduction) -> Tensor");
+  // Not an optional argument of emd: Inductor does not take one that an op writes to.
+  m.def(
+      "emd.watched(Tensor x, Tensor y, Tensor? x_lengths, Tensor? y_lengths, Tensor idx, "
+      "Tensor cost, Tensor converged, bool squared, str point_reduction, str batch_reduction, "
+      "Tensor(a!) missed) -> Tensor");
+  m.def(
       "emd_backward(Tensor grad, Tensor x, Tensor y, Tensor? x_lengths, Tensor? y_lengths, "
       "Tensor idx, Tensor cost, bool squared, str point_reduction, str batch_reduction, "
       "bool need_x, bool need_y) -> (Tensor, Tensor)");

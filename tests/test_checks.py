@@ -245,6 +245,14 @@ def test_the_ops_guard_memory_themselves(device):
                 False,
             )  # fmt: skip
     cost = torch.zeros(2, device=device, dtype=torch.float64)
+    met = torch.ones(2, device=device, dtype=torch.bool)
+    for wrong in ((idx[:, :4], cost, met), (idx, cost.float(), met), (idx, cost, met[:1])):
+        with pytest.raises(RuntimeError, match="idx|cost|converged"):
+            ops.emd(x, x, None, None, *wrong, False, "mean", "mean")
+    pageable = [torch.ones(1, dtype=torch.bool)] if device.type == "cuda" else []
+    for missed in (met[:1].float(), met, *pageable):
+        with pytest.raises(RuntimeError, match="missed must be"):
+            ops.emd.watched(x, x, None, None, idx, cost, met, False, "mean", "mean", missed)
     for wrong in (
         (grad.expand(2), idx, cost), (grad, idx[:, :4], cost), (grad.double(), idx, cost),
         (grad, idx, cost.float()), (grad, idx, cost[:1]),

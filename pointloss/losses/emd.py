@@ -138,13 +138,14 @@ def emd(
     c = _checks.clouds("emd", x, y, x_lengths, y_lengths, x_mask, y_mask, max_dim=None)
     how = _reduction("emd", c, point_reduction, batch_reduction, cloud_weights)
     found = assign_batched("emd", c, squared, rtol, atol, price, idx, max_rounds)
-    value = _value(c, found, squared, how)
+    warns = max_rounds is None and not return_assignment
+    missed = _certificate.flag(c.x.device) if warns else None
+    value = _value(c, found, squared, how, missed)
     if return_assignment:
         # The gradient keeps its own partners, whatever becomes of those that are given away.
         found = as_given(c, found, copy=True)
         return value, Assignment(*[t[0] for t in found]) if c.single else found
-    if max_rounds is None:
-        _certificate.watch("emd", found)
+    _certificate.watch("emd", missed)
     return value
 
 
@@ -160,10 +161,14 @@ def _reduction(
     return Reduction.of(op, c, points, batch, (None, None), cloud_weights)
 
 
-def _value(c: _checks.Clouds, found: Assignment, squared: bool, how: Reduction) -> Tensor:
+def _value(
+    c: _checks.Clouds, found: Assignment, squared: bool, how: Reduction, missed: Tensor | None
+) -> Tensor:
     """The reduced distance of a matching, differentiable in x and y."""
     whole = how.batch if how.cloud_weights is None and not c.single else "none"
-    value = matched_distance(c, found, squared, point_reduction=how.points, batch_reduction=whole)
+    value = matched_distance(
+        c, found, squared, point_reduction=how.points, batch_reduction=whole, missed=missed
+    )
     if how.points == "none":
         value = c.at_x(value)
         return value[0] if c.single else value
@@ -252,9 +257,10 @@ class EMDLoss(nn.Module):
         if rows is not None and prices is not None and partners is not None:
             cost = price_cache.write(prices, partners, self._age, rows, as_given(c, found))
             found = found._replace(cost=cost)
-        if self.max_rounds is None:
-            _certificate.watch("EMDLoss", found)
-        return _value(c, found, self.squared, how)
+        missed = _certificate.flag(c.x.device) if self.max_rounds is None else None
+        value = _value(c, found, self.squared, how, missed)
+        _certificate.watch("EMDLoss", missed)
+        return value
 
     def _caches(self) -> dict[str, Tensor]:
         """The tensors of the cache by their names; none without a cache."""

@@ -22,11 +22,14 @@ def matched_distance(
     *,
     point_reduction: str,
     batch_reduction: str,
+    missed: Tensor | None = None,
 ) -> Tensor:
     """Mean or sum over the pairs, then sum, mean or none over the batch; see losses.emd.
 
     Takes what _checks.clouds and assign_batched returned. For point_reduction "none" [B, N], and
-    batch_reduction does not apply. The gradient holds the matching fixed.
+    batch_reduction does not apply. The gradient holds the matching fixed. `missed`, a bool on the
+    CPU, in pinned memory for CUDA clouds, is set if a matching that could be judged has not
+    converged.
 
     Example:
         >>> from pointloss.ops.assign import assign_batched
@@ -37,17 +40,14 @@ def matched_distance(
         [15.0, 15.0]
     """
     out = _function.call(
-        _Emd, c.x, c.y, c.x_lengths, c.y_lengths, found.idx, found.cost, squared, point_reduction,
-        batch_reduction,
+        _Emd, c.x, c.y, c.x_lengths, c.y_lengths, found.idx, found.cost, found.converged, missed,
+        squared, point_reduction, batch_reduction,
     )  # fmt: skip
     return cast("Tensor", out)
 
 
 class _Emd(torch.autograd.Function):
-    """The value, which the solver has told already, with its derivative.
-
-    A Function, so that vmap works and forward-mode AD raises.
-    """
+    """The op with its derivative; a Function, so that vmap works and forward-mode AD raises."""
 
     @staticmethod
     def forward(  # not *args: torch.compile counts the parameters
@@ -57,27 +57,21 @@ class _Emd(torch.autograd.Function):
         y_lengths: Tensor | None,
         idx: Tensor,
         cost: Tensor,
+        converged: Tensor,
+        missed: Tensor | None,
         squared: bool,
         point_reduction: str,
         batch_reduction: str,
     ) -> Tensor:
-        if point_reduction == "none":
-            sqdist = _differences(x, y, idx).square().sum(-1)
-            dist = sqdist if squared else sqdist.sqrt()
-            # What concerns the whole cloud only the cost tells: NaN, and inf beside an empty one.
-            rows = cost.unsqueeze(1)
-            return torch.where(rows < torch.inf, dist, rows).to(x.dtype)
-        value = cost
-        if point_reduction == "sum":
-            value = value * _pairs(x, y, x_lengths, y_lengths)
-        if batch_reduction != "none":
-            empty = value.shape[0] == 0
-            value = value.sum() if batch_reduction == "sum" or empty else value.mean()
-        return value.to(x.dtype, copy=True)  # what is an argument cannot be a result
+        op = torch.ops.pointloss.emd
+        args = (x, y, x_lengths, y_lengths, idx, cost, converged, squared, point_reduction,
+                batch_reduction)  # fmt: skip
+        value = op.default(*args) if missed is None else op.watched(*args, missed)
+        return cast("Tensor", value)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, squared, point_reduction, batch_reduction = inputs
+        *tensors, _, _, squared, point_reduction, batch_reduction = inputs
         ctx.options = squared, point_reduction, batch_reduction
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
@@ -85,13 +79,13 @@ class _Emd(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
-            return (None,) * 9
+            return (None,) * 11
         args, needed = (grad, *ctx.saved_tensors, *ctx.options), ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():  # create_graph: the kernel has no derivative of its own
             grads = _backward_in_torch(*args)
         else:
             grads = torch.ops.pointloss.emd_backward.default(*args, *needed)
-        return *_function.chosen(grads, needed), None, None, None, None, None, None, None
+        return *_function.chosen(grads, needed), *(None,) * 9
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
@@ -148,6 +142,15 @@ def _backward_in_torch(
     return own, -_injection.gather(own, _injection.inverse(idx, y.shape[1]), idx)
 
 
+def _emd_fake(
+    x: Tensor, _y: Tensor, _x_lengths: Any, _y_lengths: Any, idx: Tensor, cost: Tensor,
+    _converged: Tensor, _squared: bool, point_reduction: str, batch_reduction: str, *_missed: Any,
+) -> Tensor:  # fmt: skip
+    if point_reduction == "none":
+        return x.new_empty(idx.shape)
+    return x.new_empty(cost.shape if batch_reduction == "none" else ())
+
+
 def _emd_backward_fake(
     _grad: Tensor, x: Tensor, y: Tensor, _x_lengths: Any, _y_lengths: Any, _idx: Tensor,
     _cost: Tensor, _squared: bool, _point_reduction: str, _batch_reduction: str, need_x: bool,
@@ -156,4 +159,6 @@ def _emd_backward_fake(
     return _function.new_gradient(x, need_x), _function.new_gradient(y, need_y)
 
 
+torch.library.register_fake("pointloss::emd", _emd_fake)
+torch.library.register_fake("pointloss::emd.watched", _emd_fake)
 torch.library.register_fake("pointloss::emd_backward", _emd_backward_fake)
