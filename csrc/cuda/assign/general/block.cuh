@@ -39,7 +39,7 @@ __device__ __forceinline__ BestTwo<S> lanes_merge(BestTwo<S> top, int lanes) {
 }
 
 struct BlockShared {
-  double reduced[kGeneralWarps + 1];
+  double reduced[kGeneralWarps];
   unsigned histogram[256];
   unsigned long long prefix;
   int64_t rank;
@@ -59,18 +59,13 @@ struct Max {
 
 template <class Op>
 __device__ __noinline__ double block_reduce(BlockShared& shared, double value, Op op) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   value = group_reduce(value, op);
   __syncthreads();  // the last result may still be being read
-  if (lane == 0) shared.reduced[warp] = value;
+  if (threadIdx.x % 32 == 0) shared.reduced[threadIdx.x / 32] = value;
   __syncthreads();
-  if (threadIdx.x == 0) {
-    double total = shared.reduced[0];
-    for (int w = 1; w < kGeneralWarps; ++w) total = op(total, shared.reduced[w]);
-    shared.reduced[kGeneralWarps] = total;
-  }
-  __syncthreads();
-  return shared.reduced[kGeneralWarps];
+  // By every warp; of one lane, because lanes may differ in what they make of NaN.
+  value = group_reduce<kGeneralWarps>(shared.reduced[threadIdx.x % kGeneralWarps], op);
+  return __shfl_sync(kWholeWarp, value, 0);
 }
 
 // Reduces term(k) over k in [0, count).
