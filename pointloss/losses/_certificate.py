@@ -39,7 +39,8 @@ def watch(op: str, missed: Tensor | None) -> None:
     if missed is None or not missed.item():
         return
     missed.fill_(False)
-    call = " of an earlier call" if missed.is_pinned() else ""
+    earlier = any(missed is of_device for of_device in _of_device.values())
+    call = " of an earlier call" if earlier else ""
     _checks.warn(
         f"{op}: a matching{call} is not certified to rtol; its value may lie further above the "
         "optimum. emd(..., return_assignment=True) tells of which cloud, and its gap",
