@@ -182,7 +182,6 @@ def by_neighbours(x, y, found, lengths, squared=True, norm=2, direction="both", 
     return total
 
 
-# On CUDA the last but one is added up in two launches, the others in one.
 SIZES = [(1, 1, 1), (3, 65, 40), (2, 300, 40), (300, 3, 5), (600, 3, 5), (1, 70000, 513)]
 
 

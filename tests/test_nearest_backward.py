@@ -25,7 +25,7 @@ def test_gradients(norm, device, gradcheck):
 @pytest.mark.parametrize("norm", [1, 2])
 def test_the_kernel_and_torch_give_one_gradient(norm, device, dtype):
     """The fast backward against the differentiable one that create_graph takes."""
-    # On CUDA the last takes two launches, and the one before it a cluster of blocks to a pair.
+    # The last is large enough for one kernel to start while the other runs.
     sizes = ((2, 70, 50), (3, 70, 50), (5, 70, 50), (3, 3000, 1100), (3, 60000, 500))
     for dim, n, m in sizes:
         x = torch.rand(3, n, dim, device=device, dtype=dtype, requires_grad=True)

@@ -64,21 +64,32 @@ POINTLOSS_HD void emd_of_point(const EmdValue<T>& p, int64_t b, int64_t i) {
   p.value[row] = static_cast<T>(dist);
 }
 
-// A NaN cost has no gradient.
+// A cloud with a NaN cost has no gradient.
 template <class T>
 struct EmdBackward : EmdMatching<T> {
   const T* grad;      // for pair i of cloud b at b * stride[0] + i * stride[1]
   int64_t stride[2];  // 0 where pairs or clouds share one
   T* grad_x;          // [B, N, D] or null
-  T* grad_y;          // [B, M, D], zeroed, or null
+  T* grad_y;          // [B, M, D], or null; zeroed where a point of y may have no partner
+
+  // Whether one may, although the matching could be judged.
+  bool leaves_some() const {
+    return this->M > this->N || this->share[0].lengths != nullptr ||
+           this->share[1].lengths != nullptr;
+  }
 };
 
-// Writes what point i of x in cloud b and its partner get: nobody else writes there. The plain
+// Writes what point i of x in cloud b and its partner get, or where the matching could not be
+// judged point i of y: nobody else writes there. The plain
 // distance has slope 0 at 0.
 template <class T>
 POINTLOSS_HD void emd_backward_row(const EmdBackward<T>& p, int64_t b, int64_t i) {
   const int64_t row = (b * p.N + i) * p.D, j = p.idx[b * p.N + i];
-  if (!Neighbour(j, p.M).found || p.cost[b] != p.cost[b]) {
+  const bool judged = p.cost[b] == p.cost[b];
+  if (!judged && p.grad_y != nullptr && i < p.M) {
+    for (int64_t k = 0; k < p.D; ++k) p.grad_y[(b * p.M + i) * p.D + k] = T(0);
+  }
+  if (!judged || !Neighbour(j, p.M).found) {
     for (int64_t k = 0; k < p.D && p.grad_x != nullptr; ++k) p.grad_x[row + k] = T(0);
     return;
   }
