@@ -80,8 +80,7 @@ struct EmdBackward : EmdMatching<T> {
 };
 
 // Writes what point i of x in cloud b and its partner get, or where the matching could not be
-// judged point i of y: nobody else writes there. The plain
-// distance has slope 0 at 0.
+// judged point i of y: nobody else writes there. The plain distance has slope 0 at 0.
 template <class T>
 POINTLOSS_HD void emd_backward_row(const EmdBackward<T>& p, int64_t b, int64_t i) {
   const int64_t row = (b * p.N + i) * p.D, j = p.idx[b * p.N + i];
