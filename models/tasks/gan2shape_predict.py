@@ -19,10 +19,11 @@ from pointloss.io import write_ply
 
 def open_network(run: str, device: str) -> tuple[Config, PhotoGeometric] | None:
     """The network of a run of models.train, if it is one of this kind."""
-    path = Path(run)
-    if not (path / checkpoint.NAME).is_file() and not path.is_file():
-        return None
-    state = checkpoint.load(checkpoint.choose(path), device, checkpoint.SCORED)
+    try:
+        path = checkpoint.choose(run)
+    except checkpoint.CheckpointError:
+        return None  # weights of models/weights, or nothing at all
+    state = checkpoint.load(path, device, checkpoint.SCORED)
     config = configs.update(Config(), state["config"])
     if config.network.name != "gan2shape":
         return None
