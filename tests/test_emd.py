@@ -210,6 +210,18 @@ def test_what_cannot_be_judged_is_nan(device):
     assert not x.grad.isnan().any()
 
 
+@pytest.mark.parametrize("sizes", [(20, 20), (30, 20), (20, 30)], ids=str)
+def test_a_cloud_that_cannot_be_judged_has_gradient_zero(sizes, device):
+    x, y = make(uniform, 3, *sizes, device=device)
+    y[1, 7] = torch.nan
+    x, y = x.requires_grad_(), y.requires_grad_()
+    grads = torch.autograd.grad(emd(x, y, batch_reduction="none")[[0, 2]].sum(), (x, y))
+    for grad in grads:
+        assert grad.isfinite().all()
+        assert grad[1].eq(0).all()
+        assert grad[[0, 2]].ne(0).any(-1).sum(1).tolist() == [min(sizes)] * 2
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_padding_never_reaches_a_gradient(value, device):
     x, y = make(surface, 2, 20, 30, dtype=torch.float64, device=device)

@@ -2,6 +2,7 @@
 """GAN2Shape: its surface seen by rays, the autoencoder's task, the GAN and the three steps."""
 
 import json
+import shutil
 import math
 
 import numpy as np
@@ -351,7 +352,10 @@ def test_a_supervised_run_learns_depth(root, tmp_path):
 
 def test_a_picture_gives_depth_normals_and_a_turntable(trained, root, tmp_path):
     image = root / "ShapeNetRendering/04256520/m4/rendering/00.png"
-    words = [str(image), "--weights", str(trained), "--out", str(tmp_path), "--device", "cpu"]
+    run = tmp_path / "best epoch alone"
+    run.mkdir()
+    shutil.copy(trained / "best.pt", run)
+    words = [str(image), "--weights", str(run), "--out", str(tmp_path), "--device", "cpu"]
     assert predict.main(words) == 0
     for suffix in ("png", "gif", "ply"):
         assert (tmp_path / f"00.{suffix}").stat().st_size > 0

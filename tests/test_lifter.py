@@ -311,6 +311,14 @@ def few(monkeypatch):
     monkeypatch.setattr(plots, "loss_curves", lambda metrics, picture: picture.touch())
 
 
+def test_training_without_drawn_trees_is_validated_without_them(words, few):
+    config = configs.load(train.DEFAULT.parent / "lifter-tiny.toml")
+    config = configs.override(config, [*words[3::2], "lifting.trees=0"])
+    opened = lifting.open_rigs(config, "cpu")
+    assert not opened.train[2]
+    assert len(opened.val) == len(opened.seen)
+
+
 def test_a_run_of_the_tiny_config_is_scored_beside_every_baseline(words, few, tmp_path, capsys):
     out = tmp_path / "run"
     assert train.main(["--out", str(out), *words]) == 0, capsys.readouterr().err

@@ -109,6 +109,17 @@ def test_a_sample_twice_in_a_batch_keeps_the_last(device, deterministic):
     assert loss._age.tolist() == [0, 1, 0, 1]
 
 
+def test_every_row_ages_once(device):
+    """In a cache of more rows than a block has threads, and by a batch without clouds."""
+    loss = EMDLoss(price_cache=(600, 30)).to(device)
+    x, y = make(surface, 2, 30, 30, device=device)
+    loss(x, y, torch.tensor([3, 599], device=device))
+    loss(x[:0], y[:0], torch.tensor([], device=device, dtype=torch.int64))
+    age = torch.full((600,), 2)
+    age[[3, 599]] = 1
+    assert torch.equal(loss._age.cpu(), age)
+
+
 def test_opcheck(device):
     """What the ops of the cache tell torch of themselves, ids out of range among them."""
     kept = torch.rand(4, 6, device=device), torch.ones(4, 6, dtype=torch.int32, device=device)

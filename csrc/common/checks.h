@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Guards of the host entries: what must hold for the kernels not to read outside a tensor.
 // The messages for people are Python's (pointloss/_checks.py). Of the headers here only this and
-// *_call.h see torch.
+// calls/* see torch.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>

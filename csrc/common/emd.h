@@ -39,10 +39,15 @@ struct EmdValue : EmdMatching<T> {
   bool* missed;           // set where a matching that could be judged has not converged, or null
 };
 
+// Sets `missed` if cloud b could be judged and has not converged.
+template <class T>
+POINTLOSS_HD void emd_tell(const EmdValue<T>& p, int64_t b) {
+  if (p.missed != nullptr && !p.converged[b] && p.cost[b] < INFINITY) *p.missed = true;
+}
+
 // What cloud b adds to a sum over the batch.
 template <class T>
 POINTLOSS_HD double emd_of_cloud(const EmdValue<T>& p, int64_t b) {
-  if (p.missed != nullptr && !p.converged[b] && p.cost[b] < INFINITY) *p.missed = true;
   const Share &x = p.share[0], &y = p.share[1];
   if (x.mean) return p.cost[b] * x.factor;
   const double n = static_cast<double>(valid_length(x.lengths, b, x.size));

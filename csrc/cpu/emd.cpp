@@ -13,6 +13,7 @@ void value_typed(EmdValueCall& call) {
       call.params<T>(call.missed.has_value() ? call.missed->mutable_data_ptr<bool>() : nullptr);
   double sum = 0;
   for (int64_t b = 0; b < params.B; ++b) {
+    emd_tell(params, b);
     const double value = emd_of_cloud(params, b);
     sum += value;
     if (call.dims() == 1) params.value[b] = static_cast<T>(value);

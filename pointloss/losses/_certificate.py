@@ -9,7 +9,7 @@ from torch import Tensor
 from pointloss import _checks
 from pointloss.ops import _function
 
-# What the kernels of a device set. Never freed: they write when their turn comes.
+# One pinned bool for each device. Never freed: a queued kernel may still write to it.
 _of_device: dict[torch.device, Tensor] = {}
 
 

@@ -19,10 +19,11 @@ template <class T>
 __global__ void __launch_bounds__(kEmdValueThreads)
     emd_value_kernel(const EmdValue<T> p, int64_t values) {
   __shared__ double warp_sums[kEmdValueThreads / 32];
-  const int64_t count = values > 0 ? p.B / values : 0;
+  const int64_t count = p.B / values;
   for (int64_t v = blockIdx.x; v < values; v += gridDim.x) {
     double sum = 0;
     for (int64_t k = threadIdx.x; k < count; k += kEmdValueThreads) {
+      emd_tell(p, v * count + k);
       sum += emd_of_cloud(p, v * count + k);
     }
     sum = warp_sum(sum);
@@ -39,7 +40,7 @@ __global__ void __launch_bounds__(kEmdValueThreads)
 template <class T>
 __global__ void __launch_bounds__(kEmdValueThreads) emd_points_kernel(const EmdValue<T> p) {
   for (int64_t b = blockIdx.x; b < p.B; b += gridDim.x) {
-    if (threadIdx.x == 0) emd_of_cloud(p, b);  // for `missed`
+    if (threadIdx.x == 0) emd_tell(p, b);
     for (int64_t i = threadIdx.x; i < p.N; i += kEmdValueThreads) emd_of_point(p, b, i);
   }
 }

@@ -64,6 +64,7 @@ __device__ __noinline__ double block_reduce(BlockShared& shared, double value, O
   if (threadIdx.x % 32 == 0) shared.reduced[threadIdx.x / 32] = value;
   __syncthreads();
   // By every warp; of one lane, because lanes may differ in what they make of NaN.
+  static_assert(kGeneralWarps <= 32 && (kGeneralWarps & (kGeneralWarps - 1)) == 0);
   value = group_reduce<kGeneralWarps>(shared.reduced[threadIdx.x % kGeneralWarps], op);
   return __shfl_sync(kWholeWarp, value, 0);
 }
@@ -76,7 +77,7 @@ __device__ double block_over(BlockShared& shared, int64_t count, double start, O
   return block_reduce(shared, value, op);
 }
 
-// Roundings on any path through block_over with Sum.
+// At least as many as the roundings on any path through block_over with Sum.
 __device__ inline int64_t block_adds(int64_t count) {
   return count / kGeneralThreads + kGeneralWarps + 8;
 }
