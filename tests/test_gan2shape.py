@@ -2,8 +2,8 @@
 """GAN2Shape: its surface seen by rays, the autoencoder's task, the GAN and the three steps."""
 
 import json
-import shutil
 import math
+import shutil
 
 import numpy as np
 import pytest
