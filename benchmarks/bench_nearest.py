@@ -15,6 +15,7 @@ import torch
 from benchmarks import baselines, harness
 from pointloss import nearest, nearest_both, reference
 from pointloss.testing.clouds import (
+    EQUIDISTANT,
     blob,
     duplicates,
     lattice,
@@ -80,37 +81,7 @@ def test_unequal(benchmark, n, m):
     )
 
 
-def ring(points):
-    """The circle inside of a torus, at even steps [points, 3]."""
-    angle = torch.arange(points, dtype=torch.float64) * (2 * torch.pi / points)
-    return torch.stack([angle.cos(), angle.sin(), 0 * angle], -1)
-
-
-def skeleton(batch, n, m, generator):
-    """The circle inside of a torus against the torus."""
-    turn, height = 2 * torch.pi * torch.rand(2, batch, m, 1, generator=generator).double()
-    out = torch.cat([turn.cos(), turn.sin(), 0 * turn], -1)
-    up = torch.tensor([0.0, 0, 1])
-    return ring(n).expand(batch, n, 3), out * (1 + 0.3 * height.cos()) + 0.3 * height.sin() * up
-
-
-def axis(batch, n, m, generator):
-    """A segment against the tube around it."""
-    angle = 2 * torch.pi * torch.rand(batch, m, 1, generator=generator).double()
-    along = torch.rand(2, batch, max(n, m), 1, generator=generator).double()
-    tube = torch.cat([0.25 * angle.cos(), 0.25 * angle.sin(), along[1, :, :m]], -1)
-    return torch.cat([0 * along[0, :, :n], 0 * along[0, :, :n], along[0, :, :n]], -1), tube
-
-
-def middle(batch, n, m, generator):
-    """A blob in the middle of a sphere that is twenty times as large."""
-    x, y = torch.randn(2, batch, max(n, m), 3, generator=generator).double()
-    return 0.025 * x[:, :n] / x[:, :n].norm(dim=-1).amax(), torch.nn.functional.normalize(
-        y[:, :m], dim=-1
-    )
-
-
-@pytest.mark.parametrize("kind", [skeleton, axis, middle], ids=lambda k: k.__name__)
+@pytest.mark.parametrize("kind", EQUIDISTANT, ids=lambda k: k.__name__)
 @pytest.mark.parametrize("points", [131072, 1048576] if ON_GPU else [16384])
 def test_far_from_all(benchmark, kind, points):
     """Queries to which much of the other cloud is about equally near."""

@@ -5,7 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pointloss import NearestIndex, nearest, nearest_both, reference
-from pointloss.testing.clouds import CROWDED, KINDS, blob, make, surface, uniform
+from pointloss.testing.clouds import (
+    CROWDED,
+    EQUIDISTANT,
+    KINDS,
+    axis,
+    blob,
+    make,
+    middle,
+    surface,
+    uniform,
+)
 from pointloss.testing.streams import aside, capture
 
 SIZES = [(1, 1, 1), (3, 1, 7), (2, 31, 33), (1, 129, 2), (2, 257, 1025), (1, 1000, 513)]
@@ -96,7 +106,7 @@ def test_devices_agree_bit_for_bit(kind, norm, dtype, cuda):
         assert torch.equal(cpu.idx, cuda.idx.cpu())
 
 
-@pytest.mark.parametrize("kind", KINDS + CROWDED, ids=lambda k: k.__name__)
+@pytest.mark.parametrize("kind", KINDS + CROWDED + EQUIDISTANT, ids=lambda k: k.__name__)
 def test_methods_agree_bit_for_bit(kind, device):
     """Sizes on both sides of the methods' crossovers, also far apart from each other."""
     sizes = [
@@ -118,7 +128,7 @@ def test_methods_agree_bit_for_bit(kind, device):
 @pytest.mark.parametrize(
     ("batch", "n", "m"), [(1, 3000, 4000), (70, 8192, 8192), (1, 70000, 66000), (1, 600000, 550000)]
 )
-@pytest.mark.parametrize("kind", [surface, blob])
+@pytest.mark.parametrize("kind", [surface, blob, axis, middle])
 @pytest.mark.parametrize("scale", [1, 4e19], ids=["usual", "squares overflow"])
 def test_every_launch_of_the_cuda_trees(batch, n, m, kind, scale, cuda):
     """Sizes that take the launches with other blocks, and fewer lanes a query."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import normalize
 
 Pair = tuple[Tensor, Tensor]
 Kind = Callable[[int, int, int, Generator], Pair]
@@ -131,6 +132,28 @@ def exponents(batch: int, n: int, m: int, generator: Generator) -> Pair:
     return shrink(x), shrink(y)
 
 
+def skeleton(batch: int, n: int, m: int, generator: Generator) -> Pair:
+    """The circle inside of a torus against the torus."""
+    turn, height = 2 * math.pi * torch.rand(2, batch, m, 1, generator=generator).double()
+    out = torch.cat([turn.cos(), turn.sin(), 0 * turn], -1)
+    up = torch.tensor([0.0, 0, 1])
+    return ring(batch, n, 1, generator)[0], out * (1 + 0.3 * height.cos()) + 0.3 * height.sin() * up
+
+
+def axis(batch: int, n: int, m: int, generator: Generator) -> Pair:
+    """A segment against the tube around it."""
+    angle = 2 * math.pi * torch.rand(batch, m, 1, generator=generator).double()
+    along = torch.rand(2, batch, max(n, m), 1, generator=generator).double()
+    tube = torch.cat([0.25 * angle.cos(), 0.25 * angle.sin(), along[1, :, :m]], -1)
+    return along[0, :, :n] * torch.tensor([0.0, 0, 1]), tube
+
+
+def middle(batch: int, n: int, m: int, generator: Generator) -> Pair:
+    """A blob in the middle of a sphere that is twenty times as large."""
+    x, y = torch.randn(2, batch, max(n, m), 3, generator=generator).double()
+    return 0.025 * x[:, :n] / x[:, :n].norm(dim=-1).amax(), normalize(y[:, :m], dim=-1)
+
+
 KINDS: list[Kind] = [
     surface,
     noisy,
@@ -149,6 +172,10 @@ KINDS: list[Kind] = [
 
 # What crowds into few cells of a grid: a trial for spatial indices.
 CROWDED: list[Kind] = [clusters, exponents]
+
+
+# Points to which much of the other cloud is about equally near: a trial for bounds.
+EQUIDISTANT: list[Kind] = [skeleton, axis, middle]
 
 
 def make(
