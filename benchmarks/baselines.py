@@ -46,6 +46,15 @@ def scipy_k_nearest(x: Tensor, y: Tensor, k: int) -> Tensor:
     return torch.from_numpy(np.stack(found))
 
 
+def sort_nearest(x: Tensor, y: Tensor) -> Tensor:
+    """The index [B, N] of the nearest of y [B, M, 1] for each of x [B, N, 1], by sorting y."""
+    values, order = y.squeeze(-1).sort()
+    points = x.squeeze(-1).contiguous()
+    after = torch.searchsorted(values, points).clamp(1, y.shape[1] - 1)
+    closer = points - values.gather(1, after - 1) <= values.gather(1, after) - points
+    return order.gather(1, torch.where(closer, after - 1, after))
+
+
 def torch_k_nearest(x: Tensor, y: Tensor, k: int) -> Tensor:
     """The same by torch.topk of the full matrix of torch.cdist in its exact mode."""
     d = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()

@@ -93,22 +93,32 @@ def test_far_from_all(benchmark, kind, points):
     )
 
 
-@pytest.mark.parametrize("method", ["pointloss", "torch", "torch by products, inexact"])
-@pytest.mark.parametrize(("points", "dim"), [(16384, 6), (16384, 16), (8192, 64)])
+DIMENSION_PEERS = ["torch", "torch by products, inexact", *([] if ON_GPU else ["scipy", "sort"])]
+
+
+@pytest.mark.parametrize("method", ["pointloss", *DIMENSION_PEERS])
+@pytest.mark.parametrize(("points", "dim"), [(16384, 1), (16384, 6), (16384, 16), (8192, 64)])
 def test_dimension(benchmark, points, dim, method):
-    """Brute force where there is no tree, one direction, with its index."""
+    """Other dimensions than 3, one direction, with its index."""
     skip_if_too_large(method, 1, points)
+    if (method == "scipy" and dim > 8) or (method == "sort" and dim > 1):
+        pytest.skip("takes minutes, or is for one dimension")
     x, y = torch.rand(2, 1, points, dim, device=harness.device())
+    calls = {
+        "pointloss": lambda: nearest(x, y),
+        "torch": lambda: torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").min(2),
+        "torch by products, inexact": lambda: torch.cdist(
+            x, y, compute_mode="use_mm_for_euclid_dist"
+        ).min(2),
+        "scipy": lambda: baselines.scipy_k_nearest(x, y, 1),
+        "sort": lambda: baselines.sort_nearest(x, y),
+    }
     if method == "pointloss":
         verify(x, y, nearest_both(x, y))
-        call = lambda: nearest(x, y)  # noqa: E731
-    else:
-        mode = "donot_use_mm_for_euclid_dist" if method == "torch" else "use_mm_for_euclid_dist"
-        call = lambda: torch.cdist(x, y, compute_mode=mode).min(2)  # noqa: E731
-    harness.measure(benchmark, call, rounds=30 if ON_GPU else 3)
+    harness.measure(benchmark, calls[method], rounds=30 if ON_GPU else 3)
     benchmark.extra_info.update(
         op="nearest", method=method, kind=f"even, D = {dim}", batch=1, points=points,
-        peak_bytes=harness.peak_bytes(call),
+        peak_bytes=harness.peak_bytes(calls[method]),
     )  # fmt: skip
 
 
