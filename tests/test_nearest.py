@@ -159,6 +159,25 @@ def test_the_cpu_tree_in_every_form(dim, norm, dtype):
 
 
 @pytest.mark.sanitize
+@pytest.mark.parametrize("norm", [1, 2])
+def test_one_axis_on_the_cpu(norm, dtype):
+    """Ties by value, by rounding, by squares that underflow or overflow; points that are none."""
+    ones = torch.ones(2, 900, 1, dtype=dtype)
+    scales = [0 * ones, ones, 1e-22 * ones, 1e19 * ones, torch.exp2(60 * torch.randn_like(ones))]
+    clouds = [torch.randint(-9, 10, ones.shape) / 7 * scale for scale in scales]
+    clouds += [1e6 + torch.rand_like(ones), torch.rand_like(ones)]
+    for i, a in enumerate(clouds):
+        for j, b in enumerate(clouds):
+            x, y = a[:, :700].clone(), b.clone()
+            if (i + j) % 2 == 1:
+                x[:, ::7], y[:, ::5] = torch.nan, torch.inf
+                x[:, 3], y[:, 4], y[:, 9] = -torch.inf, torch.nan, -0.0
+            options = {"norm": norm, "x_lengths": torch.tensor([700, 13])}
+            brute, tree = (nearest_both(x, y, method=k, **options) for k in ("brute", "tree"))
+            for found, expected in zip(tree, brute, strict=True):
+                torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
 def test_tree_conventions(device):
     """NaN, infinity, lengths and empty clouds are the same to the tree as to brute force."""
     for n, m in ((700, 900), (700, 9000)):

@@ -10,6 +10,7 @@
 #include "../common/calls/nearest_call.h"
 #include "nearest.h"
 #include "nearest/brute_force.h"
+#include "nearest/line.h"
 #include "nearest/tree.h"
 
 namespace pointloss {
@@ -21,6 +22,8 @@ static_assert(kMostPlaces == kMostNeighbours);
 constexpr int64_t kPairsPerTask = 1 << 16;
 // Packets of 8 or 4 queries a task, when the threads share one pair of clouds.
 constexpr int64_t kPacketsPerTask = 64;
+// Points of one axis a task, likewise.
+constexpr int64_t kPointsPerTask = 1 << 14;
 // The tree wins where N * M pairs take longer than this many for each point that it must sort in
 // and search (measured on one core, both directions: level at N = M = 256 for D = 3, 1200 to 2000
 // for D = 6, 8192 and more for D = 8, where clouds without structure never gain).
@@ -174,7 +177,33 @@ void search_tree(const T* x, const T* y, const Problem& p, const Answer<T>& to_y
   });
 }
 
-// The same from x alone, with the images of the trees of y, `bytes` bytes each.
+// The nearest of one axis, by sorting.
+template <int kNorm, class T>
+void search_line(const T* x, const T* y, const Problem& p, const Answer<T>& to_y,
+                 const Answer<T>& to_x) {
+  const auto search_from = [](const SortedLine<T>& from, const SortedLine<T>& in, int64_t b,
+                              const Answer<T>& answer, const ParallelFor& parallel_for) {
+    parallel_for(0, from.size(), kPointsPerTask, [&](int64_t begin, int64_t end) {
+      from.template search<kNorm>(begin, end, in, answer.dist_of(b), answer.idx_of(b));
+    });
+    from.answer_rest(answer.dist_of(b), answer.idx_of(b));
+  };
+  each_cloud(p.size.B, [&](int64_t b, const ParallelFor& parallel_for) {
+    const int64_t n = valid_length(p.x_lengths, b, p.size.N);
+    const int64_t m = valid_length(p.y_lengths, b, p.size.M);
+    const bool bad = n < 0 || m < 0;
+    to_y.fill(b, bad ? 0 : n, p.size.N, bad);
+    if (p.both) to_x.fill(b, bad ? 0 : m, p.size.M, bad);
+    if (bad) return;
+    SortedLine<T> x_line, y_line;
+    x_line.set_points(x + b * p.size.N, n);
+    y_line.set_points(y + b * p.size.M, m);
+    search_from(x_line, y_line, b, to_y, parallel_for);
+    if (p.both) search_from(y_line, x_line, b, to_x, parallel_for);
+  });
+}
+
+// By trees from x alone, with the images of the trees of y, `bytes` bytes each.
 template <int kNorm, int kDim, class T>
 void search_index(const T* x, const char* images, int64_t bytes, const Problem& p,
                   const Answer<T>& to_y) {
@@ -217,7 +246,9 @@ void run_brute(const Tensor& x, const Tensor& y, const Problem& p, const Answer<
 template <int kNorm, class T>
 void run(const Tensor& x, const Tensor& y, const Problem& p, Method method, const Answer<T>& to_y,
          const Answer<T>& to_x) {
-  if (takes_tree<T>(method, p.size)) {
+  if (takes_tree<T>(method, p.size) && p.size.D == 1 && to_y.k == 1) {
+    search_line<kNorm>(x.const_data_ptr<T>(), y.const_data_ptr<T>(), p, to_y, to_x);
+  } else if (takes_tree<T>(method, p.size)) {
     with_tree_dim(p.size.D, [&](auto dim) {
       search_tree<kNorm, dim()>(x.const_data_ptr<T>(), y.const_data_ptr<T>(), p, to_y, to_x);
     });
