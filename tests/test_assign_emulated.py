@@ -99,19 +99,32 @@ def test_the_points_without_a_partner_wage_no_price_war(program):
 
 @pytest.mark.parametrize("kind", [surface, noisy, blob], ids=lambda k: k.__name__)
 @pytest.mark.parametrize("sizes", [(300, 300), (300, 310), (130, 300)], ids=str)
-def test_blocks_of_a_team(kind, sizes, program):
+def test_blocks_of_a_cluster(kind, sizes, program):
     """Bids go from block to block while others read."""
     x, y = make(kind, 1, *sizes)
     check(program, x, y, blocks=2, schedule=SCHEDULES[0], seed=1)
 
 
-@pytest.mark.parametrize("sizes", [(31, 31), (520, 520), (130, 140), (80, 200)], ids=str)
-def test_neither_schedule_nor_blocks_change_what_is_deterministic(sizes, program):
+@pytest.mark.parametrize("kind", [surface, duplicates, blob], ids=lambda k: k.__name__)
+@pytest.mark.parametrize("sizes", [(130, 130), (300, 310), (310, 300)], ids=str)
+def test_blocks_of_a_team(kind, sizes, program):
+    """Blocks that share arrays in global memory, as above 4096 points."""
+    x, y = make(kind, 1, *sizes)
+    check(program, x, y, blocks=2, long_ids=True, schedule=SCHEDULES[0], seed=1)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "team"),
+    [(sizes, False) for sizes in [(31, 31), (520, 520), (130, 140), (80, 200)]]
+    + [((130, 140), True)],
+    ids=str,
+)
+def test_neither_schedule_nor_blocks_change_what_is_deterministic(sizes, team, program):
     x, y = make(surface, 1, *sizes)
-    found = check(program, x, y, deterministic=True)
+    found = check(program, x, y, deterministic=True, long_ids=team)
     for blocks, schedule in zip([1, 2, 3], SCHEDULES, strict=True):
         options = {"deterministic": True, "schedule": schedule, "seed": blocks}
-        again, *_ = assign(program, x[0], y[0], blocks=blocks, **options)
+        again, *_ = assign(program, x[0], y[0], blocks=blocks, long_ids=team, **options)
         assert torch.equal(again.idx, found.idx)
         assert torch.equal(again.price, found.price)
 
@@ -128,11 +141,13 @@ def test_rounding_is_not_left_to_the_general_solver(points, seed, program):
 
 
 @pytest.mark.parametrize("kind", [surface, noisy, blob], ids=lambda k: k.__name__)
-def test_warm_start(kind, program):
+@pytest.mark.parametrize("team", [False, True], ids=["cluster", "team"])
+def test_warm_start(kind, team, program):
     x, y = make(kind, 1, 130, 130)
     earlier = check(program, x, y, rtol=1e-3)
     moved = x + 0.01 * torch.randn_like(x)
-    check(program, moved, y, rtol=1e-3, earlier=earlier, schedule=SCHEDULES[0], seed=1)
+    options = {"schedule": SCHEDULES[0], "seed": 1, "blocks": 2 if team else 1, "long_ids": team}
+    check(program, moved, y, rtol=1e-3, earlier=earlier, **options)
 
 
 @pytest.mark.parametrize("sizes", [(31, 31), (37, 100)], ids=str)

@@ -22,7 +22,15 @@ void solve_equal(const AssignPlan& plan, int blocks) {
   SharedMemory<IntegerShared> shared(blocks, equal_block_bytes<Id>(plan.most()));
   emulated::launch(blocks, kIntegerThreads, [&] {
     const int b = emulated::block();
-    solve_equal_pair<Id, kCost>(plan, 0, *shared.fixed[b], shared.memory(b));
+    solve_by_cluster<Id, kCost>(plan, 0, *shared.fixed[b], shared.memory(b));
+  });
+}
+template <Cost kCost>
+void solve_by_blocks(const AssignPlan& plan, int blocks) {
+  SharedMemory<int> box(blocks, 6 * sizeof(float) * ((plan.most() + 31) / 32));
+  emulated::launch(blocks, kIntegerThreads, [&] {
+    const int b = emulated::block();
+    solve_by_team<kCost>(plan, 0, b, blocks, reinterpret_cast<float*>(box.memory(b)));
   });
 }
 
@@ -36,9 +44,9 @@ void solve(const AssignPlan& plan, int blocks, bool long_ids) {
       solve_unequal_pair<kCost>(plan, 0, *shared.fixed[b], shared.memory(b));
     });
   }
-  // Long ids are for clouds that do not fit shared memory, which one block solves.
-  if (long_ids) return solve_equal<int, kCost>(plan, 1);
-  solve_equal<uint16_t, kCost>(plan, blocks);
+  // Long ids are for clouds that do not fit shared memory, which one block or a team solves.
+  if (!long_ids) return solve_equal<uint16_t, kCost>(plan, blocks);
+  blocks > 1 ? solve_by_blocks<kCost>(plan, blocks) : solve_equal<int, kCost>(plan, 1);
 }
 
 }  // namespace

@@ -32,6 +32,9 @@ namespace pointloss {
 inline int cluster_rank() { return emulated::block(); }
 inline int cluster_size() { return emulated::grid.blocks; }
 inline void cluster_barrier(int site = __builtin_LINE()) { emulated::grid_barrier(site); }
+inline void team_barrier(unsigned*, int, bool, int site = __builtin_LINE()) {
+  emulated::grid_barrier(site);
+}
 template <class T>
 const T* in_block(const T* own, int rank) {
   return emulated::remote(own, rank);

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
-// The thread blocks that solve one cloud together: a thread block cluster, or a single block.
+// The thread blocks that solve one cloud together: a cluster or a team.
 //
-// Every block holds a copy of the prices. The blocks meet at barriers, exchange sums through global
-// memory, and write bids into one another's shared memory.
+// Of a cluster, which may be a single block, every block holds a copy of the prices in its shared
+// memory. The blocks meet at barriers, exchange sums through global memory, and write bids into one
+// another's shared memory.
+// A team has one copy in global memory, for clouds that do not fit shared memory. It works as one
+// large block would: its threads are numbered through, and its barrier is that of all.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -44,6 +47,12 @@ __device__ __forceinline__ T load_fresh(const T* from) {
 struct Cluster {
   int rank = 0, size = 1;  // of this block; blocks
 
+  // Of the threads that share a copy of the arrays, which are those of a block.
+  __device__ __forceinline__ static int thread() { return static_cast<int>(threadIdx.x); }
+  __host__ __device__ static constexpr int threads() { return kIntegerThreads; }
+  __device__ __forceinline__ static void sync_copy() { __syncthreads(); }
+  __device__ __forceinline__ static int count(bool mine) { return __syncthreads_count(mine); }
+
   __device__ __forceinline__ static Cluster here() { return {cluster_rank(), cluster_size()}; }
 
   // Barrier of all threads of the cluster; global and shared writes before it are seen after it.
@@ -75,6 +84,41 @@ struct Cluster {
     } else if (lane == 0) {
       atomicMax(own, value);
     }
+  }
+};
+
+// Where the blocks of a team meet, in global memory; 0 at first.
+struct TeamMeeting {
+  unsigned arrived;
+  int sum;
+};
+
+struct Team {
+  static constexpr int rank = 0, size = 1;  // of the copy of the arrays; copies
+  int block, blocks;
+  TeamMeeting* meeting;
+
+  __device__ __forceinline__ int thread() const {
+    return block * kIntegerThreads + static_cast<int>(threadIdx.x);
+  }
+  __device__ __forceinline__ int threads() const { return blocks * kIntegerThreads; }
+  __device__ __forceinline__ void sync() const {
+    team_barrier(&meeting->arrived, blocks, block == 0);
+  }
+  __device__ __forceinline__ void sync_copy() const { sync(); }
+  __device__ __forceinline__ int count(bool mine) const {
+    const int own = __syncthreads_count(mine);
+    if (threadIdx.x == 0 && own != 0) atomicAdd(&meeting->sum, own);
+    sync();
+    const int all = load_fresh(&meeting->sum);
+    sync();
+    if (thread() == 0) meeting->sum = 0;
+    sync();  // before anyone adds to the next
+    return all;
+  }
+  __device__ __forceinline__ void publish() const { __threadfence(); }
+  __device__ __forceinline__ void atomic_max(int* shared, int value) const {
+    if (threadIdx.x % 32 == 0) atomicMax(shared, value);
   }
 };
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Certified assignment of a batch of point clouds on CUDA: the kernels, in the order of a call.
 //
-// prepare scales the clouds or costs. Two integer solvers, each with a cluster of blocks per pair,
-// take what they support: integer/equal.cuh (nearly) equal sizes, integer/unequal.cuh the others.
+// prepare scales the clouds or costs. Two integer solvers, each with a cluster or a team of blocks
+// per pair, take what they support: integer/equal.cuh (nearly) equal sizes, integer/unequal.cuh the
+// others.
 // finish, one block per pair, certifies what those leave; the general solver (general/auction.cuh)
 // goes on where they do not suffice. Nothing is allocated and nothing returns to the host. Bad
 // input never hangs: a length outside [0, N] or [0, M] gives idx -1, a non-finite coordinate or a
@@ -30,7 +31,7 @@ __device__ void prepare_pair(const AssignBatch<T>& batch, const AssignPlan& plan
   const int64_t most = plan.most();
   for (int64_t i = threadIdx.x; i < plan.N; i += kGeneralThreads) batch.idx[b * plan.N + i] = -1;
   for (int64_t j = threadIdx.x; j < most; j += kGeneralThreads) batch.price[b * most + j] = 0.0;
-  if (threadIdx.x == 0) *c.head = {true, false, 0, 0, 0.0};
+  if (threadIdx.x == 0) *c.head = {true, false, 0, 0, 0.0}, *c.meeting = {0, 0};
   __syncthreads();
   if (c.K <= 0) return;
   int exponent = 0;
@@ -82,29 +83,38 @@ __device__ __forceinline__ State state_of(const PairArrays& c, const IntegerInpu
   State state = empty_state<State>(c.L);
   state.in = &in;
   state.order = c.order;
-  state.cluster = Cluster::here();
   state.exchange = c.exchange;
   return state;
 }
 
-// Solves pair b if it is for the solver for equal sizes. `memory`: shared memory for its arrays;
-// with wide ids they lie in global memory, and a pair has one block.
-template <class Id, Cost kCost>
-__device__ __forceinline__ void solve_equal_pair(const AssignPlan& plan, int64_t b,
-                                                 IntegerShared& shared, char* memory) {
-  using State = EqualState<Id, kCost>;
-  bool swapped;
-  const PairArrays c = plan.pair(b, &swapped);
+// Solves pair b if it is for the solver for equal sizes. `memory`: for the arrays of a block, or in
+// global memory of a team. `box`: shared memory for a team's boxes, or null.
+template <class Id, Cost kCost, class Blocks>
+__device__ __forceinline__ void solve_equal_pair(const AssignPlan& plan, const PairArrays& c,
+                                                 int64_t b, bool swapped, Blocks blocks,
+                                                 IntegerShared& shared, char* memory, float* box) {
+  using State = EqualState<Id, kCost, Blocks>;
   if (!is_for(Solver::kEqual, c)) return;
   const IntegerInput in = input_of(plan, c, b, swapped);
   State state = state_of<State>(c, in);
+  state.cluster = blocks;
   state.cache = reinterpret_cast<typename State::CachedPair*>(c.cache);
   state.cache_bound = c.cache_bound;
   state.bid = state.best_count = c.equal_bid;
   state.found_best = state.found_slack = c.found;
+  solve_equal(state, shared, memory, box, c);
+}
+
+// By a cluster. `memory`: shared memory for its arrays; with wide ids they lie in global memory,
+// and a pair has one block.
+template <class Id, Cost kCost>
+__device__ __forceinline__ void solve_by_cluster(const AssignPlan& plan, int64_t b,
+                                                 IntegerShared& shared, char* memory) {
   constexpr bool kWide = sizeof(Id) == sizeof(int);
-  if (kWide) state.cluster = {};
-  solve_equal(state, shared, kWide ? c.equal_block : memory, c);
+  bool swapped;
+  const PairArrays c = plan.pair(b, &swapped);
+  solve_equal_pair<Id, kCost>(plan, c, b, swapped, kWide ? Cluster{} : Cluster::here(), shared,
+                              kWide ? c.equal_block : memory, nullptr);
 }
 
 // Map: cluster of blocks = pair.
@@ -114,7 +124,30 @@ __global__ void __launch_bounds__(kIntegerThreads) assign_equal_kernel(AssignPla
   __shared__ IntegerShared shared;
   const int size = cluster_size();
   for (int64_t b = blockIdx.x / size; b < plan.B; b += gridDim.x / size) {
-    solve_equal_pair<Id, kCost>(plan, b, shared, memory);
+    solve_by_cluster<Id, kCost>(plan, b, shared, memory);
+  }
+}
+
+// By a team of `size` blocks, of which this is number `block`. `box`: shared memory for boxes, or
+// null if they do not fit.
+template <Cost kCost>
+__device__ __forceinline__ void solve_by_team(const AssignPlan& plan, int64_t b, int block,
+                                              int size, float* box) {
+  bool swapped;
+  const PairArrays c = plan.pair(b, &swapped);
+  solve_equal_pair<int, kCost>(plan, c, b, swapped, Team{block, size, c.meeting}, *c.team_shared,
+                               c.equal_block, box);
+}
+
+// Map: team of `size` blocks = pair. All blocks run at once.
+template <Cost kCost>
+__global__ void __launch_bounds__(kIntegerThreads)
+    assign_team_kernel(AssignPlan plan, int size, bool in_shared) {
+  extern __shared__ __align__(16) char memory[];
+  const int block = static_cast<int>(blockIdx.x), teams = static_cast<int>(gridDim.x) / size;
+  for (int64_t b = block / size; b < plan.B; b += teams) {
+    solve_by_team<kCost>(plan, b, block % size, size,
+                         in_shared ? reinterpret_cast<float*>(memory) : nullptr);
   }
 }
 
@@ -129,6 +162,7 @@ __device__ __forceinline__ void solve_unequal_pair(const AssignPlan& plan, int64
   if (!is_for(Solver::kUnequal, c)) return;
   const IntegerInput in = input_of(plan, c, b, swapped);
   State state = state_of<State>(c, in);
+  state.cluster = Cluster::here();
   Arena<16> arena(c.unequal_shared);
   take_shared_arrays(state, c.K, arena);
   solve_unequal(state, shared, memory != nullptr ? memory : c.unequal_block, c);

@@ -32,17 +32,42 @@ cudaError_t launch_clusters(void (*kernel)(AssignPlan, Params...), const AssignP
   return launch(kernel, {dim3(blocks), kIntegerThreads, bytes}, stream, plan, params...);
 }
 
+// Launches the solver for equal sizes of at most `points` with wide ids. A pair has a team of
+// blocks: as many as run at once, one on a multiprocessor, but with a group of objects for every
+// warp; or if those are few, one block.
+inline cudaError_t launch_wide(const AssignPlan& plan, int64_t points, unsigned blocks,
+                               cudaStream_t stream) {
+  int processors = 0;
+  size_t box_bytes = 6 * sizeof(float) * static_cast<size_t>(ceil_div(points, 32));
+  bool fits = false;
+  cudaError_t error = device_attribute(cudaDevAttrMultiProcessorCount, &processors);
+  if (error == cudaSuccess) error = fits_shared_memory(box_bytes, &fits);
+  if (error != cudaSuccess) return error;
+  const int64_t most = processors / plan.B, useful = ceil_div(points, kIntegerThreads);
+  const auto size = static_cast<int>(useful < most ? useful : most);
+  if (size < kLeastTeam) {
+    const auto kernel = plan.squared ? &assign_equal_kernel<int, Cost::kSquare>
+                                     : &assign_equal_kernel<int, Cost::kDistance>;
+    return launch(kernel, {dim3(blocks), kIntegerThreads}, stream, plan);
+  }
+  if (!fits) box_bytes = 0;
+  const auto kernel =
+      plan.squared ? &assign_team_kernel<Cost::kSquare> : &assign_team_kernel<Cost::kDistance>;
+  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(box_bytes));
+  if (error != cudaSuccess) return error;
+  LaunchShape shape{dim3(static_cast<unsigned>(plan.B * size)), kIntegerThreads, box_bytes};
+  shape.together = true;
+  return launch(kernel, shape, stream, plan, size, fits);
+}
+
 inline cudaError_t launch_equal(const AssignPlan& plan, unsigned blocks, cudaStream_t stream) {
   const int64_t size = equal_size(plan.least(), plan.most());
   const size_t bytes = equal_block_bytes<uint16_t>(size);
   bool fits = false;
   const cudaError_t error = fits_shared_memory(bytes + sizeof(IntegerShared), &fits);
   if (error != cudaSuccess) return error;
-  if (size > kShortIds || !fits) {
-    const auto kernel = plan.squared ? &assign_equal_kernel<int, Cost::kSquare>
-                                     : &assign_equal_kernel<int, Cost::kDistance>;
-    return launch(kernel, {dim3(blocks), kIntegerThreads}, stream, plan);
-  }
+  if (size > kShortIds || !fits) return launch_wide(plan, size, blocks, stream);
   const auto kernel = plan.squared ? &assign_equal_kernel<uint16_t, Cost::kSquare>
                                    : &assign_equal_kernel<uint16_t, Cost::kDistance>;
   return launch_clusters(kernel, plan, size / 4, bytes, blocks, stream);

@@ -23,6 +23,11 @@ constexpr int kGeneralWarps = kGeneralThreads / 32;
 // than one of 3 where 4 do not all fit at once, so fewer are launched then.
 constexpr int kMaxCluster = 8;
 
+// Fewest blocks of a team; fewer are no faster than one block without what a team needs. H200, 1 %,
+// torus: 8 x 8192 with 4 blocks each takes 95 ms, with 8 blocks 98; 140 x 5000 with a team of one
+// block each 193, without a team 89.
+constexpr int kLeastTeam = 4;
+
 // Which solver. Up to kSmallObjects objects, which fit shared memory, the one for equal sizes takes
 // clouds of any ratio; beyond, clouds that differ by at most 1 / kDummyPart of the smaller. H200,
 // 2048 in 2560: 6 (surface) to 8 ms (two clusters), where dummies that bid for themselves took 67
@@ -41,6 +46,11 @@ constexpr int64_t kShortIds = 60000;
 // triples the bids; paths in every phase double the rounds.
 constexpr float kLeftPart = 0x1p-8f;
 constexpr int kLeastLeft = 4;
+// The same with ids of 32 bits. H200, torus, 1 x 16384: with 64, 32, 16, 8 left the auctions take
+// 12, 27, 56, 108 ms and the paths 298, 202, 92, 54; 8 x 8192: with 32, 16, 8 left 24, 41, 70 and
+// 141, 55, 32 ms.
+constexpr float kWideLeftPart = 0x1p-10f;
+constexpr int kWideLeastLeft = 16;
 // The last eps is this many times the gap per bidder that is wanted: the mean slack is well below
 // eps. H200: at 1.6, blobs miss the gap narrowly and need another phase.
 constexpr double kLastEps = 1.4;

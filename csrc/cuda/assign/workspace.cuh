@@ -60,6 +60,7 @@ struct PairArrays {
   double* best;                // [K] best value or row minimum of a bidder
   int* order;                  // [L] of an integer solver: objects along the curve
   ClusterExchange* exchange;   // [1]
+  TeamMeeting* meeting;        // [1]
   PairHead* head;              // [1]
 
   // Of the general solver. Last_*: at the end of the last complete phase.
@@ -71,11 +72,11 @@ struct PairArrays {
   int* target;              // [K] object of the bid of queue entry q
   double *bid, *slack;      // [K] bid price of queue entry q; slack of bidder i
 
-  // Of the solver for equal sizes N, at the same place: what a cluster shares, and what a block has
-  // if that does not fit shared memory.
+  // Of the solver for equal sizes N, at the same place: what a cluster shares, and what a team has.
   unsigned long long* equal_bid;                        // [N]
   int *cache_bound, *found;                             // [N]
   EqualState<int, Cost::kDistance>::CachedPair* cache;  // [N, 32]
+  IntegerShared* team_shared;                           // [1]
   char* equal_block;
 
   // Of the solver for unequal sizes, at the same place: likewise.
@@ -102,6 +103,7 @@ __host__ __device__ inline size_t lay_out(PairArrays& c, char* base) {
   arena.take(c.best, c.K);
   arena.take(c.order, c.L);
   arena.take(c.exchange, 1);
+  arena.take(c.meeting, 1);
   arena.take(c.head, 1);
   const auto general = [&] {
     arena.take(c.last_price, c.L);
@@ -121,6 +123,7 @@ __host__ __device__ inline size_t lay_out(PairArrays& c, char* base) {
     arena.take(c.cache_bound, N);
     arena.take(c.found, N);
     arena.take(c.cache, 32 * N);
+    arena.take(c.team_shared, 1);
     arena.take(c.equal_block, static_cast<int64_t>(equal_block_bytes<int>(N)));
   };
   const auto unequal = [&] {

@@ -31,6 +31,23 @@ __device__ __forceinline__ void cluster_barrier() {
 #endif
 }
 
+// Barrier of all threads of `blocks` blocks, which run at once; `first`: this is the first of them.
+// *arrived, in global memory, is 0 before the first meeting. As the grid's in cooperative groups:
+// every meeting turns the highest bit over and leaves the others 0.
+__device__ __forceinline__ void team_barrier(unsigned* arrived, int blocks, bool first) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    const unsigned turn = 0x80000000u;
+    const unsigned before =
+        atomicAdd(arrived, first ? turn - static_cast<unsigned>(blocks - 1) : 1u);
+    while (((before ^ *static_cast<volatile unsigned*>(arrived)) & turn) == 0) {
+    }
+    __threadfence();
+  }
+  __syncthreads();
+}
+
 // What `own`, in this block's shared memory, is in that of the block `rank`.
 template <class T>
 __device__ __forceinline__ const T* in_block(const T* own, [[maybe_unused]] int rank) {

@@ -49,6 +49,7 @@ struct LaunchShape {
   int threads;              // of a block
   size_t shared_bytes = 0;  // dynamic, of a block
   unsigned cluster = 1;     // blocks of a cluster, along x
+  bool together = false;    // all blocks run at once, or the launch fails
 };
 
 // A launch of a kernel that has not happened yet. `overlap`: it may start while the kernel before
@@ -71,6 +72,11 @@ class Launch {
       cluster.id = cudaLaunchAttributeClusterDimension;
       cluster.val.clusterDim = {shape.cluster, 1, 1};
     }
+    if (shape.together) {
+      cudaLaunchAttribute& together = attributes_[config_.numAttrs++];
+      together.id = cudaLaunchAttributeCooperative;
+      together.val.cooperative = 1;
+    }
   }
   Launch(const Launch&) = delete;  // the configuration points at the attributes
   Launch& operator=(const Launch&) = delete;
@@ -88,7 +94,7 @@ class Launch {
 
  private:
   cudaLaunchConfig_t config_{};
-  cudaLaunchAttribute attributes_[2]{};
+  cudaLaunchAttribute attributes_[3]{};
 };
 
 template <class... Params, class... Args>

@@ -27,11 +27,11 @@ constexpr unsigned long long kNoLabel = static_cast<unsigned long long>(kUnreach
 // In place of the free object that a root has found, with its label.
 constexpr unsigned long long kUnmatched = ~0ull, kMatched = kUnmatched - 1;
 
-template <class Id, Cost kCost>
+template <class Id, Cost kCost, class Blocks>
 struct PathSearch {
-  static constexpr int kNone = EqualState<Id, kCost>::kNone;
+  static constexpr int kNone = EqualState<Id, kCost, Blocks>::kNone;
 
-  const EqualState<Id, kCost>& s;
+  const EqualState<Id, kCost, Blocks>& s;
   IntegerShared& h;
   int eps, quantum;
 
@@ -52,7 +52,7 @@ struct PathSearch {
       const int i = real ? s.queue[q] : 0;
       const float4 at = s.bidder[i];
       const int own = max(s.distance[i], floor);
-      for (int g = threadIdx.x / 32; g < s.G; g += kIntegerWarps) {
+      for (int g = s.warp(); g < s.G; g += s.warps()) {
         const int least = max(rounded(group_bound(s, g, at) + s.price_of(at)), own);
         const int worst = min(s.box_label[g], cutoff + 1);
         const unsigned rows = __ballot_sync(kWholeWarp, real && least < worst);
@@ -108,7 +108,7 @@ struct PathSearch {
   __device__ __forceinline__ void find_nearest_free(int count, int floor) {
     const int lane = threadIdx.x % 32;
     int nearest = kUnreached;
-    for (int g = threadIdx.x / 32; g < s.G; g += kIntegerWarps) {
+    for (int g = s.warp(); g < s.G; g += s.warps()) {
       const int own = g * 32 + lane;
       unsigned frees = __ballot_sync(kWholeWarp, own < s.N && s.owner[own] == kNone);
       for (; frees != 0; frees &= frees - 1) {
@@ -134,41 +134,33 @@ struct PathSearch {
     __syncwarp();
   }
 
-  // Appends the bidders of the lanes with `in` to the queue; deterministic: to the part of
-  // selected[] that belongs to the objects of this warp, which holds `own` by now.
-  __device__ __forceinline__ void push(bool in, int bidder, int* count, int& own) const {
+  // Appends the bidders of the lanes with `in`, owners of objects of group g, to the queue;
+  // deterministic: puts them at the group's place in selected[].
+  __device__ __forceinline__ void push(bool in, int bidder, int g, int* count) const {
     const unsigned mask = __ballot_sync(kWholeWarp, in);
-    if (mask == 0) return;
     const bool fixed = s.in->deterministic;
-    const int at = fixed ? part() + own + rank_in(mask) : append_place(count, mask);
-    own += __popc(mask);
+    if (fixed && threadIdx.x % 32 == 0) s.base[g] = __popc(mask);
+    if (mask == 0) return;
+    const int next = append_place(count, mask), at = fixed ? 32 * g + rank_in(mask) : next;
     if (in) (fixed ? s.selected : s.queue)[at] = static_cast<Id>(bidder);
   }
-  __device__ __forceinline__ int part() const {
-    const int warp = threadIdx.x / 32;
-    return 32 * (warp * (s.G / kIntegerWarps) + min(warp, s.G % kIntegerWarps));
-  }
 
-  // Moves what push() has left in selected[] to the queue, by warps; returns how many there are.
-  __device__ __forceinline__ int gather() const {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int before = 0, all = 0;
-    for (int w = 0; w < kIntegerWarps; ++w) {
-      const int count = h.base[w];
-      before += w < warp ? count : 0;
-      all += count;
+  // Moves what push() has left in selected[] to the queue, by groups.
+  __device__ __forceinline__ void gather() const {
+    const int lane = threadIdx.x % 32;
+    for (int g = s.warp(); g < s.G; g += s.warps()) {
+      const int before = place_of(s, g, s.G).before;
+      if (lane < s.base[g]) s.queue[before + lane] = s.selected[32 * g + lane];
     }
-    for (int k = lane; k < h.base[warp]; k += 32) s.queue[before + k] = s.selected[part() + k];
-    __syncthreads();
-    return all;
+    s.sync();
   }
 
   // Makes rows of the owners of objects with a new label of at most `limit`. Counters of round r:
   // rows, least label of the other owned objects.
   __device__ __forceinline__ void select(int r, int limit) {
     const int lane = threadIdx.x % 32;
-    int next = kUnreached, own = 0;
-    for (int g = threadIdx.x / 32; g < s.G; g += kIntegerWarps) {
+    int next = kUnreached;
+    for (int g = s.warp(); g < s.G; g += s.warps()) {
       const int j = g * 32 + lane;
       const int distance = distance_of(s.label[j]);
       const int i = s.owner[j];
@@ -183,9 +175,8 @@ struct PathSearch {
         s.bidder[i].w = __int_as_float(distance - s.value(j, s.bidder[i]));
         s.distance[i] = distance;
       }
-      push(row, i, h.count + r % 3, own);
+      push(row, i, g, h.count + r % 3);
     }
-    if (lane == 0) h.base[threadIdx.x / 32] = own;
     next = warp_min(next);
     if (lane == 0 && next < kUnreached) atomicMin(h.next_label + r % 3, next);
   }
@@ -195,49 +186,49 @@ struct PathSearch {
   __device__ __forceinline__ int push_dummies(int r, int rows) const {
     const auto entry = h.entry[r % 3];
     if (entry == kUnmatched) return rows;
-    if (threadIdx.x == 0) {
+    if (s.thread() == 0) {
       const int i = s.in->K, j = static_cast<int>(entry & 0xffffffffu);
       s.bidder[i].w = __int_as_float(distance_of(entry) - s.price(j));
       s.distance[i] = distance_of(entry);
       s.partner[i] = static_cast<Id>(j);
       s.queue[rows] = static_cast<Id>(i);
     }
-    __syncthreads();
+    s.sync();
     return rows + 1;
   }
 
   __device__ __forceinline__ void reset_counters(int r) {
-    if (threadIdx.x != 0) return;
+    if (s.thread() != 0) return;
     h.entry[r % 3] = kUnmatched;
     h.count[r % 3] = 0;
     h.next_label[r % 3] = kUnreached;
   }
 
-  __device__ __forceinline__ LookAhead<Id, kCost> ahead() const { return {s, h, quantum}; }
+  __device__ __forceinline__ LookAhead<Id, kCost, Blocks> ahead() const { return {s, h, quantum}; }
 
   // Nothing is known of the free objects.
   __device__ __forceinline__ void forget_free() const {
-    if (threadIdx.x != 0) return;
+    if (s.thread() != 0) return;
     h.nearest = kPriceLimit, h.free = kUnreached;
     h.frees = 0, h.near[0] = kUnlisted;
   }
 
   // Roots the trees at the first `count` bidders of the queue.
   __device__ __forceinline__ void plant(int count) {
-    for (int i = threadIdx.x; i < s.N; i += kIntegerThreads) s.distance[i] = kUnreached;
-    for (int g = threadIdx.x / 32; g < s.G; g += kIntegerWarps) {
+    for (int i = s.thread(); i < s.N; i += s.threads()) s.distance[i] = kUnreached;
+    for (int g = s.warp(); g < s.G; g += s.warps()) {
       const int j = g * 32 + threadIdx.x % 32;
       s.label[j] = j < s.N ? kNoLabel : 0;  // nothing improves what pads the last group
       set_worst_label(g, distance_of(s.label[j]));
     }
-    if (threadIdx.x == 0) {
+    if (s.thread() == 0) {
       h.matched = 0;
       if (s.N > s.in->K) s.partner[s.in->K] = static_cast<Id>(kNone);
     }
     forget_free();
-    __syncthreads();
-    for (int g = threadIdx.x / 32; g < s.G; g += kIntegerWarps) ahead().list_free(g);
-    for (int q = threadIdx.x / 32; q < count; q += kIntegerWarps) {
+    s.sync();
+    for (int g = s.warp(); g < s.G; g += s.warps()) ahead().list_free(g);
+    for (int q = s.warp(); q < count; q += s.warps()) {
       const int i = s.queue[q];
       const BestTwo<int> top = best_two(s, i, kSlackEps * eps);
       if (threadIdx.x % 32 != 0) continue;
@@ -262,7 +253,7 @@ struct PathSearch {
   // objects, and makes rows of all that is left in the trees of the others: returns how many.
   // Labels up to `limit` are final.
   __device__ __forceinline__ int match(int count, int limit) {
-    for (int j = threadIdx.x; j < s.N; j += kIntegerThreads) {
+    for (int j = s.thread(); j < s.N; j += s.threads()) {
       const int distance = distance_of(s.label[j]);
       if (distance == kUnreached) continue;
       const int root = root_of(j);
@@ -271,19 +262,19 @@ struct PathSearch {
         atomicMin(h.found + root, pack(distance, static_cast<unsigned>(j)));
       }
     }
-    __syncthreads();
-    for (int g = threadIdx.x / 32; g < s.G; g += kIntegerWarps) leave_tree(g, limit);
+    s.sync();
+    for (int g = s.warp(); g < s.G; g += s.warps()) leave_tree(g, limit);
     forget_free();
-    __syncthreads();
-    if (threadIdx.x < count) {
-      const auto found = h.found[threadIdx.x];
+    s.sync();
+    if (s.thread() < count) {
+      const auto found = h.found[s.thread()];
       if (found < kMatched) {
-        h.found[threadIdx.x] = kMatched;
-        augment(threadIdx.x, static_cast<int>(found & 0xffffffffu));
+        h.found[s.thread()] = kMatched;
+        augment(s.thread(), static_cast<int>(found & 0xffffffffu));
       }
     }
-    __syncthreads();
-    for (int g = threadIdx.x / 32; g < s.G; g += kIntegerWarps) {
+    s.sync();
+    for (int g = s.warp(); g < s.G; g += s.warps()) {
       const int j = g * 32 + threadIdx.x % 32;
       const bool labelled = j < s.N && distance_of(s.label[j]) < kUnreached;
       const bool left = labelled && s.root[j] == static_cast<Id>(kNone);
@@ -341,11 +332,11 @@ struct PathSearch {
     int64_t rounds = 0;
     plant(count);
     reset_counters(0);
-    __syncthreads();
+    s.sync();
     const bool dummies = s.queue[count - 1] == s.in->K;  // they are the last
     const int roots = dummies ? count - 1 + h.missing : count;
     find_nearest_free(rows, floor);
-    __syncthreads();
+    s.sync();
     int cutoff = h.nearest + kBeyondFree * quantum;
     bool opened = false;  // the bucket in this round
     for (int r = 0; rounds < round_limit && h.overflow == 0; ++r) {
@@ -353,13 +344,14 @@ struct PathSearch {
       if (rows > 0) {
         ++rounds;
         offer(rows, floor, cutoff);
-        __syncthreads();
+        s.sync();
       }
       const int free = h.free;  // read before the barrier: the next offer lowers it
       select(r, free <= floor ? -1 : min(limit, free - 1));
       reset_counters(r + 1);
-      __syncthreads();
-      rows = push_dummies(r, s.in->deterministic ? gather() : h.count[r % 3]);
+      s.sync();
+      if (s.in->deterministic) gather();
+      rows = push_dummies(r, h.count[r % 3]);
       const int next = h.next_label[r % 3];
       if (free < kPriceLimit) cutoff = min(cutoff, free + kBeyondFree * quantum);
       if (rows > 0) {
@@ -371,19 +363,19 @@ struct PathSearch {
         floor = free;
         if (h.matched == roots) break;
         find_nearest_free(rows, floor);
-        __syncthreads();
+        s.sync();
         cutoff = h.nearest + kBeyondFree * quantum;
       } else {
         if (min(next, free) >=
             kPriceLimit) {  // too far for these prices: the general solver's case
-          if (threadIdx.x == 0) h.overflow = 1;
+          if (s.thread() == 0) h.overflow = 1;
           break;
         }
         limit = min(min(next, free) + width, cutoff);
         opened = true;
       }
     }
-    __syncthreads();
+    s.sync();
     return rounds;
   }
 };

@@ -23,16 +23,16 @@ struct Sums {
 // best_of(i): the best value of bidder i, by a warp; the blocks share out the bidders.
 template <class State, class Best>
 __device__ __forceinline__ Sums sum_gap(const State& s, IntegerShared& h, Best best_of) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  __syncthreads();
-  if (threadIdx.x == 0) h.value_sum = h.cost_sum = h.price_sum = 0;
-  __syncthreads();
+  const int lane = threadIdx.x % 32, warp = s.warp();
+  s.sync();
+  if (s.thread() == 0) h.value_sum = h.cost_sum = h.price_sum = 0;
+  s.sync();
   unsigned long long values = 0, costs = 0, prices = 0;
   for (int i = warp * s.cluster.size + s.cluster.rank; i < s.bidders();
-       i += kIntegerWarps * s.cluster.size) {
+       i += s.warps() * s.cluster.size) {
     values += best_of(i);
   }
-  for (int j = threadIdx.x; j < s.N; j += kIntegerThreads) {
+  for (int j = s.thread(); j < s.N; j += s.threads()) {
     const int i = s.owner[j];
     prices += s.price(j);
     if (i != State::kNone) costs += s.cost(s.object[j], s.bidder_at(i));
@@ -43,8 +43,8 @@ __device__ __forceinline__ Sums sum_gap(const State& s, IntegerShared& h, Best b
     atomicAdd(&h.cost_sum, costs);
     atomicAdd(&h.price_sum, prices);
   }
-  __syncthreads();
-  if (threadIdx.x == 0) s.exchange->values[s.cluster.rank] = h.value_sum;
+  s.sync();
+  if (s.thread() == 0) s.exchange->values[s.cluster.rank] = h.value_sum;
   s.cluster.sync();
   values = 0;
   for (int r = 0; r < s.cluster.size; ++r) values += load_fresh(s.exchange->values + r);
@@ -69,9 +69,9 @@ __device__ __forceinline__ void visit_within(const UnequalState<kCost>& s, int, 
       },
       [] {});
 }
-template <class Id, Cost kCost, class Use>
-__device__ __forceinline__ void visit_within(const EqualState<Id, kCost>& s, int i, float4 p,
-                                             int limit, Use use) {
+template <class Id, Cost kCost, class Blocks, class Use>
+__device__ __forceinline__ void visit_within(const EqualState<Id, kCost, Blocks>& s, int i,
+                                             float4 p, int limit, Use use) {
   if (load_fresh(s.cache_bound + i) <= limit) refill_cache(s, i, p, limit + 1);
   if (load_fresh(s.cache_bound + i) > limit) {
     const auto pair = load_fresh(s.cache + static_cast<int64_t>(i) * 32 + threadIdx.x % 32);
@@ -89,8 +89,8 @@ template <class State, class Best>
 __device__ __forceinline__ void row_minima(const State& s, int least_price, Best best_of,
                                            double* minimum) {
   const IntegerInput& in = *s.in;
-  for (int i = static_cast<int>(threadIdx.x) / 32 * s.cluster.size + s.cluster.rank; i < in.K;
-       i += kIntegerWarps * s.cluster.size) {
+  for (int i = s.warp() * s.cluster.size + s.cluster.rank; i < in.K;
+       i += s.warps() * s.cluster.size) {
     double least = INFINITY;
     visit_within(s, i, s.bidder_at(i), best_of(i) + 2 * kCostError, [&](int j) {
       const double cost = assign_cost(in.bidder_exact + i, in.K, in.object_exact + s.order[j], in.N,
@@ -106,17 +106,17 @@ __device__ __forceinline__ void row_minima(const State& s, int least_price, Best
 template <class State, class Best>
 __device__ __forceinline__ void finish(const State& s, IntegerShared& h, bool done, int64_t rounds,
                                        int eps, Best best_of, const PairArrays& to) {
-  const int least = least_of(h, s.G, [&](int g) { return s.box_price[g]; });
+  const int least = least_of(s, h, s.G, [&](int g) { return s.box_price[g]; });
   if (s.cluster.rank == 0) store(s, least, to);
   const bool solved = done || rounds >= s.in->round_limit;
   if (solved) row_minima(s, least, best_of, to.best);
   s.cluster.sync();  // none leaves while others may still write into its memory
-  if (threadIdx.x == 0 && s.cluster.rank == 0) {
+  if (s.thread() == 0 && s.cluster.rank == 0) {
     to.head->rounds = rounds;
     to.head->eps = eps * (1.0 / (1 << kCostBits));
     to.head->solved = solved;
   }
-  __syncthreads();
+  s.sync();
 }
 
 }  // namespace pointloss

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Assignment of a cloud to one that is as large or larger, in integers, by the thread blocks of a
-// cluster.
+// cluster or a team.
 //
 // Problem and dual: common/assign.h. Dummies with cost 0 for every object make up for the missing
 // bidders. They are all alike, so they do not bid: one number, the level, is the price of what they
@@ -33,11 +33,11 @@ __host__ __device__ constexpr bool equal_supports(int64_t N, int64_t dim) {
   return dim <= 3 && N < kEqualMostPoints;
 }
 
-template <class Id, Cost kCost>
+template <class Id, Cost kCost, class Blocks>
 struct EqualSolver {
-  static constexpr int kNone = EqualState<Id, kCost>::kNone;
+  static constexpr int kNone = EqualState<Id, kCost, Blocks>::kNone;
 
-  const EqualState<Id, kCost>& s;
+  const EqualState<Id, kCost, Blocks>& s;
   IntegerShared& h;
   int64_t rounds = 0;
   int eps = 1;
@@ -45,12 +45,12 @@ struct EqualSolver {
 
   __device__ __forceinline__ void load() {
     load_objects(s, h);
-    for (int i = threadIdx.x; i < s.N; i += kIntegerThreads) {
+    for (int i = s.thread(); i < s.N; i += s.threads()) {
       s.bidder[i] = i < s.in->K ? s.bidder_in(i) : make_float4(kNowhere, kNowhere, kNowhere, 0.0f);
     }
-    __syncthreads();
+    s.sync();
     load_boxes(s);
-    __syncthreads();
+    s.sync();
   }
 
   // Prices to start from: the given ones, or those of the centre if they promise a better bound, or
@@ -58,23 +58,23 @@ struct EqualSolver {
   // to begin at, negative if that is not known yet.
   __device__ __forceinline__ double open(bool warm) {
     s.cluster.sync();  // all are done with the flags and bids of earlier phases
-    if (threadIdx.x == 0) h.overflow = 0;
-    for (int i = threadIdx.x; i < s.N; i += kIntegerThreads) {
+    if (s.thread() == 0) h.overflow = 0;
+    for (int i = s.thread(); i < s.N; i += s.threads()) {
       if (s.cluster.rank == 0) s.cache_bound[i] = INT_MIN;
       s.partner[i] = static_cast<Id>(kNone);
     }
     double error = -1.0;
     if (warm) {
       load_prices(s, h);
-      given_complete = s.in->idx_in != nullptr && Opening<Id, kCost>{s, h}.take_matching();
+      given_complete = s.in->idx_in != nullptr && Opening<Id, kCost, Blocks>{s, h}.take_matching();
     } else {
       restart_prices(s, [](int) { return 0; });
       given_complete = false;
-      error = CentrePrices<EqualState<Id, kCost>>{s, h}.set();
+      error = CentrePrices<EqualState<Id, kCost, Blocks>>{s, h}.set();
       refresh_groups(s);
     }
     find_level();
-    for (int g = threadIdx.x; g < s.G; g += kIntegerThreads) {
+    for (int g = s.thread(); g < s.G; g += s.threads()) {
       if (s.cluster.rank == 0) s.best_count[g] = 0;
     }
     s.cluster.sync();
@@ -98,36 +98,36 @@ struct EqualSolver {
       return top.best;
     });
     if (s.cluster.size > 1) {
-      for (int i = threadIdx.x; i < s.N; i += kIntegerThreads) {
+      for (int i = s.thread(); i < s.N; i += s.threads()) {
         s.slack[i] = load_fresh(s.found_slack + i);
       }
-      __syncthreads();
+      s.sync();
     }
     return sums;
   }
 
   // After a first pass: the best values become the slack of the bidders that have an object.
   __device__ __forceinline__ void best_to_slack() {
-    for (int i = threadIdx.x; i < s.N; i += kIntegerThreads) {
+    for (int i = s.thread(); i < s.N; i += s.threads()) {
       const int j = s.partner[i];
       if (j != kNone) s.slack[i] = s.value(j, s.bidder[i]) - s.best[i];
     }
-    __syncthreads();
+    s.sync();
   }
 
   // The level is the least of all prices.
   __device__ __forceinline__ void find_level() {
-    const int least = least_of(h, s.G, [&](int g) { return s.box_price[g]; });
-    if (threadIdx.x == 0) h.level = least;
-    __syncthreads();
+    const int least = least_of(s, h, s.G, [&](int g) { return s.box_price[g]; });
+    if (s.thread() == 0) h.level = least;
+    s.sync();
   }
 
   // Dummies leave their objects.
   __device__ __forceinline__ void drop_dummies() {
-    for (int j = threadIdx.x; j < s.N; j += kIntegerThreads) {
+    for (int j = s.thread(); j < s.N; j += s.threads()) {
       if (s.owner[j] == s.in->K) s.owner[j] = static_cast<Id>(kNone);
     }
-    __syncthreads();
+    s.sync();
   }
 
   // Queues the bidders without an object.
@@ -138,9 +138,9 @@ struct EqualSolver {
   template <class Test>
   __device__ __forceinline__ int count_objects(Test test) const {
     int count = 0;
-    for (int j0 = 0; j0 < s.N; j0 += kIntegerThreads) {
-      const int j = j0 + static_cast<int>(threadIdx.x);
-      count += __syncthreads_count(j < s.N && test(j));
+    for (int j0 = 0; j0 < s.N; j0 += s.threads()) {
+      const int j = j0 + s.thread();
+      count += s.count(j < s.N && test(j));
     }
     return count;
   }
@@ -157,14 +157,14 @@ struct EqualSolver {
       level += step + 1;
       step += step / 4;
     } while (count_objects([&](int j) { return s.price(j) <= level; }) < dummies);
-    for (int j = threadIdx.x; j < s.N; j += kIntegerThreads) {
+    for (int j = s.thread(); j < s.N; j += s.threads()) {
       if (s.price(j) > level) continue;
       s.set_price(j, level);
       if (s.owner[j] == kNone) continue;
       s.partner[s.owner[j]] = static_cast<Id>(kNone);
       s.owner[j] = static_cast<Id>(kNone);
     }
-    if (threadIdx.x == 0) h.level = level;
+    if (s.thread() == 0) h.level = level;
     refresh_groups(s);
     return true;
   }
@@ -176,19 +176,19 @@ struct EqualSolver {
     if (dummies == 0) return;
     const int count = queue_bidders(
         s, h, s.N, [&](int j) { return s.owner[j] == kNone && s.price(j) <= h.level; }, [](int) {});
-    for (int k = threadIdx.x; k < min(count, dummies); k += kIntegerThreads) {
+    for (int k = s.thread(); k < min(count, dummies); k += s.threads()) {
       s.owner[s.queue[k]] = static_cast<Id>(s.in->K);
     }
-    if (threadIdx.x == 0) h.missing = max(dummies - count, 0);
-    __syncthreads();
+    if (s.thread() == 0) h.missing = max(dummies - count, 0);
+    s.sync();
   }
 
   // Queues the bidders without an object, and the dummies if any of them is; returns how many.
   __device__ __forceinline__ int queue_roots() {
     const int left = queue_free();
     if (s.N == s.in->K || h.missing == 0) return left;
-    if (threadIdx.x == 0) s.queue[left] = static_cast<Id>(s.in->K);
-    __syncthreads();
+    if (s.thread() == 0) s.queue[left] = static_cast<Id>(s.in->K);
+    s.sync();
     return left + 1;
   }
 
@@ -212,7 +212,7 @@ struct EqualSolver {
       while (rounds < s.in->round_limit && h.overflow == 0) {
         const int left = queue_roots();
         if (left == 0) break;
-        PathSearch<Id, kCost> search{s, h, eps, quantum};
+        PathSearch<Id, kCost, Blocks> search{s, h, eps, quantum};
         rounds += search.run(min(left, kMaxSources), s.in->round_limit - rounds);
       }
     }
@@ -221,15 +221,15 @@ struct EqualSolver {
   }
 
   __device__ __forceinline__ void share_assignment() {
-    EqualAuction<Id, kCost> auction{s, h, eps};
+    EqualAuction<Id, kCost, Blocks> auction{s, h, eps};
     if (s.cluster.rank == 0) {
-      for (int j = threadIdx.x; j < s.N; j += kIntegerThreads) s.bid[j] = auction.bid_of(j);
-      if (threadIdx.x == 0) s.exchange->rounds = rounds, s.exchange->overflow = h.overflow;
+      for (int j = s.thread(); j < s.N; j += s.threads()) s.bid[j] = auction.bid_of(j);
+      if (s.thread() == 0) s.exchange->rounds = rounds, s.exchange->overflow = h.overflow;
     }
     s.cluster.sync();
     rounds = load_fresh(&s.exchange->rounds);
     if (s.cluster.rank == 0) return;
-    if (threadIdx.x == 0) h.overflow = load_fresh(&s.exchange->overflow);
+    if (s.thread() == 0) h.overflow = load_fresh(&s.exchange->overflow);
     auction.take_bids();
   }
 
@@ -242,7 +242,9 @@ struct EqualSolver {
   __device__ __forceinline__ bool phases(bool warm) {
     double next = open(warm), best = 1.0;  // eps of the next phase; greatest lower bound so far
     bool last_phase = false, abandoned = false;
-    const int left = max(kLeastLeft, static_cast<int>(kLeftPart * static_cast<float>(s.in->K)));
+    const float part = s.kWide ? kWideLeftPart : kLeftPart;
+    const int left = max(s.kWide ? kWideLeastLeft : kLeastLeft,
+                         static_cast<int>(part * static_cast<float>(s.in->K)));
     for (int phase = 0; phase < kMaxPhases; ++phase) {
       const Sums sums = pass(phase == 0);
       const double tolerance = s.in->tolerance(sums.primal);
@@ -257,7 +259,7 @@ struct EqualSolver {
           return true;
         }
         if (next < 0.0) {
-          const Opening<Id, kCost> opening{s, h};
+          const Opening<Id, kCost, Blocks> opening{s, h};
           next = opening.first_eps(warm, best / s.in->K, s.in->tolerance(best) / s.N);
         }
       } else if (abandoned) {
@@ -275,7 +277,7 @@ struct EqualSolver {
       drop_dummies();
       int count = queue_slack();
       const bool fine_start = warm && phase == 0 && next < best / s.in->K;
-      EqualAuction<Id, kCost> auction{s, h, eps};
+      EqualAuction<Id, kCost, Blocks> auction{s, h, eps};
       int64_t turns = int64_t{kPhaseTurns} * (s.N / kIntegerWarps + 8);
       if (fine_start) turns = kWarmTurns * (s.N / auction.at_once() + 8);
       turns = min(turns, s.in->round_limit - rounds);
@@ -294,18 +296,21 @@ struct EqualSolver {
   }
 };
 
-// `state` has the arrays of the whole cluster; those of the block come to lie at `memory`.
-template <class Id, Cost kCost>
-__device__ __forceinline__ void solve_equal(EqualState<Id, kCost> state, IntegerShared& shared,
-                                            char* memory, const PairArrays& to) {
+// `state` has the arrays of the whole cluster; those of the block come to lie at `memory`. `box`:
+// shared memory for a team's boxes, or null.
+template <class Id, Cost kCost, class Blocks>
+__device__ __forceinline__ void solve_equal(EqualState<Id, kCost, Blocks> state,
+                                            IntegerShared& shared, char* memory, float* box,
+                                            const PairArrays& to) {
   Arena<16> arena(memory);
   take_arrays(state, arena);
+  if (box != nullptr) state.box = box;
   if (state.cluster.size == 1) {
     state.bid = state.best_count = state.sort_key;
     state.found_best = state.best, state.found_slack = state.slack;
   }
   const IntegerInput& in = *state.in;
-  EqualSolver<Id, kCost> solver{state, shared};
+  EqualSolver<Id, kCost, Blocks> solver{state, shared};
   solver.load();
   bool done = in.price_in != nullptr && solver.phases(true);
   if (!done && solver.rounds < in.round_limit) done = solver.phases(false);

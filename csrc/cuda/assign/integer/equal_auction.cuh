@@ -20,33 +20,45 @@
 
 namespace pointloss {
 
+// Of the counts base[0], ..., base[parts - 1]: the sum of those before number `part`, and of all.
+struct Place {
+  int before, all;
+};
+template <class State>
+__device__ __forceinline__ Place place_of(const State& s, int part, int parts) {
+  Place place{0, 0};
+  for (int w = threadIdx.x % 32; w < parts; w += 32) {
+    const int more = s.base[w];
+    place.before += w < part ? more : 0;
+    place.all += more;
+  }
+  return {warp_sum(place.before), warp_sum(place.all)};
+}
+
 // Queues every bidder of bidder_at(0), ..., bidder_at(count - 1) with take(i, true) in order, and
 // calls with(i); returns how many. They may come from the queue itself. All lanes call take(),
 // those beyond `count` with (0, false).
 template <class State, class BidderAt, class Take, class With>
 __device__ __forceinline__ int queue_bidders_at(const State& s, IntegerShared& h, int count,
                                                 BidderAt bidder_at, Take take, With with) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32, warp = s.warp();
   int start = 0;
-  for (int k0 = 0; k0 < count; k0 += kIntegerThreads) {
-    const int k = k0 + static_cast<int>(threadIdx.x);
+  for (int k0 = 0; k0 < count; k0 += s.threads()) {
+    const int k = k0 + s.thread();
     const int i = k < count ? bidder_at(k) : 0;
     const bool taken = take(i, k < count);
     const unsigned mask = __ballot_sync(kWholeWarp, taken);
-    __syncthreads();  // the last counts may still be being read
-    if (lane == 0) h.base[warp] = __popc(mask);
-    __syncthreads();
-    int before = start;
-    for (int w = 0; w < kIntegerWarps; ++w) {
-      const int more = h.base[w];
-      before += w < warp ? more : 0;
-      start += more;
-    }
+    s.sync();  // the last counts may still be being read
+    if (lane == 0) s.base[warp] = __popc(mask);
+    s.sync();
+    const Place place = place_of(s, warp, s.warps());
+    const int at = start + place.before + rank_in(mask);
+    start += place.all;
     if (!taken) continue;
-    s.queue[before + rank_in(mask)] = static_cast<typename State::Id>(i);
+    s.queue[at] = static_cast<typename State::Id>(i);
     with(i);
   }
-  __syncthreads();
+  s.sync();
   return start;
 }
 
@@ -58,22 +70,22 @@ __device__ __forceinline__ int queue_bidders(const State& s, IntegerShared& h, i
       with);
 }
 
-template <class Id, Cost kCost>
+template <class Id, Cost kCost, class Blocks>
 struct EqualAuction {
-  static constexpr int kNone = EqualState<Id, kCost>::kNone;
+  static constexpr int kNone = EqualState<Id, kCost, Blocks>::kNone;
 
-  const EqualState<Id, kCost>& s;
+  const EqualState<Id, kCost, Blocks>& s;
   IntegerShared& h;
   int eps;
 
   // Lets the `count` bidders of the queue bid until at most `enough` are without an object, or a
   // warp has bid `turns` times. Returns the most bids of a warp, or the rounds.
   __device__ __forceinline__ int run(int count, int enough, int turns) {
-    for (int j = s.cluster.rank * kIntegerThreads + threadIdx.x; j < s.N;
-         j += s.cluster.size * kIntegerThreads) {
+    for (int j = s.cluster.rank * s.threads() + s.thread(); j < s.N;
+         j += s.cluster.size * s.threads()) {
       s.bid[j] = bid_of(j);
     }
-    if (threadIdx.x == 0) {
+    if (s.thread() == 0) {
       h.stop = count <= enough;
       if (s.cluster.rank == 0) {
         s.exchange->next = 0, s.exchange->unassigned = count, s.exchange->longest = 0;
@@ -109,8 +121,8 @@ struct EqualAuction {
 
   // The bidders of a round are as many for any number of blocks; a warp bids for some of them.
   __device__ __forceinline__ int rounds(int count, int enough, int turns) {
-    const int first = s.cluster.rank * kIntegerWarps + static_cast<int>(threadIdx.x) / 32;
-    const int step = s.cluster.size * kIntegerWarps, most = at_once();
+    const int first = s.cluster.rank * s.warps() + s.warp();
+    const int step = s.cluster.size * s.warps(), most = at_once();
     int held[kRoundBlocks], bids = 0, group = first_group();
     BestTwo<int> top[kRoundBlocks];
     for (int& i : held) i = kNone;
@@ -134,7 +146,7 @@ struct EqualAuction {
 
   // How many bidders bid at once.
   __device__ __forceinline__ int at_once() const {
-    if (!s.in->deterministic) return s.cluster.size * kIntegerWarps;
+    if (!s.in->deterministic) return s.cluster.size * s.warps();
     return kIntegerWarps * max(1, min(s.N / (4 * kIntegerWarps), kRoundBlocks));
   }
 
@@ -150,11 +162,9 @@ struct EqualAuction {
   __device__ __forceinline__ void raise_next(int& group) const {
     const int least = least_price_of_group(s, group);
     if (threadIdx.x % 32 == 0) atomicMax(s.box_price + group, least);
-    group = group + kIntegerWarps < s.G ? group + kIntegerWarps : first_group();
+    group = group + s.warps() < s.G ? group + s.warps() : first_group();
   }
-  __device__ __forceinline__ int first_group() const {
-    return static_cast<int>(threadIdx.x) / 32 % s.G;
-  }
+  __device__ __forceinline__ int first_group() const { return s.warp() % s.G; }
 
   __device__ __forceinline__ int next_waiting(int count) {
     int at = 0;
@@ -188,9 +198,9 @@ struct EqualAuction {
 
   // Prices, owners and partners from the bids that stand.
   __device__ __forceinline__ void take_bids() {
-    for (int i = threadIdx.x; i < s.N; i += kIntegerThreads) s.partner[i] = static_cast<Id>(kNone);
-    __syncthreads();
-    for (int j = threadIdx.x; j < s.N; j += kIntegerThreads) {
+    for (int i = s.thread(); i < s.N; i += s.threads()) s.partner[i] = static_cast<Id>(kNone);
+    s.sync();
+    for (int j = s.thread(); j < s.N; j += s.threads()) {
       const auto bid = s.cluster.size > 1 ? load_fresh(s.bid + j) : s.bid[j];
       const auto i = static_cast<unsigned>(bid);
       s.set_price(j, static_cast<int>(bid >> 32));

@@ -18,11 +18,11 @@ namespace pointloss {
 constexpr int kUnreached = INT_MAX;
 constexpr int kUnlisted = INT_MIN;
 
-template <class Id, Cost kCost>
+template <class Id, Cost kCost, class Blocks>
 struct LookAhead {
-  static constexpr int kNone = EqualState<Id, kCost>::kNone;
+  static constexpr int kNone = EqualState<Id, kCost, Blocks>::kNone;
 
-  const EqualState<Id, kCost>& s;
+  const EqualState<Id, kCost, Blocks>& s;
   IntegerShared& h;
   int quantum;  // of distances
 
@@ -36,10 +36,11 @@ struct LookAhead {
     if (free && at < kMaxFree) h.free_object[at] = j;
   }
 
-  // Lists objects whose owners could move to a free one at equal cost, one by each warp.
+  // Lists objects whose owners could move to a free one at equal cost, one by each of as many warps
+  // as a block has.
   __device__ __forceinline__ void list_near() const {
-    const int warp = threadIdx.x / 32;
-    int found = kNone;
+    const int warp = s.warp();
+    int found = warp < kIntegerWarps ? kNone : 0;
     for (int i0 = warp * 32; i0 < s.N && found == kNone; i0 += kIntegerThreads) {
       const int i = i0 + static_cast<int>(threadIdx.x) % 32;
       const int j = i < s.N ? static_cast<int>(s.partner[i]) : kNone;
@@ -52,8 +53,8 @@ struct LookAhead {
       const unsigned all = __ballot_sync(kWholeWarp, near);
       if (all != 0) found = __shfl_sync(kWholeWarp, j, __ffs(all) - 1);
     }
-    if (threadIdx.x % 32 == 0) h.near[warp] = found;
-    __syncthreads();
+    if (threadIdx.x % 32 == 0 && warp < kIntegerWarps) h.near[warp] = found;
+    s.sync();
   }
 
   // Least label that row i offers to a free object, or to one listed by list_near().
@@ -69,16 +70,16 @@ struct LookAhead {
 
   // The least label() of the `count` rows of the queue.
   __device__ __forceinline__ int least_label(int count, int floor, bool near) const {
-    __syncthreads();  // all have read the last
-    if (threadIdx.x == 0) h.ahead = kUnreached;
-    __syncthreads();
+    s.sync();  // all have read the last
+    if (s.thread() == 0) h.ahead = kUnreached;
+    s.sync();
     int least = kUnreached;
-    for (int q = threadIdx.x; q < count; q += kIntegerThreads) {
+    for (int q = s.thread(); q < count; q += s.threads()) {
       least = min(least, label(s.queue[q], floor, near));
     }
     least = warp_min(least);
     if (threadIdx.x % 32 == 0) atomicMin(&h.ahead, least);
-    __syncthreads();
+    s.sync();
     return h.ahead;
   }
 
@@ -93,14 +94,14 @@ struct LookAhead {
       least = least_label(count, floor, near);
     }
     const bool beyond = least > limit;
-    int place = threadIdx.x;
+    int place = s.thread();
     return queue_bidders_at(
         s, h, count, [&](int q) { return static_cast<int>(s.queue[q]); },
         [&](int i, bool real) {
           const bool root = real && s.distance[i] < 0;
           const bool within = beyond ? place < kMaxRows : real && max(s.distance[i], floor) < least;
           const bool stays = root || (real && within);
-          place += kIntegerThreads;
+          place += s.threads();
           const bool attains = real && !stays && !beyond && label(i, floor, near) == least;
           const unsigned others = __ballot_sync(kWholeWarp, attains);
           const bool first = attains && rank_in(others) == 0;

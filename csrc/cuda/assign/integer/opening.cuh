@@ -22,20 +22,20 @@ struct CentrePrices {
 
   __device__ __forceinline__ int cost(int j, float4 at) const { return s.cost(s.object[j], at); }
 
-  // Mean of the bidders. Every block sums in the same order.
+  // Mean of the bidders, in the same order by however many blocks.
   __device__ __forceinline__ float4 centre() const {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, K = s.in->K;
+    const int lane = threadIdx.x % 32, warp = s.warp(), K = s.in->K;
     float sum[3] = {0.0f, 0.0f, 0.0f};
-    for (int i = threadIdx.x; i < K; i += kIntegerThreads) {
+    for (int i = warp < kIntegerWarps ? s.thread() : K; i < K; i += kIntegerThreads) {
       const float4 p = s.bidder_at(i);
       sum[0] += p.x, sum[1] += p.y, sum[2] += p.z;
     }
-    __syncthreads();
+    s.sync();
     for (int d = 0; d < 3; ++d) {
       sum[d] = warp_sum(sum[d]);
-      if (lane == 0) h.sums[d][warp] = sum[d];
+      if (lane == 0 && warp < kIntegerWarps) h.sums[d][warp] = sum[d];
     }
-    __syncthreads();
+    s.sync();
     for (int d = 0; d < 3; ++d) {
       sum[d] = h.sums[d][0];
       for (int w = 1; w < kIntegerWarps; ++w) sum[d] += h.sums[d][w];
@@ -47,20 +47,20 @@ struct CentrePrices {
   // Mean of cost_at(k) over k in [0, count).
   template <class Cost>
   __device__ __forceinline__ double mean_cost(int count, Cost cost_at) const {
-    __syncthreads();
-    if (threadIdx.x == 0) h.cost_sum = 0;
-    __syncthreads();
+    s.sync();
+    if (s.thread() == 0) h.cost_sum = 0;
+    s.sync();
     unsigned long long costs = 0;
-    for (int k = threadIdx.x; k < count; k += kIntegerThreads) costs += cost_at(k);
+    for (int k = s.thread(); k < count; k += s.threads()) costs += cost_at(k);
     costs = warp_sum(costs);
     if (threadIdx.x % 32 == 0) atomicAdd(&h.cost_sum, costs);
-    __syncthreads();
+    s.sync();
     return static_cast<double>(h.cost_sum) / count;
   }
 
   // Mean nearest cost of a few bidders, one per warp.
   __device__ __forceinline__ double sampled_nearest() const {
-    const int64_t warp = threadIdx.x / 32;
+    const int64_t warp = s.warp() % kIntegerWarps;
     const float4 p = s.bidder_at(static_cast<int>((2 * warp + 1) * s.in->K / (2 * kIntegerWarps)));
     int nearest = INT_MAX;
     for (int j = threadIdx.x % 32; j < s.N; j += 32) nearest = min(nearest, cost(j, p));
@@ -74,9 +74,9 @@ struct CentrePrices {
     for (int bit = kCostBits + 2; bit >= 0; --bit) {
       const int tried = found + (1 << bit) - 1;
       int within = 0;
-      for (int j0 = 0; j0 < s.N; j0 += kIntegerThreads) {
-        const int j = j0 + static_cast<int>(threadIdx.x);
-        within += __syncthreads_count(j < s.N && cost(min(j, s.N - 1), at) <= tried);
+      for (int j0 = 0; j0 < s.N; j0 += s.threads()) {
+        const int j = j0 + s.thread();
+        within += s.count(j < s.N && cost(min(j, s.N - 1), at) <= tried);
       }
       if (within < s.in->K) found += 1 << bit;
     }
@@ -95,16 +95,16 @@ struct CentrePrices {
     // triangle inequality, or, in squares, by that of Cauchy and Schwarz.
     const double extent = s.squared() ? 2.0 * sqrt(own * far) : own;
     if (far <= extent || far - extent <= sampled_nearest()) return -1.0;
-    for (int j = threadIdx.x; j < s.N; j += kIntegerThreads) s.set_price(j, price(j));
-    __syncthreads();
+    for (int j = s.thread(); j < s.N; j += s.threads()) s.set_price(j, price(j));
+    s.sync();
     return extent;
   }
 };
 
 // The warm start of equal sizes, and its first eps.
-template <class Id, Cost kCost>
+template <class Id, Cost kCost, class Blocks>
 struct Opening {
-  const EqualState<Id, kCost>& s;
+  const EqualState<Id, kCost, Blocks>& s;
   IntegerShared& h;
 
   // Takes over the matching that came with warm prices: a point of y goes to the first of x that
@@ -113,18 +113,18 @@ struct Opening {
   __device__ __forceinline__ bool take_matching() const {
     const IntegerInput& in = *s.in;
     const int n = in.swapped ? in.N : in.K, m = in.swapped ? in.K : in.N;
-    for (int k = threadIdx.x; k < m; k += kIntegerThreads) s.claim[k] = kNobody;
-    __syncthreads();
-    for (int k = threadIdx.x; k < n; k += kIntegerThreads) {
+    for (int k = s.thread(); k < m; k += s.threads()) s.claim[k] = kNobody;
+    s.sync();
+    for (int k = s.thread(); k < n; k += s.threads()) {
       const int64_t claimed = in.idx_in[k];
       if (claimed >= 0 && claimed < m) {
         atomicMin(s.claim + claimed, static_cast<unsigned long long>(k));
       }
     }
-    __syncthreads();
+    s.sync();
     int pairs = 0;
-    for (int j0 = 0; j0 < in.N; j0 += kIntegerThreads) {
-      const int j = j0 + static_cast<int>(threadIdx.x);
+    for (int j0 = 0; j0 < in.N; j0 += s.threads()) {
+      const int j = j0 + s.thread();
       bool paired = false;
       if (j < in.N) {
         const int64_t k = s.order[j], claimed = in.swapped ? in.idx_in[k] : k;
@@ -134,9 +134,9 @@ struct Opening {
         const auto i = static_cast<int>(in.swapped ? claimed : first);
         if (paired) s.owner[j] = static_cast<Id>(i), s.partner[i] = static_cast<Id>(j);
       }
-      pairs += __syncthreads_count(paired);
+      pairs += s.count(paired);
     }
-    __syncthreads();
+    s.sync();
     return pairs == in.K;
   }
 
@@ -144,16 +144,16 @@ struct Opening {
   // bidders per group (32 if none is missing). See kTwoSamples.
   __device__ __forceinline__ double unevenness() const {
     const int64_t mean = (int64_t{32} * s.in->K + s.N / 2) / s.N;
-    if (threadIdx.x == 0) h.price_sum = 0;
-    __syncthreads();
-    for (int g = threadIdx.x; g < s.N / 32; g += kIntegerThreads) {
+    if (s.thread() == 0) h.price_sum = 0;
+    s.sync();
+    for (int g = s.thread(); g < s.N / 32; g += s.threads()) {
       const auto count = s.cluster.size > 1 ? load_fresh(s.best_count + g) : s.best_count[g];
       const long long more = static_cast<long long>(count) - mean;
       atomicAdd(&h.price_sum, static_cast<unsigned long long>(more * more));
     }
     s.cluster.sync();  // before anyone turns the counts into bids (EqualAuction::run)
     const double squares = static_cast<double>(h.price_sum);
-    __syncthreads();
+    s.sync();
     return squares / fmax(static_cast<double>(mean * (s.N / 32)), 1.0);
   }
 
@@ -162,9 +162,9 @@ struct Opening {
     double mean, worst;
   };
   __device__ __forceinline__ Misses misses() const {
-    if (threadIdx.x == 0) h.price_sum = 0, h.worst = 0;
-    __syncthreads();
-    for (int k = threadIdx.x / 32; k < kSampledObjects; k += kIntegerWarps) {
+    if (s.thread() == 0) h.price_sum = 0, h.worst = 0;
+    s.sync();
+    for (int k = s.warp(); k < kSampledObjects; k += s.warps()) {
       const float4 o = s.object[(2 * k + 1) * int64_t{s.N} / (2 * kSampledObjects)];
       int least = s.N > s.in->K ? s.price_of(o) - h.level : INT_MAX;  // of a dummy
       for (int i = threadIdx.x % 32; i < s.in->K; i += 32) {
@@ -176,10 +176,10 @@ struct Opening {
         atomicMax(&h.worst, least);
       }
     }
-    __syncthreads();
+    s.sync();
     const Misses found{static_cast<double>(h.price_sum) / kSampledObjects,
                        static_cast<double>(h.worst)};
-    __syncthreads();  // before anyone writes the next sums
+    s.sync();  // before anyone writes the next sums
     return found;
   }
 

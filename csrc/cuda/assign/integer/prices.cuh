@@ -18,33 +18,33 @@ __device__ __forceinline__ void refresh_group(const State& s, int g) {
 }
 template <class State>
 __device__ __forceinline__ void refresh_groups(const State& s) {
-  __syncthreads();
-  for (int g = threadIdx.x / 32; g < s.G; g += kIntegerWarps) refresh_group(s, g);
-  __syncthreads();
+  s.sync();
+  for (int g = s.warp(); g < s.G; g += s.warps()) refresh_group(s, g);
+  s.sync();
 }
 
 // Sets every price to price_at(position) and forgets the owners.
 template <class State, class Price>
 __device__ __forceinline__ void restart_prices(const State& s, Price price_at) {
-  __syncthreads();
-  for (int j = threadIdx.x; j < 32 * s.G; j += kIntegerThreads) {
+  s.sync();
+  for (int j = s.thread(); j < 32 * s.G; j += s.threads()) {
     s.set_price(j, j < s.N ? price_at(j) : kFar);
     s.owner[j] = static_cast<typename State::Id>(State::kNone);
   }
   refresh_groups(s);
 }
 
-// The least of value(k) over k in [0, count), the same in all threads of the block.
-template <class Value>
-__device__ __forceinline__ int least_of(IntegerShared& h, int count, Value value) {
-  __syncthreads();
-  if (threadIdx.x == 0) h.least = INT_MAX;
-  __syncthreads();
+// The least of value(k) over k in [0, count), the same in all threads that share a copy.
+template <class State, class Value>
+__device__ __forceinline__ int least_of(const State& s, IntegerShared& h, int count, Value value) {
+  s.sync();
+  if (s.thread() == 0) h.least = INT_MAX;
+  s.sync();
   int least = INT_MAX;
-  for (int k = threadIdx.x; k < count; k += kIntegerThreads) least = min(least, value(k));
+  for (int k = s.thread(); k < count; k += s.threads()) least = min(least, value(k));
   least = warp_min(least);
   if (threadIdx.x % 32 == 0) atomicMin(&h.least, least);
-  __syncthreads();
+  s.sync();
   return h.least;
 }
 
@@ -52,7 +52,7 @@ __device__ __forceinline__ int least_of(IntegerShared& h, int count, Value value
 template <class State>
 __device__ __forceinline__ void load_prices(const State& s, IntegerShared& h) {
   const auto units = [&](int j) { return s.in->price_units(s.order[j]); };
-  const int least = least_of(h, s.N, units);
+  const int least = least_of(s, h, s.N, units);
   restart_prices(s, [&](int j) {
     return static_cast<int>(min(static_cast<int64_t>(units(j)) - least, int64_t{kRaiseLimit}));
   });
@@ -67,9 +67,9 @@ __device__ __forceinline__ double scaled_price(const State& s, int j, int least)
 // Writes prices, owners and partners, of which dummies are none, by one block.
 template <class State>
 __device__ __forceinline__ void store(const State& s, int least, const PairArrays& to) {
-  for (int i = threadIdx.x; i < s.in->K; i += kIntegerThreads) to.partner[i] = -1;
-  __syncthreads();
-  for (int j = threadIdx.x; j < s.N; j += kIntegerThreads) {
+  for (int i = s.thread(); i < s.in->K; i += s.threads()) to.partner[i] = -1;
+  s.sync();
+  for (int j = s.thread(); j < s.N; j += s.threads()) {
     const int k = s.order[j], i = s.owner[j];
     const bool owned = i != State::kNone && i < s.in->K;
     to.price[k] = scaled_price(s, j, least);
@@ -77,7 +77,7 @@ __device__ __forceinline__ void store(const State& s, int least, const PairArray
     to.owner[k] = owned ? i : -1;
     if (owned) to.partner[i] = k;
   }
-  __syncthreads();
+  s.sync();
 }
 
 }  // namespace pointloss

@@ -82,10 +82,10 @@ __device__ __forceinline__ void visit_groups(const State& s, float4 p, Within wi
   }
 }
 
-template <class Id, Cost kCost>
+template <class Id, Cost kCost, class Blocks>
 __device__ __forceinline__ BestTwo<int> best_two_cached(
-    const EqualState<Id, kCost>& s, const typename EqualState<Id, kCost>::CachedPair& pair,
-    float4 p) {
+    const EqualState<Id, kCost, Blocks>& s,
+    const typename EqualState<Id, kCost, Blocks>::CachedPair& pair, float4 p) {
   // On ties the lowest lane, then the lowest object wins, as in refill_cache(): the result does not
   // depend on what happens to be cached.
   const int a = pair.a, b = pair.b;
@@ -99,8 +99,8 @@ __device__ __forceinline__ BestTwo<int> best_two_cached(
 
 // Scans all groups that may hold a value below `limit` and refills the cache. Prices that rise
 // meanwhile may exceed the limit: then the object may not be the best, or kNone.
-template <class Id, Cost kCost>
-__device__ __forceinline__ BestTwo<int> refill_cache(const EqualState<Id, kCost>& s, int i,
+template <class Id, Cost kCost, class Blocks>
+__device__ __forceinline__ BestTwo<int> refill_cache(const EqualState<Id, kCost, Blocks>& s, int i,
                                                      float4 p, int limit) {
   const int lane = threadIdx.x % 32;
   int skipped = INT_MAX, b1 = INT_MAX, b2 = INT_MAX, b3 = INT_MAX, i1 = s.kNone, i2 = s.kNone;
@@ -134,8 +134,9 @@ __device__ __forceinline__ BestTwo<int> refill_cache(const EqualState<Id, kCost>
 
 // Best two of bidder i, exact while no price rises (see refill_cache()); `slack` widens a scan so
 // that its cache lasts.
-template <class Id, Cost kCost>
-__device__ __forceinline__ BestTwo<int> best_two(const EqualState<Id, kCost>& s, int i, int slack) {
+template <class Id, Cost kCost, class Blocks>
+__device__ __forceinline__ BestTwo<int> best_two(const EqualState<Id, kCost, Blocks>& s, int i,
+                                                 int slack) {
   const float4 p = s.bidder[i];
   const int bound = load_fresh(s.cache_bound + i);
   const auto pair = load_fresh(s.cache + static_cast<int64_t>(i) * 32 + threadIdx.x % 32);

@@ -13,6 +13,7 @@
 #include <climits>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "../../../common/arena.h"
 #include "../../../common/assign.h"
@@ -61,11 +62,10 @@ struct IntegerInput {
 struct IntegerShared {
   unsigned long long value_sum, cost_sum, price_sum;  // of a pass over bidders and objects
   unsigned low[3], high[3];                           // bounding box, as to_ordered()
-  int base[kIntegerWarps];
-  int stop;          // few enough bidders are without an object
-  int overflow;      // a price is too large
-  int least, worst;  // price; miss of a sampled object
-  int level;         // price of an object of a dummy
+  int stop;                                           // few enough bidders are without an object
+  int overflow;                                       // a price is too large
+  int least, worst;                                   // price; miss of a sampled object
+  int level;                                          // price of an object of a dummy
   // Of a path search. Those of round r lie at r % 3; the next one's are reset meanwhile.
   int count[3], next_label[3];
   int matched;                  // roots
@@ -103,15 +103,16 @@ __host__ __device__ constexpr int64_t power_of_two_from(int64_t count) {
 }
 
 // What both solvers have. Ids are uint16_t or int; arrays are as long as their comment says.
-template <class IdType, Cost kCost>
+template <class IdType, Cost kCost, class Blocks = Cluster>
 struct IntegerState {
   using Id = IdType;
+  static constexpr bool kTeam = std::is_same_v<Blocks, Team>;
   static constexpr int kNone = static_cast<Id>(~Id{0});  // no object or bidder: 65535, or -1
 
   const IntegerInput* in;
   int N, G;    // objects, groups of 32
   int* order;  // [N] object at position j of the curve, in global memory
-  Cluster cluster;
+  Blocks cluster;
   ClusterExchange* exchange;
   float4* object;                // [32 G] coordinates
   Id* owner;                     // [32 G] or kNone
@@ -119,6 +120,15 @@ struct IntegerState {
   float* box;                    // [6, G]
   int* box_price;                // [G] at most the least price of a group
   unsigned long long* sort_key;  // [2^ceil(log2 32 G)] while the objects are loaded
+
+  // Of the threads that share a copy of the arrays: this one, how many, their barrier, and how many
+  // of them call with true, behind a barrier.
+  __device__ __forceinline__ int thread() const { return cluster.thread(); }
+  __device__ __forceinline__ int threads() const { return cluster.threads(); }
+  __device__ __forceinline__ int warp() const { return thread() / 32; }
+  __device__ __forceinline__ int warps() const { return threads() / 32; }
+  __device__ __forceinline__ void sync() const { cluster.sync_copy(); }
+  __device__ __forceinline__ int count(bool mine) const { return cluster.count(mine); }
 
   __device__ __forceinline__ bool squared() const { return kCost == Cost::kSquare; }
   // The cost of a difference with this square.
@@ -155,9 +165,12 @@ __host__ __device__ State empty_state(int64_t objects) {
 }
 
 // Of equal sizes: K bidders; if N is more, number K stands for the N - K dummies. All arrays lie in
-// shared memory if they fit, but for those of the whole cluster.
-template <class Id, Cost kCost>
-struct EqualState : IntegerState<Id, kCost> {
+// shared memory, but for those of the whole cluster; in global memory if ids have 32 bits: those of
+// a single block or of a team.
+template <class Id, Cost kCost, class Blocks = Cluster>
+struct EqualState : IntegerState<Id, kCost, Blocks> {
+  using Base = IntegerState<Id, kCost, Blocks>;
+  static constexpr bool kWide = sizeof(Id) == sizeof(int);
   struct CachedPair {
     Id a, b;  // kNone: none
   };
@@ -172,6 +185,7 @@ struct EqualState : IntegerState<Id, kCost> {
   Id *root,                   // [32 G] one array: place in found[] of a labelled object's root;
       *selected;              //     rows that each warp selected
   int* box_label;             // [G] at least the largest label of a group
+  int* base;  // [32 G] of wide ids, else [32 ceil(G / 32)]: counts, by warp or group
 
   // In global memory, of the whole cluster:
   CachedPair* cache;              // [N, 32] the two best objects that a lane saw in the last scan
@@ -183,18 +197,24 @@ struct EqualState : IntegerState<Id, kCost> {
 
   __device__ __forceinline__ int bidders() const { return this->in->K; }
   __device__ __forceinline__ float4 bidder_at(int i) const { return bidder[i]; }
-  __device__ __forceinline__ float4 priced(int j) const { return this->object[j]; }
-  __device__ __forceinline__ int price(int j) const { return __float_as_int(this->object[j].w); }
+  // Bids of other blocks may have raised a team's prices.
+  __device__ __forceinline__ float4 priced(int j) const {
+    return Base::kTeam ? __ldcg(this->object + j) : this->object[j];
+  }
+  __device__ __forceinline__ int price(int j) const {
+    const float* at = &this->object[j].w;
+    return __float_as_int(Base::kTeam ? __ldcg(at) : *at);
+  }
   __device__ __forceinline__ void set_price(int j, int price) const {
     this->object[j].w = __int_as_float(price);
   }
-  using IntegerState<Id, kCost>::value;
+  using Base::value;
   __device__ __forceinline__ int value(int j, float4 p) const { return value(priced(j), p); }
 };
 
 // Takes what a block has to itself.
-template <class Id, Cost kCost>
-__host__ __device__ void take_arrays(EqualState<Id, kCost>& s, Arena<16>& arena) {
+template <class Id, Cost kCost, class Blocks>
+__host__ __device__ void take_arrays(EqualState<Id, kCost, Blocks>& s, Arena<16>& arena) {
   const int64_t wide = int64_t{32} * s.G;
   arena.take(s.object, wide);
   arena.take(s.bidder, s.N);
@@ -209,6 +229,7 @@ __host__ __device__ void take_arrays(EqualState<Id, kCost>& s, Arena<16>& arena)
   arena.take(s.box, 6 * int64_t{s.G});
   arena.take(s.box_price, s.G);
   arena.take(s.box_label, s.G);
+  arena.take(s.base, s.kWide ? wide : (s.G + 31) / 32 * 32);
 }
 template <class Id>
 __host__ __device__ size_t equal_block_bytes(int64_t objects) {
