@@ -9,7 +9,7 @@
 // infinity; costs without a matching idx -1, with cost and gap infinity.
 #pragma once
 
-#include "opening.h"
+#include "line.h"
 
 namespace pointloss {
 
@@ -89,6 +89,7 @@ inline double solve_frame(const Frame& frame, AssignTolerance tolerance, int64_t
   state.partner.assign(frame.bidders, -1);
   state.owner.assign(frame.stride, -1);
   double eps = 0.0, gap = INFINITY;
+  if (const auto on_line = solve_on_line(frame, tolerance, state)) return *on_line;
   {
     Auction<float> auction(frame, state);
     double nearest = 0.0;
