@@ -43,6 +43,26 @@ def test_hundreds_of_points(kind, points, device):
     assert torch.equal(found.idx.sort(1).values.cpu(), torch.arange(points).expand(2, -1))
 
 
+@pytest.mark.parametrize("squared", [False, True], ids=["plain", "squared"])
+@pytest.mark.parametrize("towards", [[1.0], [0.3, -0.7, 0.55], [0.1] * 5], ids=["1", "3", "5"])
+def test_points_on_a_line_are_matched_in_order(towards, squared, device, dtype):
+    """In one dimension, and where all points of more lie on a line: no bids, no price war."""
+    x, y = (t[..., :1] * torch.tensor(towards) + 0.1 for t in make(uniform, 2, 200, 200))
+    found = assign(x.to(device, dtype), y.to(device, dtype), squared=squared, rtol=1e-5)
+    gap = assert_valid(x.to(dtype), y.to(dtype), found, 1e-5, squared)
+    assert found.converged.all()
+    assert (found.rounds == 0).all()
+    assert (gap < 1e-9).all() or len(towards) > 1  # whose floats are beside the line
+
+
+@pytest.mark.parametrize("noise", [1e-3, 3e-2])
+def test_points_beside_a_line(noise, device):
+    x, y = (t * torch.tensor([1.0, noise, noise]) for t in make(uniform, 2, 200, 200))
+    found = assign(x.to(device), y.to(device), rtol=1e-3)
+    assert_valid(x, y, found, 1e-3)
+    assert found.converged.all()
+
+
 def check_races(kind, points, device):
     x, y = make(kind, 1, points, points, device=device)
     for _ in range(2 if device.type == "cuda" else 1):  # bidders race: runs differ

@@ -16,6 +16,7 @@ from pointloss.testing.clouds import (
     KINDS,
     blob,
     duplicates,
+    line,
     make,
     noisy,
     outlier,
@@ -95,6 +96,27 @@ def test_the_points_without_a_partner_wage_no_price_war(program):
     """Dummies that bid for one object after another take 470 to 560 rounds."""
     x, y = make(surface, 1, 130, 160)
     assert check(program, x, y, deterministic=True).rounds < 200
+
+
+def test_a_price_war_among_duplicates_ends_in_paths(program):
+    """Bids alone take 3083 rounds."""
+    x, y = make(duplicates, 1, 130, 130)
+    assert check(program, x, y, deterministic=True).rounds < 1000
+
+
+def test_costs_of_zero_are_for_the_integer_solver(program):
+    """The prices of a cloud's matching with itself leave a unit a bidder, and nothing to divide it
+    by."""
+    x, _ = make(surface, 1, 130, 130)
+    found, solved, more = assign(program, x[0], x[0].flip(0))
+    assert solved
+    assert more == 0
+    assert found.cost == found.gap == 0
+
+
+def test_points_on_a_line(program):
+    x, y = make(line, 1, 131, 131)
+    assert check(program, x, y, rtol=1e-5, schedule=SCHEDULES[0], seed=1).rounds == 0
 
 
 @pytest.mark.parametrize("kind", [surface, noisy, blob], ids=lambda k: k.__name__)

@@ -18,6 +18,8 @@ namespace pointloss {
 
 // Clouds of which a point is farther from the line than this part of its length are not tried.
 constexpr double kAssignLineHeight = 0x1p-3;
+// Matched costs that exceed those along the line by this part may do so by rounding.
+constexpr double kAssignLineExcess = 0x1p-40;
 
 POINTLOSS_HD double assign_line_cost(double a, double b, bool squared) {
   const double t = a - b;
@@ -47,9 +49,7 @@ struct AssignLine {
     for (int64_t d = 0; d < dim; ++d) square += towards(d) * towards(d);
     length = sqrt(square);
   }
-  POINTLOSS_HD double towards(int64_t d) const {
-    return to[d * to_stride] - from[d * from_stride];
-  }
+  POINTLOSS_HD double towards(int64_t d) const { return to[d * to_stride] - from[d * from_stride]; }
   // Where a point is along the line.
   POINTLOSS_HD double along(const double* point, int64_t stride) const {
     double sum = 0.0;

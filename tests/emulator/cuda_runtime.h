@@ -251,6 +251,12 @@ T __shfl_sync(unsigned, T mine, int lane, int site = __builtin_LINE()) {
   return emulated::value_of<T>(emulated::exchange(mine, site), lane);
 }
 template <class T>
+T __shfl_up_sync(unsigned, T mine, int offset, int site = __builtin_LINE()) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int64_t* all = emulated::exchange(mine, site);
+  return emulated::value_of<T>(all, lane < offset ? lane : lane - offset);
+}
+template <class T>
 T __shfl_xor_sync(unsigned, T mine, int offset, int site = __builtin_LINE()) {
   const int lane = static_cast<int>(threadIdx.x % 32) ^ offset;
   return emulated::value_of<T>(emulated::exchange(mine, site), lane);

@@ -72,8 +72,8 @@ inline std::optional<double> match_in_order(const Frame& frame, const AssignLine
     excess.add(cost - assign_line_cost(a.at, b.at, frame.squared));
   }
   const double mean = primal.total() / static_cast<double>(frame.bidders);
-  const double most = tolerance.relative(mean) * primal.total();
-  if (frame.dim > 1 && excess.total() > most) return std::nullopt;
+  const double most = std::max(tolerance.relative(mean), kAssignLineExcess);
+  if (excess.total() > most * primal.total()) return std::nullopt;
   for (int64_t k = 0; k < frame.objects; ++k) {
     const OnLine &a = bidders[k], &b = objects[k];
     state.partner[a.point] = b.point;

@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: MIT
 // Certified assignment of a batch of point clouds on CUDA: the kernels, in the order of a call.
 //
-// prepare scales the clouds or costs. Two integer solvers, each with a cluster or a team of blocks
-// per pair, take what they support: integer/equal.cuh (nearly) equal sizes, integer/unequal.cuh the
-// others.
-// finish, one block per pair, certifies what those leave; the general solver (general/auction.cuh)
-// goes on where they do not suffice. Nothing is allocated and nothing returns to the host. Bad
-// input never hangs: a length outside [0, N] or [0, M] gives idx -1, a non-finite coordinate or a
-// cost of NaN or -infinity an arbitrary injection, all with cost NaN and gap infinity; costs
-// without a matching give idx -1, with cost and gap infinity. Never to be compiled with fast math:
-// the certificate counts correct roundings.
+// prepare scales the clouds or costs, and solves clouds on a line (general/line.cuh). Two integer
+// solvers, each with a cluster or a team of blocks per pair, take what they support:
+// integer/equal.cuh (nearly) equal sizes, integer/unequal.cuh the others. finish, one block per
+// pair, certifies what those leave; the general solver (general/auction.cuh) goes on where they do
+// not suffice. Nothing is allocated and nothing returns to the host. Bad input never hangs: a
+// length outside [0, N] or [0, M] gives idx -1, a non-finite coordinate or a cost of NaN or
+// -infinity an arbitrary injection, all with cost NaN and gap infinity; costs without a matching
+// give idx -1, with cost and gap infinity. Never to be compiled with fast math: the certificate
+// counts correct roundings.
 //
 // A kernel is a loop of its function for one pair, which tests/emulator/assign.cpp calls as well.
 #pragma once
 
 #include "general/auction.cuh"
+#include "general/line.cuh"
 #include "general/scale.cuh"
 #include "integer/equal.cuh"
 #include "integer/unequal.cuh"
@@ -22,7 +23,8 @@
 
 namespace pointloss {
 
-// Clears the results of pair b and scales its clouds, by one block.
+// Clears the results of pair b, scales its clouds, and solves them if they are on a line, by one
+// block.
 template <typename T>
 __device__ void prepare_pair(const AssignBatch<T>& batch, const AssignPlan& plan, int64_t b,
                              BlockShared& shared) {
@@ -43,7 +45,10 @@ __device__ void prepare_pair(const AssignBatch<T>& batch, const AssignPlan& plan
     const T *x = batch.x + b * batch.N * batch.D, *y = batch.y + b * batch.M * batch.D;
     finite = scale_clouds(c, shared, swapped ? y : x, swapped ? x : y, exponent);
   }
-  if (threadIdx.x == 0) *c.head = {finite, false, exponent, 0, 0.0};
+  const int units = exponent * (plan.squared ? 2 : 1);
+  const bool solved =
+      finite && exponent != INT_MIN && LineMatching(c, shared).run(plan.tolerance.scaled(-units));
+  if (threadIdx.x == 0) *c.head = {finite, solved, exponent, 0, 0.0};
   __syncthreads();
 }
 
@@ -55,7 +60,7 @@ __global__ void __launch_bounds__(kGeneralThreads, 2)
 }
 
 __device__ inline bool is_for(Solver solver, const PairArrays& c) {
-  return c.K > 0 && choose_solver(c.K, c.L, c.dim) == solver && c.head->finite &&
+  return c.K > 0 && choose_solver(c.K, c.L, c.dim) == solver && c.head->finite && !c.head->solved &&
          c.head->exponent != INT_MIN;
 }
 

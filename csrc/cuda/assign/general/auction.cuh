@@ -323,12 +323,13 @@ struct Auction : Certificate {
     return run<double>(eps, tolerance, limit, -1, gap);
   }
 
-  // Certifies what an integer solver left; goes on from there if that is not enough.
+  // Certifies what an integer solver or a matching on a line left; goes on from there if that is
+  // not enough.
   __device__ double finish_integers(AssignTolerance tolerance, int64_t limit) {
     double gap = INFINITY, eps = c.head->eps;
     if (unassigned() == 0.0) {
       gap = gap_of_rows();
-      if (gap <= tolerance.relative(mean_size) || rounds_taken >= limit) return gap;
+      if (gap <= fmax(tolerance.relative(mean_size), exact) || rounds_taken >= limit) return gap;
       // Integer prices lie between rounded costs. Where many bidders pay the same or nothing, as
       // among duplicates, what rounding adds up to can be more than the gap of the few who travel.
       tighten();

@@ -183,6 +183,12 @@ struct Opening {
     return found;
   }
 
+  // Mean cost of pairing point i with i.
+  __device__ __forceinline__ double mean_identity() const {
+    const CentrePrices<EqualState<Id, kCost>> costs{s, h};
+    return costs.mean_cost(s.in->K, [&](int i) { return s.cost(s.object_in(i), s.bidder[i]); });
+  }
+
   // The eps to begin at, after a first pass; `mean`: best value, `wanted`: gap, both per bidder.
   __device__ __forceinline__ double first_eps(bool warm, double mean, double wanted) const {
     const double uneven = unevenness();
