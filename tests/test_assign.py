@@ -48,8 +48,9 @@ def test_hundreds_of_points(kind, points, device):
 def test_points_on_a_line_are_matched_in_order(towards, squared, device, dtype):
     """In one dimension, and where all points of more lie on a line: no bids, no price war."""
     x, y = (t[..., :1] * torch.tensor(towards) + 0.1 for t in make(uniform, 2, 200, 200))
-    found = assign(x.to(device, dtype), y.to(device, dtype), squared=squared, rtol=1e-5)
-    gap = assert_valid(x.to(dtype), y.to(dtype), found, 1e-5, squared)
+    x, y = x.to(device, dtype), y.to(device, dtype)
+    found = assign(x, y, squared=squared, rtol=1e-5)
+    gap = assert_valid(x, y, found, 1e-5, squared)
     assert found.converged.all()
     assert (found.rounds == 0).all()
     assert (gap < 1e-9).all() or len(towards) > 1  # whose floats are beside the line
@@ -57,8 +58,9 @@ def test_points_on_a_line_are_matched_in_order(towards, squared, device, dtype):
 
 @pytest.mark.parametrize("noise", [1e-3, 3e-2])
 def test_points_beside_a_line(noise, device):
-    x, y = (t * torch.tensor([1.0, noise, noise]) for t in make(uniform, 2, 200, 200))
-    found = assign(x.to(device), y.to(device), rtol=1e-3)
+    x, y = make(uniform, 2, 200, 200, device=device)
+    x, y = (t * torch.tensor([1.0, noise, noise], device=device) for t in (x, y))
+    found = assign(x, y, rtol=1e-3)
     assert_valid(x, y, found, 1e-3)
     assert found.converged.all()
 

@@ -32,6 +32,10 @@ namespace assign_detail {
 
 // A cached second best that is cut off closer than this many eps to the best is looked up anew.
 constexpr double kCutoffEps = 2.0;
+// From this dimension on, costs that a scan has computed are kept for the next: reading a row takes
+// less than computing it again. Up to so many of them, which are 32 MB of floats.
+constexpr int64_t kKeptDim = 6;
+constexpr int64_t kMostKept = 1 << 23;
 
 template <typename S>
 class Auction {
@@ -53,6 +57,10 @@ class Auction {
     } else {
       point_ = to_scan(frame.bidder, frame.bidders, true);
       coords_ = to_scan(frame.object, frame.stride, false);
+      if (frame.dim >= kKeptDim && frame.bidders * frame.stride <= kMostKept) {
+        row_.resize(frame.bidders);
+        no_price_.assign(frame.stride, S(0));
+      }
     }
     refresh_prices();
   }
@@ -131,6 +139,7 @@ class Auction {
   const S* point(int64_t i) const {
     return &point_[i * (frame_.matrix ? frame_.stride : frame_.dim)];
   }
+  ScanRow<S> scan(int64_t i);
   BestTwo<S> look(int64_t i, S width);
   void rescan(int64_t i);
   void bid(int32_t i, double eps);
@@ -144,6 +153,8 @@ class Auction {
   ScanVector<S> point_;   // [bidders, dim], or the matrix [bidders, stride]
   ScanVector<S> coords_;  // [dim, stride]
   ScanVector<S> values_, price_;
+  std::vector<ScanVector<S>> row_;  // [bidders] costs [stride] of a bidder that was scanned
+  ScanVector<S> no_price_;          // [stride]
   std::vector<int32_t> found_;
   ScanVector<int32_t> candidate_;  // [bidders, kCandidates]
   ScanVector<S> candidate_cost_;
@@ -178,12 +189,29 @@ void Auction<S>::costs_to_scan() {
   }
 }
 
+// Sets values_ to those of bidder i.
+template <typename S>
+ScanRow<S> Auction<S>::scan(int64_t i) {
+  state_.spend(frame_.work(frame_.objects));
+  ScanView<S> objects = view();
+  if (row_.empty()) return scan_row(objects, point(i), values_.data(), avx2_);
+  ScanVector<S>& row = row_[i];
+  if (row.empty()) {
+    row.resize(frame_.stride);
+    objects.price = no_price_.data();
+    objects.level = S(0);
+    scan_row(objects, point(i), row.data(), avx2_);
+    objects = view();
+  }
+  objects.dim = 0;
+  return scan_row(objects, row.data(), values_.data(), avx2_);
+}
+
 template <typename S>
 void Auction<S>::rescan(int64_t i) {
   constexpr S kInf = std::numeric_limits<S>::infinity();
-  state_.spend(frame_.work(frame_.objects));
   const ScanView<S> objects = view();
-  const ScanRow<S> row = scan_row(objects, point(i), values_.data(), avx2_);
+  const ScanRow<S> row = scan(i);
   S threshold = row.threshold;
   int count = collect(objects, values_.data(), threshold, found_.data(), avx2_);
   // Ties and clusters can put too many below the threshold. Those at the best value are all
@@ -352,10 +380,9 @@ void Auction<S>::normalise() {
 // within four times that. Coordinates that float had to round allow no such bound.
 template <typename S>
 double Auction<S>::row_minimum(int64_t i) {
-  state_.spend(frame_.work(frame_.objects));
   if constexpr (std::is_same_v<S, float>) {
     const ScanView<float> objects = view();
-    const float best = scan_row(objects, point(i), values_.data(), avx2_).best;
+    const float best = scan(i).best;
     const double unit = 0x1p-24 * static_cast<double>(frame_.dim + 6);
     const double limit =
         static_cast<double>(best) * (1.0 + 4.0 * unit) + assign_float_tiny(frame_.dim);
@@ -369,7 +396,7 @@ double Auction<S>::row_minimum(int64_t i) {
     }
     return least;
   } else {
-    return scan_row(view(), point(i), values_.data(), avx2_).best;
+    return scan(i).best;
   }
 }
 
