@@ -59,6 +59,9 @@ struct AssignBatch : AssignSettings, AssignResults {
 
 // Factor between the eps of two phases. Measured flat from 4 to 7 on surfaces, blobs and noise.
 constexpr double kAssignTheta = 5.0;
+// A phase is easy if it takes at most so many bids a bidder: what scaling is for, objects that many
+// bidders contend for, is not there, so that finer phases in between would only bid again.
+constexpr double kAssignEasyBids = 1.5;
 // Where every nearest cost is 0, eps begins at this part of the cost of pairing point i with i.
 constexpr double kAssignOpeningPart = 0x1p-12;
 // Where the bidders of a matrix have several best objects, eps begins at this part of the mean
@@ -222,10 +225,11 @@ POINTLOSS_HD double assign_float_eps(double median, double mean, double floor, b
   return fmax(fmax(kAssignFloatEps * median, kAssignFloatMeanEps * mean), floor);
 }
 
-// The eps after a phase that ended at `eps` with gap `gap`: theta finer, but not finer than needed.
-POINTLOSS_HD double assign_next_eps(double eps, double gap, double target) {
+// The eps after a phase that ended at `eps` with gap `gap`: theta finer, or after an easy phase as
+// fine as the gap asks for, but not finer than needed.
+POINTLOSS_HD double assign_next_eps(double eps, double gap, double target, bool easy = false) {
   const double needed = gap > 0.0 && target > 0.0 ? eps * kAssignAim * target / gap : 0.0;
-  const double finer = eps / kAssignTheta;
+  const double finer = easy && needed > 0.0 ? needed : eps / kAssignTheta;
   const double next = needed > finer ? needed : finer;
   return next < eps / 1.5 ? next : eps / 1.5;
 }

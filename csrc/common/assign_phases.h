@@ -44,8 +44,9 @@ enum class AssignOutcome {
 //
 // auction.run_phase(S(0), eps, round_limit, bid_limit) assigns every bidder, or returns false if a
 // bound was hit or none is feasible(); measure_slack(S(0), tolerance) and certify() say what it is
-// worth; keep_phase() remembers it, drop_slack(eps) takes its object from every bidder that is not
-// within eps, restore_or_complete() makes an assignment of a phase that was cut short.
+// worth, was_easy() whether it took few bids; keep_phase() remembers it, drop_slack(eps) takes its
+// object from every bidder that is not within eps, restore_or_complete() makes an assignment of a
+// phase that was cut short.
 #ifdef __CUDACC__
 #pragma nv_exec_check_disable  // whoever calls this on a GPU has an auction of the GPU
 #endif
@@ -73,7 +74,7 @@ POINTLOSS_HD AssignOutcome assign_phases(Auction& auction, double& eps, AssignTo
       if (last && !kFloat) return AssignOutcome::kStopped;
     }
     auction.keep_phase();
-    eps = fmax(assign_next_eps(eps, gap, slack.target), slack.finest);
+    eps = fmax(assign_next_eps(eps, gap, slack.target, auction.was_easy()), slack.finest);
     auction.drop_slack(eps);
     if (kFloat && eps < slack.finest_float) return AssignOutcome::kNeedsDouble;
   }

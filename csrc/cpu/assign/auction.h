@@ -107,6 +107,7 @@ class Auction {
   bool run_phase(S, double& eps, int64_t round_limit, int64_t bid_limit);
   double float_floor() const { return assign_float_floor(frame_.dim, frame_.squared); }
   bool feasible() const { return state_.feasible; }
+  bool was_easy() const { return easy_; }
   bool certifies_float() const { return frame_.float_exact; }
   int64_t rounds() const { return state_.rounds; }
   void keep_phase() { assign_detail::keep_phase(state_); }
@@ -162,6 +163,7 @@ class Auction {
   std::vector<S> bound_;       // no object outside the candidates has a value below this
   std::vector<double> slack_;
   std::vector<int32_t> queue_, next_;
+  bool easy_ = false;  // the last phase
 };
 
 template <typename S>
@@ -322,10 +324,14 @@ bool Auction<S>::run_phase(S, double& eps, int64_t round_limit, int64_t bid_limi
   double growth = kAssignTheta * kAssignTheta;
   while (true) {
     if (queue_.empty()) refill();
-    if (queue_.empty()) return true;
+    if (queue_.empty()) {
+      easy_ = static_cast<double>(bids) <= kAssignEasyBids * static_cast<double>(frame_.bidders);
+      return true;
+    }
     if (state_.rounds >= round_limit || (bid_limit >= 0 && bids > bid_limit)) return false;
     if (bids - war_start > kAssignWarBids * frame_.bidders) {
       if (!state_.last_partner.empty() || frame_.forbids) {
+        easy_ = false;
         const bool whole = Paths(frame_, state_).finish(round_limit);
         refresh_prices();
         return whole;

@@ -73,14 +73,9 @@ struct BestTwo {
   int32_t object;
 };
 
+// Of the groups' minima.
 template <typename S>
-ScanRow<S> reduce_groups(const S* group, int count) {
-  S least[kScanGroups];
-  std::copy(group, group + kScanGroups, least);
-  for (int g = kScanGroups; g < count; ++g) {
-    S& slot = least[g % kScanGroups];
-    slot = group[g] < slot ? group[g] : slot;
-  }
+ScanRow<S> reduce_groups(const S* least) {
   ScanRow<S> row{least[0], least[0]};
   for (int g = 1; g < kScanGroups; ++g) {
     row.best = std::min(row.best, least[g]);
@@ -103,7 +98,7 @@ ScanRow<S> scan_row_portable(const ScanView<S>& view, const S* point, S* values)
     values[j] = cost + std::max(view.price[j], view.level);
     group[j % kScanGroups] = std::min(group[j % kScanGroups], values[j]);
   }
-  return reduce_groups(group, kScanGroups);
+  return reduce_groups(group);
 }
 
 // Indices of the values <= threshold in ascending order; stops beyond kCandidates.
@@ -228,9 +223,11 @@ POINTLOSS_AVX2 ScanRow<typename A::S> scan_row_avx2(const ScanView<typename A::S
       group[u] = A::min(group[u], v);
     }
   }
-  typename A::S flat[kUnroll * A::kLanes];
-  for (int u = 0; u < kUnroll; ++u) A::store(flat + u * A::kLanes, group[u]);
-  return reduce_groups(flat, kUnroll * A::kLanes);
+  constexpr int kParts = kScanGroups / A::kLanes;
+  typename A::S least[kScanGroups];
+  for (int u = kParts; u < kUnroll; ++u) group[u % kParts] = A::min(group[u % kParts], group[u]);
+  for (int u = 0; u < kParts; ++u) A::store(least + u * A::kLanes, group[u]);
+  return reduce_groups(least);
 }
 
 template <class A>

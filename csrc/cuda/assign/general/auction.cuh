@@ -29,6 +29,7 @@ struct Auction : Certificate {
   // As assign_phases() asks for them.
   __device__ double float_floor() const { return assign_float_floor(c.dim, c.squared); }
   __device__ bool feasible() const { return possible; }
+  __device__ bool was_easy() const { return false; }  // a round's losers bid again in any case
   __device__ bool certifies_float() const { return true; }
   __device__ int64_t rounds() const { return rounds_taken; }
 
