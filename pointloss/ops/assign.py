@@ -59,7 +59,8 @@ def assign(
     linear_sum_assignment: every row of fewer rows than columns gets its own column, at least mean
     cost, and the other way round.
 
-    Solved by an eps-scaled auction (Bertsekas 1988, "The auction algorithm"). The matching is an
+    Solved by an eps-scaled auction (Bertsekas 1988, "The auction algorithm"); clouds of equal size
+    on a line, as in one dimension, by sorting them along it (0 rounds). The matching is an
     injection on every input, a bijection for equal sizes, never many-to-one; how far it may be
     from the optimum is certified by linear-programming duality: for any prices p >= 0 the sum of
     min_j (c_ij + p_j) over the smaller cloud's points less the sum of the prices bounds the

@@ -2,8 +2,9 @@
 // Certified assignment of one pair of point clouds, or by one matrix of costs, on one CPU core:
 // solve_assignment().
 //
-// Checks and scales the input, runs the auction of auction.h (float scans, then double scans
-// when eps asks for it), and writes matching, prices and certificate in input units.
+// Checks and scales the input, matches clouds on a line in order (line.h) and runs the auction of
+// auction.h for the others (float scans, then double scans when eps asks for it), and writes
+// matching, prices and certificate in input units.
 // Bad input never throws or hangs: a length outside [0, N] or [0, M] gives idx -1, a non-finite
 // coordinate or a cost of NaN or -infinity an arbitrary injection, both with cost NaN and gap
 // infinity; costs without a matching idx -1, with cost and gap infinity.

@@ -37,7 +37,7 @@ __host__ __device__ constexpr bool has_unequal(int64_t L, int64_t dim) {
 
 // What the kernels that follow each other on a pair tell the next.
 struct PairHead {
-  bool finite, solved;  // the input is; an integer solver left prices and an assignment
+  bool finite, solved;  // the input is; prices and an assignment are there to be certified
   int exponent;  // the clouds or costs are scaled by 2^-exponent; INT_MIN: all points coincide
   int64_t rounds;
   double eps;
