@@ -59,9 +59,6 @@ struct AssignBatch : AssignSettings, AssignResults {
 
 // Factor between the eps of two phases. Measured flat from 4 to 7 on surfaces, blobs and noise.
 constexpr double kAssignTheta = 5.0;
-// A phase is easy if it takes at most so many bids a bidder: what scaling is for, objects that many
-// bidders contend for, is not there, so that finer phases in between would only bid again.
-constexpr double kAssignEasyBids = 1.5;
 // Where every nearest cost is 0, eps begins at this part of the cost of pairing point i with i.
 constexpr double kAssignOpeningPart = 0x1p-12;
 // Where the bidders of a matrix have several best objects, eps begins at this part of the mean
