@@ -98,20 +98,10 @@ def test_the_points_without_a_partner_wage_no_price_war(program):
     assert check(program, x, y, deterministic=True).rounds < 200
 
 
-def test_a_price_war_among_duplicates_ends_in_paths(program):
-    """Bids alone take 3083 rounds."""
+def test_the_rest_of_duplicates_is_for_paths(program):
+    """Bids until nobody is left take 3083 rounds."""
     x, y = make(duplicates, 1, 130, 130)
-    assert check(program, x, y, deterministic=True).rounds < 1000
-
-
-def test_costs_of_zero_are_for_the_integer_solver(program):
-    """The prices of a cloud's matching with itself leave a unit a bidder, and nothing to divide it
-    by."""
-    x, _ = make(surface, 1, 130, 130)
-    found, solved, more = assign(program, x[0], x[0].flip(0))
-    assert solved
-    assert more == 0
-    assert found.cost == found.gap == 0
+    assert check(program, x, y, deterministic=True).rounds < 500
 
 
 def test_points_on_a_line(program):

@@ -54,11 +54,12 @@ constexpr int kWideLeastLeft = 16;
 // The last eps is this many times the gap per bidder that is wanted: the mean slack is well below
 // eps. H200: at 1.6, blobs miss the gap narrowly and need another phase.
 constexpr double kLastEps = 1.4;
-// An auction is a price war after this many bids of a warp per turn of all bidders: few bids raise
-// the prices of many objects that are about equally good for all of them, and paths, which raise
-// them at once, are the way out. Emulated at 1024 bidders: duplicates in four places take 10300
-// rounds at 64 and 900 at 4; a surface's auctions end before that at 8.
-constexpr int kWarTurns = 8;
+// An auction is given up after this many bids of a warp per turn of all bidders. Chosen: a bound.
+constexpr int kPhaseTurns = 64;
+// After this many where all bidders coincide with objects: the rest is a price war, as among
+// duplicates, which paths end. Emulated: 2048 points in four places take 640 rounds at 8, 352 at 4,
+// 208 at 2 and 378 at 1, in 27 places 773, 488, 315 and 203, with more rows in each.
+constexpr int kCoincidentTurns = 4;
 constexpr int kMaxPhases = 64;
 // If even eps = 1 leaves a relative gap above this, costs differ by too much for integers. Chosen.
 constexpr double kCoarseGap = 1e-3;
@@ -76,6 +77,9 @@ constexpr double kSpareEps = 0.5;
 // prefers a few objects hundreds. kNearEps is used three standard deviations below the first
 // number, or above the second.
 constexpr double kTwoSamples = 1.7, kFarCloud = 16.0;
+// Where the nearest costs are 0, prices of the centre are taken only if objects are this many times
+// as far from it as bidders. Emulated: else duplicates begin with coarse phases of price wars.
+constexpr double kFarAsExtent = 2.0;
 // First eps after prices of the centre (opening.cuh), as a part of the mean error of those. H200,
 // blob: 77 instead of 470 bids in a row, 1.1 instead of 6.4 ms.
 constexpr double kCentreEps = 0.05;

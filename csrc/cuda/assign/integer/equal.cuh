@@ -9,9 +9,9 @@
 // all without an object bid until few are left (equal_auction.cuh). If objects that bidders have
 // left are dearer than the level, as many dummies lack an object: the level rises until there are
 // enough, whoever has an object below it loses it, and the bidding goes on. The few without an
-// object wait for the next phase. In the last, and where the bidding is a price war, shortest
-// augmenting paths match them and the dummies (augmenting_paths.cuh). Below the target gap the
-// solver ends, else eps shrinks by the ratio that is missing.
+// object wait for the next phase; in the last, shortest augmenting paths match them and the dummies
+// (augmenting_paths.cuh). Below the target gap the solver ends, else eps shrinks by the ratio that
+// is missing.
 // Source: D. P. Bertsekas, "The auction algorithm", Annals of Operations Research 14 (1988).
 // Dummies: D. P. Bertsekas, D. A. Castanon, "A forward/reverse auction algorithm for asymmetric
 // assignment problems", Computational Optimization and Applications 1 (1992).
@@ -261,16 +261,13 @@ struct EqualSolver {
         if (next < 0.0) {
           const Opening<Id, kCost, Blocks> opening{s, h};
           next = opening.first_eps(warm, best / s.in->K, s.in->tolerance(best) / s.N);
-          // Coincident points can make every nearest cost 0 while the assignment is not free.
-          if (sums.dual <= 0.0) next = kAssignOpeningPart * opening.mean_identity();
         }
       } else if (abandoned) {
         next = best / s.in->K;
       } else if (!last_phase) {
         next /= kAssignTheta;
       } else {
-        // A unit per bidder may be all that costs of nearly 0 leave: the certificate judges that.
-        if (next <= 1.0) return sums.gap() <= fmax(kCoarseGap * sums.primal, 2.0 * s.in->K);
+        if (next <= 1.0) return sums.gap() <= kCoarseGap * sums.primal;
         next *= fmin(fmax(0.8 * tolerance / sums.gap(), 0.25), 0.8);
       }
       if (!last_phase && next < 1.6 * finest) next = finest;
@@ -281,7 +278,8 @@ struct EqualSolver {
       int count = queue_slack();
       const bool fine_start = warm && phase == 0 && next < best / s.in->K;
       EqualAuction<Id, kCost, Blocks> auction{s, h, eps};
-      int64_t turns = int64_t{kWarTurns} * (s.N / kIntegerWarps + 8);
+      int64_t turns = int64_t{kPhaseTurns} * (s.N / kIntegerWarps + 8);
+      if (phase == 0 && sums.dual <= 0.0) turns = kCoincidentTurns * (s.N / kIntegerWarps + 8);
       if (fine_start) turns = kWarmTurns * (s.N / auction.at_once() + 8);
       turns = min(turns, s.in->round_limit - rounds);
       int taken = 0;
@@ -290,10 +288,9 @@ struct EqualSolver {
         count = taken < turns && h.overflow == 0 && raise_level(left) ? queue_free() : -1;
       } while (count >= 0);
       rounds += taken;
-      const bool war = taken >= turns;
-      abandoned = war && fine_start;
+      abandoned = fine_start && taken >= turns;
       last_phase = last_phase && !abandoned;
-      if (last_phase || (war && !abandoned)) match_rest();
+      if (last_phase) match_rest();
       if (h.overflow != 0 || rounds >= s.in->round_limit) return false;
     }
     return false;

@@ -94,7 +94,9 @@ struct CentrePrices {
     // About how far a bidder's best value is below the centre's at most, in the mean: by the
     // triangle inequality, or, in squares, by that of Cauchy and Schwarz.
     const double extent = s.squared() ? 2.0 * sqrt(own * far) : own;
-    if (far <= extent || far - extent <= sampled_nearest()) return -1.0;
+    if (far <= extent) return -1.0;
+    const double nearest = sampled_nearest();
+    if (far - extent <= nearest || (nearest == 0.0 && far < kFarAsExtent * extent)) return -1.0;
     for (int j = s.thread(); j < s.N; j += s.threads()) s.set_price(j, price(j));
     s.sync();
     return extent;
@@ -181,12 +183,6 @@ struct Opening {
                        static_cast<double>(h.worst)};
     s.sync();  // before anyone writes the next sums
     return found;
-  }
-
-  // Mean cost of pairing point i with i.
-  __device__ __forceinline__ double mean_identity() const {
-    const CentrePrices<EqualState<Id, kCost>> costs{s, h};
-    return costs.mean_cost(s.in->K, [&](int i) { return s.cost(s.object_in(i), s.bidder[i]); });
   }
 
   // The eps to begin at, after a first pass; `mean`: best value, `wanted`: gap, both per bidder.

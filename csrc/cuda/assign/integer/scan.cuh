@@ -28,14 +28,11 @@ __device__ __forceinline__ int group_bound(const State& s, int g, float4 p) {
   return __float2int_rd(cost) - 2 + s.box_price[g];
 }
 
-// The best two of all lanes. On a tie the first lane from number `turn` on wins, round and round:
-// bidders of equal objects, each with a turn of its own, do not all want the same.
-__device__ __forceinline__ BestTwo<int> best_of_warp(int best, int second, int object,
-                                                     int turn = 0) {
+// The best two of all lanes. On a tie the lowest lane wins.
+__device__ __forceinline__ BestTwo<int> best_of_warp(int best, int second, int object) {
   BestTwo<int> top;
   top.best = warp_min(best);
-  const unsigned ties = __ballot_sync(kWholeWarp, best == top.best), from = turn % 32;
-  const int lane = (__ffs(ties >> from | ties << (32 - from) % 32) - 1 + from) % 32;
+  const int lane = __ffs(__ballot_sync(kWholeWarp, best == top.best)) - 1;
   top.object = __shfl_sync(kWholeWarp, object, lane);
   top.second = warp_min(static_cast<int>(threadIdx.x % 32) == lane ? second : best);
   return top;
@@ -88,8 +85,8 @@ __device__ __forceinline__ void visit_groups(const State& s, float4 p, Within wi
 template <class Id, Cost kCost, class Blocks>
 __device__ __forceinline__ BestTwo<int> best_two_cached(
     const EqualState<Id, kCost, Blocks>& s,
-    const typename EqualState<Id, kCost, Blocks>::CachedPair& pair, int i, float4 p) {
-  // On ties the first lane, then the lowest object wins, as in refill_cache(): the result does not
+    const typename EqualState<Id, kCost, Blocks>::CachedPair& pair, float4 p) {
+  // On ties the lowest lane, then the lowest object wins, as in refill_cache(): the result does not
   // depend on what happens to be cached.
   const int a = pair.a, b = pair.b;
   // Both are read at once: object 0 in place of none.
@@ -97,7 +94,7 @@ __device__ __forceinline__ BestTwo<int> best_two_cached(
   const int at_a = s.value(oa, p), at_b = s.value(ob, p);
   const int va = a != s.kNone ? at_a : INT_MAX, vb = b != s.kNone ? at_b : INT_MAX;
   const bool swap = vb < va || (vb == va && b < a);
-  return best_of_warp(swap ? vb : va, swap ? va : vb, swap ? b : a, i);
+  return best_of_warp(swap ? vb : va, swap ? va : vb, swap ? b : a);
 }
 
 // Scans all groups that may hold a value below `limit` and refills the cache. Prices that rise
@@ -129,7 +126,7 @@ __device__ __forceinline__ BestTwo<int> refill_cache(const EqualState<Id, kCost,
   if (lane == 0) s.cache_bound[i] = bound;
   s.cluster.publish();  // whoever evicts bidder i reads them next
   __syncwarp();
-  BestTwo<int> top = best_of_warp(b1, b2, i1, i);
+  BestTwo<int> top = best_of_warp(b1, b2, i1);
   // A skipped object may be second best or best then: a bid counts on no more than its bound.
   top.second = min(top.second, max(top.best, bound));
   return top;
@@ -145,7 +142,7 @@ __device__ __forceinline__ BestTwo<int> best_two(const EqualState<Id, kCost, Blo
   const auto pair = load_fresh(s.cache + static_cast<int64_t>(i) * 32 + threadIdx.x % 32);
   int limit = kFar;
   if (bound != INT_MIN) {
-    const BestTwo<int> top = best_two_cached(s, pair, i, p);
+    const BestTwo<int> top = best_two_cached(s, pair, p);
     if (top.second < bound) return top;
     limit = top.second;
   } else {
