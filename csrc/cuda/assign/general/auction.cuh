@@ -330,7 +330,9 @@ struct Auction : Certificate {
     double gap = INFINITY, eps = c.head->eps;
     if (unassigned() == 0.0) {
       gap = gap_of_rows();
-      if (gap <= fmax(tolerance.relative(mean_size), exact) || rounds_taken >= limit) return gap;
+      // A matching on a line takes no bids, and is the optimum if no gap can be told from 0.
+      const double enough = fmax(tolerance.relative(mean_size), rounds_taken > 0 ? 0.0 : exact);
+      if (gap <= enough || rounds_taken >= limit) return gap;
       // Integer prices lie between rounded costs. Where many bidders pay the same or nothing, as
       // among duplicates, what rounding adds up to can be more than the gap of the few who travel.
       tighten();
