@@ -107,7 +107,7 @@ def test_same_bits_of_many_points(kind, points, cuda, deterministic):
 @pytest.mark.parametrize(("batch", "points"), [(70, 300), (40, 700), (40, 4500)])
 def test_same_bits_in_a_batch_of_any_size(batch, points, cuda, deterministic):
     """The larger a batch, the fewer blocks each cloud has: on an H200 one or two, three to five,
-    and in a team three or five."""
+    one or a team of five."""
     x, y = make(surface, batch, points, points, device=cuda)
     together = assign(x, y)
     for clouds in (slice(0, 1), slice(batch - 15, batch)):
