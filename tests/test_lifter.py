@@ -144,7 +144,7 @@ def test_a_rig_finds_the_same_place_on_moved_copies():
     cloud = torch.rand(64, 3) * torch.tensor([1.0, 0.5, 0.2])
     shift = torch.tensor([[0.0, 0, 0], [0.02, 0, 0], [0, -0.02, 0]])
     clouds = cloud + shift[:, None]
-    one, two = rigs.assigned_rigs("box", ["a", "b", "c"], clouds, 2, (6, 8), "cpu")
+    one, two = rigs.assigned_rigs("box", ["a", "b", "c"], clouds, 2, (6, 8))
     assert one.joints.sum() == 6
     assert two.joints.sum() == 8
     torch.testing.assert_close(
@@ -314,7 +314,7 @@ def few(monkeypatch):
 def test_training_without_drawn_trees_is_validated_without_them(words, few):
     config = configs.load(train.DEFAULT.parent / "lifter-tiny.toml")
     config = configs.override(config, [*words[3::2], "lifting.trees=0"])
-    opened = lifting.open_rigs(config, "cpu")
+    opened = lifting.open_rigs(config)
     assert not opened.train[2]
     assert len(opened.val) == len(opened.seen)
 

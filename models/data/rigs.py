@@ -92,21 +92,21 @@ def assigned_rigs(
     clouds: Tensor,
     known: int,
     counts: Sequence[int],
-    device: str,
     firsts: Sequence[int | None] = (),
 ) -> list[Rig]:
     """A rig on clouds [O, P, 3] for each of `counts` anchors.
 
     The first `known` clouds give the barycentre, so that nothing of a test object goes into a rig.
+    On the CPU, where a matching is the same every time: the rigs of a run are those of its scores.
     `firsts`: of each rig the number of the barycentre's point that is its first anchor, see
     `farthest`.
     """
-    clouds = clouds[:, :POINTS]
-    middle = mean_shape(clouds[:known], device)
+    clouds = clouds[:, :POINTS].cpu()
+    middle = mean_shape(clouds[:known], "cpu")
     partners = []
-    for part in clouds.to(device).split(16):
-        match = assign(middle.to(device).expand_as(part), part, rtol=0.05)
-        partners.append(torch.gather(part, 1, match.idx[..., None].expand(-1, -1, 3)).cpu())
+    for part in clouds.split(16):
+        match = assign(middle.expand_as(part), part, rtol=0.05)
+        partners.append(torch.gather(part, 1, match.idx[..., None].expand(-1, -1, 3)))
     partner = torch.cat(partners)  # [O, P, 3] in the order of the barycentre's points
     rigs = []
     for count, first in zip(counts, firsts or [None] * len(counts), strict=True):

@@ -59,7 +59,7 @@ class Rigs(NamedTuple):
     other: list[Rig]  # likewise of test[OTHER]
 
 
-def open_rigs(config: Config, device: str) -> Rigs:
+def open_rigs(config: Config) -> Rigs:
     """All rigs: on the clouds of the set, made-up bodies, drawn trees."""
     options = config.lifting
     held_out = options.held_out.split()
@@ -86,7 +86,6 @@ def open_rigs(config: Config, device: str) -> Rigs:
             clouds,
             known,
             [options.anchors, options.other_anchors, *(sizes[k] for k in drawn)],
-            device,
             [None, None, *starts],
         )
         train, val, test = torch.arange(len(objects)).split(counts)
@@ -172,7 +171,7 @@ class Lifting(Task):
 
     @cached_property
     def rigs(self) -> Rigs:
-        return open_rigs(self.config, self.device)
+        return open_rigs(self.config)
 
     @cached_property
     def pool(self) -> Pool:
