@@ -115,7 +115,8 @@ def test_opcheck(device):
         clouds, pairs = (x, y, *lengths), (found.idx, found.cost)
         args = (*clouds, *pairs, found.converged, False, *reductions)
         torch.library.opcheck(ops.emd.default, args)
-        torch.library.opcheck(ops.emd.watched, (*args, missed), test_utils="test_schema")
+        if device.type == "cpu":  # opcheck copies its arguments into memory that is not pinned
+            torch.library.opcheck(ops.emd.watched, (*args, missed), test_utils="test_schema")
         args = (grad, *clouds, *pairs, False, *reductions, *needed)
         torch.library.opcheck(ops.emd_backward.default, args)
     assert not missed

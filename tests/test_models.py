@@ -58,8 +58,12 @@ COMMITTED = sorted(  # of clouds; test_results has the others
 
 
 def test_the_run_that_readme_shows_is_the_default():
-    config = configs.load(RESULTS / "default" / "config.toml")
-    assert config == configs.load(train.DEFAULT)
+    """But for the settings of systems that it does not run."""
+    config, default = (
+        configs.load(path) for path in (RESULTS / "default" / "config.toml", train.DEFAULT)
+    )
+    for section in ("network", "data", "augment", "loss", "optim", "evaluate"):
+        assert getattr(config, section) == getattr(default, section)
 
 
 @pytest.mark.parametrize("name", COMMITTED, ids=str)
