@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import baselines, harness
-from pointloss import nearest, nearest_both, reference
+from pointloss import NearestIndex, nearest, nearest_both, reference
 from pointloss.testing.clouds import (
     EQUIDISTANT,
     blob,
@@ -90,6 +90,22 @@ def test_far_from_all(benchmark, kind, points):
     harness.measure(benchmark, lambda: nearest_both(x, y), rounds=10 if ON_GPU else 3)
     benchmark.extra_info.update(
         op="nearest", method="pointloss", kind=kind.__name__, batch=1, points=points
+    )
+
+
+@pytest.mark.parametrize("part", ["build", "query"])
+@pytest.mark.parametrize("points", [16384, 131072, 1048576] if ON_GPU else [16384, 131072])
+def test_index(benchmark, points, part):
+    """A target that stays: its index built, and asked once, one direction."""
+    x, y = make(surface, 1, points, points, device=harness.device())
+    index = NearestIndex(y)
+    found, expected = index.query(x), nearest(x, y)
+    assert torch.equal(found.dist, expected.dist)
+    assert torch.equal(found.idx, expected.idx)
+    calls = {"build": lambda: NearestIndex(y), "query": lambda: index.query(x)}
+    harness.measure(benchmark, calls[part], rounds=10 if ON_GPU else 3)
+    benchmark.extra_info.update(
+        op="nearest", method="pointloss", kind=f"surface, index, {part}", batch=1, points=points
     )
 
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
-// The op schemas of the library pointloss/_ops.so. No bodies: each op registers its own
-// implementation in csrc/cpu/<op>.cpp and csrc/cuda/<op>.cu.
+// The schemas of the ops in the library pointloss/_ops.so. No bodies: an op is registered in
+// csrc/cpu/<op>.cpp and csrc/cuda/<op>.cu. Where no file has its whole name (nearest_query,
+// emd_backward, price_cache_read), it is in that of the longest beginning (nearest, emd,
+// price_cache).
 #include "build_info.h"
 
 #include <torch/csrc/stable/library.h>
