@@ -141,6 +141,17 @@ def test_neither_schedule_nor_blocks_change_what_is_deterministic(sizes, team, p
         assert torch.equal(again.price, found.price)
 
 
+@pytest.mark.parametrize("kind", [surface, noisy], ids=lambda k: k.__name__)
+def test_a_pair_in_a_batch_of_longer_ones_is_solved_alike(kind, program):
+    """Ids are as long as the longest pair asks for."""
+    x, y = make(kind, 1, 300, 300)
+    alone, beside = (
+        assign(program, x[0], y[0], deterministic=True, long_ids=long)[0] for long in (False, True)
+    )
+    assert torch.equal(alone.idx, beside.idx)
+    assert torch.equal(alone.price, beside.price)
+
+
 @pytest.mark.parametrize(("points", "seed"), [(130, 0), (130, 3), (300, 3)])
 def test_rounding_is_not_left_to_the_general_solver(points, seed, program):
     """Of many equal costs the rounding adds up to more than the gap that the integers leave."""

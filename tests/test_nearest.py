@@ -158,7 +158,6 @@ def test_the_cpu_tree_in_every_form(dim, norm, dtype):
                 assert torch.equal(a.idx, b.idx)
 
 
-@pytest.mark.sanitize
 @pytest.mark.parametrize("norm", [1, 2])
 def test_one_axis_on_the_cpu(norm, dtype):
     """Ties by value, by rounding, by squares that underflow or overflow; points that are none."""
@@ -178,6 +177,7 @@ def test_one_axis_on_the_cpu(norm, dtype):
                 torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.sanitize
 def test_tree_conventions(device):
     """NaN, infinity, lengths and empty clouds are the same to the tree as to brute force."""
     for n, m in ((700, 900), (700, 9000)):

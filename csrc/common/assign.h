@@ -222,8 +222,8 @@ POINTLOSS_HD double assign_float_eps(double median, double mean, double floor, b
   return fmax(fmax(kAssignFloatEps * median, kAssignFloatMeanEps * mean), floor);
 }
 
-// The eps after a phase that ended at `eps` with gap `gap`: theta finer, or after an easy phase as
-// fine as the gap asks for, but not finer than needed.
+// The eps after a phase that ended at `eps` with gap `gap`: theta finer, but not finer than the gap
+// asks for; after an easy phase just that.
 POINTLOSS_HD double assign_next_eps(double eps, double gap, double target, bool easy = false) {
   const double needed = gap > 0.0 && target > 0.0 ? eps * kAssignAim * target / gap : 0.0;
   const double finer = easy && needed > 0.0 ? needed : eps / kAssignTheta;

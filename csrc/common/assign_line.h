@@ -26,8 +26,8 @@ POINTLOSS_HD double assign_line_cost(double a, double b, bool squared) {
   return squared ? t * t : fabs(t);
 }
 
-// What the price of the next object exceeds that of an object b by, which a bidder at a has and one
-// at next_a has the next: the middle of what keeps both from changing places.
+// Price of object next_b less that of b, if the bidder at a has b and the one at next_a has next_b:
+// the middle of the interval in which neither prefers the other's object.
 POINTLOSS_HD double assign_line_step(double a, double b, double next_a, double next_b,
                                      bool squared) {
   const double least = assign_line_cost(a, b, squared) - assign_line_cost(a, next_b, squared);

@@ -44,7 +44,7 @@ enum class AssignOutcome {
 //
 // auction.run_phase(S(0), eps, round_limit, bid_limit) assigns every bidder, or returns false if a
 // bound was hit or none is feasible(); measure_slack(S(0), tolerance) and certify() say what it is
-// worth, was_easy() whether phases between it and the last teach nothing; keep_phase() remembers
+// worth, was_easy() whether the next phase may as well be the last; keep_phase() remembers
 // it, drop_slack(eps) takes its object from every bidder that is not within eps,
 // restore_or_complete() makes an assignment of a phase that was cut short.
 #ifdef __CUDACC__

@@ -118,10 +118,11 @@ def assign(
     Determinism: each cloud's result is independent of the rest of the batch. The CPU returns the
     same bits for the same input. On CUDA, bidders race if the points have up to three dimensions
     and the larger cloud has at most 4096 of them, or fewer than 2^18 and at most a quarter more
-    than the smaller; so another call may return another matching within its certificate. Under
-    torch.use_deterministic_algorithms(True) they bid in rounds, and the bits are the same, in a
-    batch of any size. All other clouds give the same bits without it. CPU and CUDA may return
-    different matchings.
+    than the smaller; so another call may return another matching within its certificate. Clouds
+    of equal size on a line, or so close to one that rtol allows it, are matched in order without
+    bids, the same every time. Under torch.use_deterministic_algorithms(True) bidders bid in rounds,
+    and the bits are the same, in a batch of any size. All other clouds give the same bits without
+    it. CPU and CUDA may return different matchings.
 
     Example:
         >>> x = torch.tensor([[0.0, 0], [1, 0]])

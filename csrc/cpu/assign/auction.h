@@ -32,15 +32,15 @@ namespace assign_detail {
 
 // A cached second best that is cut off closer than this many eps to the best is looked up anew.
 constexpr double kCutoffEps = 2.0;
-// A phase is easy if it takes at most so many bids a bidder and leaves at least this part of eps as
-// slack, else eps may only be too coarse: objects that many contend for, which are what scaling is
-// for, are not there, and phases in between would only bid again. Mean slack after the first phase:
-// noisy copies 0.32 eps, uniform clouds of 16 dimensions 0.13, of 64 0.06.
+// A phase is easy if it takes at most so many bids a bidder: no object is contended for, which is
+// what scaling is for, so phases in between would only bid again. It also has to leave at least
+// this part of eps as slack, or eps was merely too coarse to tell objects apart. Mean slack after
+// the first phase: noisy copies 0.32 eps, uniform clouds of 16 dimensions 0.13, of 64 0.06.
 constexpr double kEasyBids = 1.5, kEasySlack = 0.25;
 // From this dimension on, costs that a scan has computed are kept for the next: reading a row takes
-// less than computing it again. Up to so many of them, which are 32 MB of floats.
+// less than computing it again. Up to so many bytes of them for each thread.
 constexpr int64_t kKeptDim = 6;
-constexpr int64_t kMostKept = 1 << 23;
+constexpr int64_t kMostKept = 1 << 25;
 
 template <typename S>
 class Auction {
@@ -62,7 +62,8 @@ class Auction {
     } else {
       point_ = to_scan(frame.bidder, frame.bidders, true);
       coords_ = to_scan(frame.object, frame.stride, false);
-      if (frame.dim >= kKeptDim && frame.bidders * frame.stride <= kMostKept) {
+      if (frame.dim >= kKeptDim &&
+          frame.bidders * frame.stride <= kMostKept / static_cast<int64_t>(sizeof(S))) {
         row_.resize(frame.bidders);
         no_price_.assign(frame.stride, S(0));
       }

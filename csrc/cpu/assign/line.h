@@ -4,8 +4,9 @@
 // Cost: two sorts, and the certificate's scan of all pairs.
 #pragma once
 
-#include <numeric>
+#include <algorithm>
 #include <optional>
+#include <vector>
 
 #include "../../common/assign_line.h"
 #include "opening.h"

@@ -5,7 +5,8 @@
 // is monotone, so to either side of it distances as computed do not fall: those that equal the
 // least are a run around the place, whose lowest index a tree of minima tells.
 // Cost: three passes of a radix sort for float, six for double, then some operations a query.
-// Memory: four words a point, two more while it is sorted.
+// Memory: 20 bytes a point for float and 24 for double, 16 and 32 more while it is sorted. The sort
+// of a cloud runs on one thread.
 #pragma once
 
 #include <algorithm>

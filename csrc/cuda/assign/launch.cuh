@@ -33,8 +33,8 @@ cudaError_t launch_clusters(void (*kernel)(AssignPlan, Params...), const AssignP
 }
 
 // Launches the solver for equal sizes of at most `points` with wide ids. A pair has a team of
-// blocks: as many as run at once, one on a multiprocessor, but with a group of objects for every
-// warp; or if those are few, one block.
+// blocks: as many as run at once, one on a multiprocessor, and not more than have a group of
+// objects for every warp. If those are few, it has one block.
 inline cudaError_t launch_wide(const AssignPlan& plan, int64_t points, unsigned blocks,
                                cudaStream_t stream) {
   int processors = 0;

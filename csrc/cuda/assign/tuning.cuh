@@ -46,15 +46,16 @@ constexpr int64_t kShortIds = 60000;
 // triples the bids; paths in every phase double the rounds.
 constexpr float kLeftPart = 0x1p-8f;
 constexpr int kLeastLeft = 4;
-// The same with ids of 32 bits. H200, torus, 1 x 16384: with 64, 32, 16, 8 left the auctions take
-// 12, 27, 56, 108 ms and the paths 298, 202, 92, 54; 8 x 8192: with 32, 16, 8 left 24, 41, 70 and
-// 141, 55, 32 ms.
-constexpr float kWideLeftPart = 0x1p-10f;
-constexpr int kWideLeastLeft = 16;
+// The same with more than kSmallObjects objects. H200, torus, 1 x 16384: with 64, 32, 16, 8 left
+// the auctions take 12, 27, 56, 108 ms and the paths 298, 202, 92, 54; 8 x 8192: with 32, 16, 8
+// left 24, 41, 70 and 141, 55, 32 ms.
+constexpr float kLargeLeftPart = 0x1p-10f;
+constexpr int kLargeLeastLeft = 16;
 // The last eps is this many times the gap per bidder that is wanted: the mean slack is well below
 // eps. H200: at 1.6, blobs miss the gap narrowly and need another phase.
 constexpr double kLastEps = 1.4;
-// An auction is given up after this many bids of a warp per turn of all bidders. Chosen: a bound.
+// An auction is given up after this many bids of a warp per turn of one block's warps over all
+// bidders. Chosen: a bound.
 constexpr int kPhaseTurns = 64;
 // After this many where all bidders coincide with objects: the rest is a price war, as among
 // duplicates, which paths end. Emulated: 2048 points in four places take 640 rounds at 8, 352 at 4,

@@ -330,7 +330,8 @@ struct Auction : Certificate {
     double gap = INFINITY, eps = c.head->eps;
     if (unassigned() == 0.0) {
       gap = gap_of_rows();
-      // A matching on a line takes no bids, and is the optimum if no gap can be told from 0.
+      // What took no bids (a line, a warm start that holds) is the optimum if no gap can be told
+      // from 0.
       const double enough = fmax(tolerance.relative(mean_size), rounds_taken > 0 ? 0.0 : exact);
       if (gap <= enough || rounds_taken >= limit) return gap;
       // Integer prices lie between rounded costs. Where many bidders pay the same or nothing, as

@@ -3,8 +3,9 @@
 // common/assign_line.h. It keeps such clouds, whose price wars are long, from the auctions.
 //
 // Map: a thread takes points k, k + kGeneralThreads, ...; of the prices, points next to each other.
-// Cost: a pass over the points of other clouds; else two bitonic sorts in global memory and the
-// certificate.
+// Cost: three passes over the points of other clouds; else two bitonic sorts in global memory and
+// the certificate, a scan of all pairs by the one block. Points closer than the low bits of a key
+// can tell are ordered by number, which costs the certificate and never the result.
 #pragma once
 
 #include "../../../common/assign_line.h"

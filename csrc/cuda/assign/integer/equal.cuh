@@ -242,8 +242,10 @@ struct EqualSolver {
   __device__ __forceinline__ bool phases(bool warm) {
     double next = open(warm), best = 1.0;  // eps of the next phase; greatest lower bound so far
     bool last_phase = false, abandoned = false;
-    const float part = s.kWide ? kWideLeftPart : kLeftPart;
-    const int left = max(s.kWide ? kWideLeastLeft : kLeastLeft,
+    // By the pair's size and not by its ids: a pair is solved alike in any batch.
+    const bool large = s.N > kSmallObjects;
+    const float part = large ? kLargeLeftPart : kLeftPart;
+    const int left = max(large ? kLargeLeastLeft : kLeastLeft,
                          static_cast<int>(part * static_cast<float>(s.in->K)));
     for (int phase = 0; phase < kMaxPhases; ++phase) {
       const Sums sums = pass(phase == 0);

@@ -185,7 +185,8 @@ struct EqualState : IntegerState<Id, kCost, Blocks> {
   Id *root,                   // [32 G] one array: place in found[] of a labelled object's root;
       *selected;              //     rows that each warp selected
   int* box_label;             // [G] at least the largest label of a group
-  int* base;  // [32 G] of wide ids, else [32 ceil(G / 32)]: counts, by warp or group
+  int* base;  // [32 G] of wide ids, else [32 ceil(G / 32)]: counts, by warp or group. The last
+              //     array: of a short pair in a long batch it goes on over what others would have
 
   // In global memory, of the whole cluster:
   CachedPair* cache;              // [N, 32] the two best objects that a lane saw in the last scan
