@@ -141,17 +141,25 @@ void search_from(const NearestTree<kDim, T>& from, const TreeView<T>& in, int64_
   from.answer_rest(dist, idx, answer.k);
 }
 
+// Tells the valid points of pair b, n and m, and fills what has no answer; false if a length is
+// bad.
+template <class T>
+bool begin_pair(const Problem& p, int64_t b, const Answer<T>& to_y, const Answer<T>& to_x,
+                int64_t* n, int64_t* m) {
+  *n = valid_length(p.x_lengths, b, p.size.N), *m = valid_length(p.y_lengths, b, p.size.M);
+  const bool bad = *n < 0 || *m < 0;
+  to_y.fill(b, bad ? 0 : *n, p.size.N, bad);
+  if (p.both) to_x.fill(b, bad ? 0 : *m, p.size.M, bad);
+  return !bad;
+}
+
 // One pair of clouds by trees, both directions from one pair of them.
 template <int kNorm, int kDim, class T>
 void search_pair(NearestTree<kDim, T>& x, NearestTree<kDim, T>& y, const T* x_points,
                  const T* y_points, const Problem& p, int64_t b, const Answer<T>& to_y,
                  const Answer<T>& to_x, const ParallelFor& parallel_for) {
-  const int64_t n = valid_length(p.x_lengths, b, p.size.N);
-  const int64_t m = valid_length(p.y_lengths, b, p.size.M);
-  const bool bad = n < 0 || m < 0;
-  to_y.fill(b, bad ? 0 : n, p.size.N, bad);
-  if (p.both) to_x.fill(b, bad ? 0 : m, p.size.M, bad);
-  if (bad) return;
+  int64_t n, m;
+  if (!begin_pair(p, b, to_y, to_x, &n, &m)) return;
   x.set_points(x_points + b * p.size.N * p.size.D, n, p.size.D);
   y.set_points(y_points + b * p.size.M * p.size.D, m, p.size.D, to_y.k);
   build_trees<kDim, T>({&x, &y}, parallel_for);
@@ -189,12 +197,8 @@ void search_line(const T* x, const T* y, const Problem& p, const Answer<T>& to_y
     from.answer_rest(answer.dist_of(b), answer.idx_of(b));
   };
   each_cloud(p.size.B, [&](int64_t b, const ParallelFor& parallel_for) {
-    const int64_t n = valid_length(p.x_lengths, b, p.size.N);
-    const int64_t m = valid_length(p.y_lengths, b, p.size.M);
-    const bool bad = n < 0 || m < 0;
-    to_y.fill(b, bad ? 0 : n, p.size.N, bad);
-    if (p.both) to_x.fill(b, bad ? 0 : m, p.size.M, bad);
-    if (bad) return;
+    int64_t n, m;
+    if (!begin_pair(p, b, to_y, to_x, &n, &m)) return;
     SortedLine<T> x_line, y_line;
     x_line.set_points(x + b * p.size.N, n);
     y_line.set_points(y + b * p.size.M, m);
