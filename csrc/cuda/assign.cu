@@ -1,11 +1,113 @@
 // SPDX-License-Identifier: MIT
-// pointloss::assign on CUDA: check, allocate, enqueue the solvers on the caller's stream.
+// pointloss::assign on CUDA: check, allocate, enqueue the solvers on the caller's stream. Which
+// solver, how many blocks for a pair, how much shared memory.
 #include "../common/calls/assign_call.h"
-#include "assign/launch.cuh"
+#include "assign/kernels.cuh"
+#include "shared/launch.cuh"
 #include "shared/stream.h"
 
 namespace pointloss {
 namespace {
+
+// Launches a solver with a cluster of blocks per pair and `bytes` of shared memory per block. The
+// cluster is as large as the GPU holds at once for all pairs, but has work for its warps: `warps`
+// have some.
+template <class... Params>
+cudaError_t launch_clusters(void (*kernel)(AssignPlan, Params...), const AssignPlan& plan,
+                            int64_t warps, size_t bytes, unsigned blocks, cudaStream_t stream,
+                            Params... params) {
+  int processors = 0;
+  cudaError_t error = device_attribute(cudaDevAttrMultiProcessorCount, &processors);
+  if (error == cudaSuccess) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(bytes));
+  }
+  for (unsigned size = has_overlap_and_clusters() ? kMaxCluster : 1; size > 1; --size) {
+    if (error != cudaSuccess) return error;
+    if (plan.B * size > processors || size * kIntegerWarps > warps) continue;
+    const Launch launch({dim3(blocks * size), kIntegerThreads, bytes, size}, stream);
+    int fitting = 0;
+    error = launch.active_clusters(kernel, &fitting);
+    if (error == cudaSuccess && fitting >= plan.B) return launch.run(kernel, plan, params...);
+  }
+  if (error != cudaSuccess) return error;
+  return launch(kernel, {dim3(blocks), kIntegerThreads, bytes}, stream, plan, params...);
+}
+
+// Launches the solver for equal sizes of at most `points` with wide ids. A pair has a team of
+// blocks: as many as run at once, one on a multiprocessor, and not more than have a group of
+// objects for every warp. If those are few, it has one block.
+cudaError_t launch_wide(const AssignPlan& plan, int64_t points, unsigned blocks,
+                        cudaStream_t stream) {
+  int processors = 0;
+  size_t box_bytes = 6 * sizeof(float) * static_cast<size_t>(ceil_div(points, 32));
+  bool fits = false;
+  cudaError_t error = device_attribute(cudaDevAttrMultiProcessorCount, &processors);
+  if (error == cudaSuccess) error = fits_shared_memory(box_bytes, &fits);
+  if (error != cudaSuccess) return error;
+  const int64_t most = processors / plan.B, useful = ceil_div(points, kIntegerThreads);
+  const auto size = static_cast<int>(useful < most ? useful : most);
+  if (size < kLeastTeam) {
+    const auto kernel = plan.squared ? &assign_equal_kernel<int, Cost::kSquare>
+                                     : &assign_equal_kernel<int, Cost::kDistance>;
+    return launch(kernel, {dim3(blocks), kIntegerThreads}, stream, plan);
+  }
+  if (!fits) box_bytes = 0;
+  const auto kernel =
+      plan.squared ? &assign_team_kernel<Cost::kSquare> : &assign_team_kernel<Cost::kDistance>;
+  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(box_bytes));
+  if (error != cudaSuccess) return error;
+  LaunchShape shape{dim3(static_cast<unsigned>(plan.B * size)), kIntegerThreads, box_bytes};
+  shape.together = true;
+  return launch(kernel, shape, stream, plan, size, fits);
+}
+
+cudaError_t launch_equal(const AssignPlan& plan, unsigned blocks, cudaStream_t stream) {
+  const int64_t size = equal_size(plan.least(), plan.most());
+  const size_t bytes = equal_block_bytes<uint16_t>(size);
+  bool fits = false;
+  const cudaError_t error = fits_shared_memory(bytes + sizeof(IntegerShared), &fits);
+  if (error != cudaSuccess) return error;
+  if (size > kShortIds || !fits) return launch_wide(plan, size, blocks, stream);
+  const auto kernel = plan.squared ? &assign_equal_kernel<uint16_t, Cost::kSquare>
+                                   : &assign_equal_kernel<uint16_t, Cost::kDistance>;
+  return launch_clusters(kernel, plan, size / 4, bytes, blocks, stream);
+}
+
+cudaError_t launch_unequal(const AssignPlan& plan, unsigned blocks, cudaStream_t stream) {
+  const size_t bytes = unequal_block_bytes(plan.least(), plan.most());
+  bool fits = false;
+  const cudaError_t error = fits_shared_memory(bytes + sizeof(UnequalShared), &fits);
+  if (error != cudaSuccess) return error;
+  const auto kernel = plan.squared ? &assign_unequal_kernel<Cost::kSquare>
+                                   : &assign_unequal_kernel<Cost::kDistance>;
+  if (!fits) return launch(kernel, {dim3(blocks), kIntegerThreads}, stream, plan, false);
+  const int64_t warps = plan.least() < kRoundBids ? plan.least() : kRoundBids;
+  return launch_clusters(kernel, plan, warps, bytes, blocks, stream, true);
+}
+
+// Enqueues the solvers on `stream`: no allocation, no synchronisation, capturable in a graph.
+// `workspace`: B * assign_pair_bytes() of device memory, 256-byte aligned.
+template <typename T>
+cudaError_t launch_assign(const AssignBatch<T>& batch, void* workspace, cudaStream_t stream) {
+  if (batch.B == 0) return cudaSuccess;
+  const AssignPlan plan(batch, workspace);
+  const unsigned blocks = grid_size(batch.B);
+  const LaunchShape block_per_pair{dim3(blocks), kGeneralThreads};
+  cudaError_t error = launch(&assign_prepare_kernel<T>, block_per_pair, stream, batch, plan);
+  const int64_t K = plan.least(), L = plan.most();
+  const bool lengths = batch.x_lengths != nullptr || batch.y_lengths != nullptr;
+  const Solver solver = choose_solver(K, L, plan.D);  // without lengths, of all pairs
+  const bool equal = lengths ? has_equal(K, L, plan.D) : solver == Solver::kEqual;
+  const bool unequal = lengths ? has_unequal(L, plan.D) : solver == Solver::kUnequal;
+  if (equal && K > 0 && error == cudaSuccess) error = launch_equal(plan, blocks, stream);
+  if (unequal && K > 0 && error == cudaSuccess) error = launch_unequal(plan, blocks, stream);
+  if (error != cudaSuccess) return error;
+  return launch(&assign_finish_kernel, block_per_pair, stream, plan,
+                static_cast<const AssignResults&>(batch), static_cast<const void*>(batch.x),
+                static_cast<const void*>(batch.y));
+}
 
 template <class T>
 void assign_typed(AssignCall& call) {
