@@ -34,30 +34,47 @@ cudaError_t launch_clusters(void (*kernel)(AssignPlan, Params...), const AssignP
   return launch(kernel, {dim3(blocks), kIntegerThreads, bytes}, stream, plan, params...);
 }
 
-// Launches the solver for equal sizes of at most `points` with wide ids. A pair has a team of
-// blocks: as many as run at once, one on a multiprocessor, and not more than have a group of
-// objects for every warp. If those are few, it has one block.
+// Blocks of a team of `kernel` that solves each of `pairs`: as many as run at once, on all
+// multiprocessors, but not more than have a group of objects for every warp. Fewer than kLeastTeam,
+// and where blocks cannot wait for one another none: a pair has one block then.
+cudaError_t team_size(const void* kernel, size_t bytes, int64_t pairs, int64_t points, int* size) {
+  int processors = 0, together = 0, blocks = 0;
+  *size = 0;
+  cudaError_t error = device_attribute(cudaDevAttrMultiProcessorCount, &processors);
+  if (error == cudaSuccess) error = device_attribute(cudaDevAttrCooperativeLaunch, &together);
+  if (error != cudaSuccess || together == 0) return error;
+  error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kIntegerThreads, bytes);
+  const int64_t most = int64_t{blocks} * processors / pairs;
+  const int64_t useful = ceil_div(points, kIntegerThreads);
+  const auto fitting = static_cast<int>(useful < most ? useful : most);
+  if (error == cudaSuccess && fitting >= kLeastTeam) *size = fitting;
+  return error;
+}
+
+// Launches the solver for equal sizes of at most `points` with wide ids: a team of blocks per pair,
+// or one block.
 cudaError_t launch_wide(const AssignPlan& plan, int64_t points, unsigned blocks,
                         cudaStream_t stream) {
-  int processors = 0;
-  size_t box_bytes = 6 * sizeof(float) * static_cast<size_t>(ceil_div(points, 32));
-  bool fits = false;
-  cudaError_t error = device_attribute(cudaDevAttrMultiProcessorCount, &processors);
-  if (error == cudaSuccess) error = fits_shared_memory(box_bytes, &fits);
-  if (error != cudaSuccess) return error;
-  const int64_t most = processors / plan.B, useful = ceil_div(points, kIntegerThreads);
-  const auto size = static_cast<int>(useful < most ? useful : most);
-  if (size < kLeastTeam) {
-    const auto kernel = plan.squared ? &assign_equal_kernel<int, Cost::kSquare>
-                                     : &assign_equal_kernel<int, Cost::kDistance>;
-    return launch(kernel, {dim3(blocks), kIntegerThreads}, stream, plan);
-  }
-  if (!fits) box_bytes = 0;
   const auto kernel =
       plan.squared ? &assign_team_kernel<Cost::kSquare> : &assign_team_kernel<Cost::kDistance>;
-  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(box_bytes));
+  size_t box_bytes = 6 * sizeof(float) * static_cast<size_t>(ceil_div(points, 32));
+  bool fits = false;
+  int size = 0;
+  cudaError_t error = fits_shared_memory(box_bytes, &fits);
+  if (!fits) box_bytes = 0;
+  if (error == cudaSuccess) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(box_bytes));
+  }
+  if (error == cudaSuccess) {
+    error = team_size(reinterpret_cast<const void*>(kernel), box_bytes, plan.B, points, &size);
+  }
   if (error != cudaSuccess) return error;
+  if (size == 0) {
+    const auto alone = plan.squared ? &assign_equal_kernel<int, Cost::kSquare>
+                                    : &assign_equal_kernel<int, Cost::kDistance>;
+    return launch(alone, {dim3(blocks), kIntegerThreads}, stream, plan);
+  }
   LaunchShape shape{dim3(static_cast<unsigned>(plan.B * size)), kIntegerThreads, box_bytes};
   shape.together = true;
   return launch(kernel, shape, stream, plan, size, fits);
