@@ -5,6 +5,7 @@ Every number here says whether it is squared, a mean or a sum, and of one direct
 """
 
 from pointloss._extension import __version__, build_info
+from pointloss._reduce import PointDistances
 from pointloss.geometry.depth_to_normals import depth_to_normals
 from pointloss.geometry.depth_to_points import depth_to_points
 from pointloss.geometry.icp import Registration, icp
@@ -14,7 +15,6 @@ from pointloss.geometry.procrustes import Similarity, procrustes
 from pointloss.geometry.rendering import Rendering, rerender
 from pointloss.geometry.transform_points import transform_points
 from pointloss.geometry.voxelize import voxelize
-from pointloss.losses.chamfer import ChamferLoss, PointDistances, PointIndices, chamfer
 from pointloss.losses.emd import EMDLoss, emd
 from pointloss.losses.kl_standard_normal import kl_standard_normal, reparameterize
 from pointloss.losses.normal_loss import normal_loss
@@ -40,6 +40,7 @@ from pointloss.metrics.pointmap_error import pointmap_error
 from pointloss.metrics.scale_invariant_depth_error import scale_invariant_depth_error
 from pointloss.metrics.voxel_iou import voxel_iou
 from pointloss.ops.assign import Assignment, assign
+from pointloss.ops.chamfer import ChamferLoss, PointIndices, chamfer
 from pointloss.ops.nearest import Nearest, nearest, nearest_both
 from pointloss.ops.nearest_index import NearestIndex
 from pointloss.ops.pad import Padded, pad

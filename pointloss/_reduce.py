@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
+from pointloss import _checks
 from pointloss._checks import Clouds
 
 
@@ -77,3 +81,88 @@ def over_batch(values: Tensor, how: str, weights: Tensor | None = None) -> Tenso
         return over_points(rows, rows.new_ones(1), weights.unsqueeze(0), how, None)[0]
     total = values.sum()
     return total / max(values.shape[0], 1) if how == "mean" else total
+
+
+class PointDistances(NamedTuple):
+    """Unreduced distances of each direction; None for a direction that was not asked for."""
+
+    x_to_y: Tensor | None
+    y_to_x: Tensor | None
+
+
+PointDistances.x_to_y.__doc__ = "[B, N], of each point of x to its nearest of y; or None."
+PointDistances.y_to_x.__doc__ = "[B, M], of each point of y to its nearest of x; or None."
+
+
+class Reduction(NamedTuple):
+    """What becomes of a number for each point of two clouds, for losses of both directions."""
+
+    points: str  # "mean", "sum", "max" or "none"
+    batch: str  # "mean", "sum" or "none"
+    x_weights: Tensor | None  # [B, N]
+    y_weights: Tensor | None  # [B, M]
+    cloud_weights: Tensor | None  # [B]
+
+    @staticmethod
+    def of(
+        op: str,
+        c: Clouds,
+        points: str,
+        batch: str,
+        weights: tuple[Tensor | None, Tensor | None],
+        cloud_weights: Tensor | None,
+    ) -> Reduction:
+        """Check the options and weights of a call."""
+        check_reductions(op, points, batch)
+        if points in ("max", "none") and weights != (None, None):
+            raise ValueError(f"{op}: weights do not apply to point_reduction={points!r}")
+        if cloud_weights is not None and "none" in (points, batch):
+            which = "point_reduction" if points == "none" else "batch_reduction"
+            raise ValueError(f"{op}: cloud_weights do not apply to {which}='none'")
+        return Reduction(
+            points,
+            batch,
+            _checks.per_point(op, "x_weights", weights[0], c.x, c.x_order),
+            _checks.per_point(op, "y_weights", weights[1], c.y, c.y_order),
+            _checks.per_cloud(op, "cloud_weights", cloud_weights, c.x),
+        )
+
+    def apply(
+        self, c: Clouds, to_y: Tensor | None, to_x: Tensor | None, alone: float | None
+    ) -> Tensor | PointDistances:
+        """Reduce values [B, N] and [B, M], 0 in padding; `alone` as in settle."""
+        if self.points == "none":
+            return PointDistances(given(c.at_x, to_y, c), given(c.at_y, to_x, c))
+        parts = [
+            over_points(values, counts(cloud, lengths), weight, self.points, lengths)
+            for values, cloud, lengths, weight in (
+                (to_y, c.x, c.x_lengths, self.x_weights),
+                (to_x, c.y, c.y_lengths, self.y_weights),
+            )
+            if values is not None
+        ]
+        if len(parts) == 1:
+            total = parts[0]
+        else:
+            total = parts[0].maximum(parts[1]) if self.points == "max" else parts[0] + parts[1]
+        return self.over_batch(c, settle(total, c, alone))
+
+    def over_batch(self, c: Clouds, values: Tensor) -> Tensor:
+        """Reduce [B]; a single cloud has no batch to reduce, but a weight."""
+        if c.single and (self.cloud_weights is None or self.batch == "none"):
+            return values[0]
+        return over_batch(values, self.batch, self.cloud_weights)
+
+
+def given(place: Callable[[Tensor], Tensor], values: Tensor | None, c: Clouds) -> Any:
+    """What a point has, in the rows in which the points were given; None stays."""
+    if values is None:
+        return None
+    values = place(values)
+    return values[0] if c.single else values
+
+
+def check_reductions(op: str, points: str, batch: str) -> None:
+    """Raise ValueError for a reduction that does not exist."""
+    _checks.choice(op, "point_reduction", points, ("mean", "sum", "max", "none"))
+    _checks.choice(op, "batch_reduction", batch, ("mean", "sum", "none"))

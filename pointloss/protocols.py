@@ -26,9 +26,9 @@ from torch import Tensor
 
 from pointloss import _checks
 from pointloss.geometry.icp import icp
-from pointloss.losses.chamfer import chamfer
 from pointloss.metrics.f_score import f_score
 from pointloss.ops.assign import assign
+from pointloss.ops.chamfer import chamfer
 
 ALL = sys.maxsize  # points: as many as a cloud has
 

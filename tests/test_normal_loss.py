@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from pointloss import chamfer, nearest_both, normal_consistency, normal_loss
-from pointloss.losses.chamfer import PointIndices
+from pointloss.ops.chamfer import PointIndices
 from pointloss.testing.clouds import make, surface
 
 

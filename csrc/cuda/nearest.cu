@@ -6,7 +6,7 @@
 #include <tuple>
 
 #include "nearest.h"
-#include "nearest/brute/launch.cuh"
+#include "nearest/brute/search.cuh"
 #include "nearest/small/search.cuh"
 #include "nearest/tree/search.cuh"
 #include "shared/launch.cuh"

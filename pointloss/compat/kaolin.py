@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pointloss import _checks
-from pointloss.losses.chamfer import chamfer
 from pointloss.metrics import f_score as _f_score
+from pointloss.ops.chamfer import chamfer
 from pointloss.ops.nearest import nearest
 
 

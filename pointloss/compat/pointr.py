@@ -6,7 +6,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pointloss import _checks
-from pointloss.losses.chamfer import chamfer
+from pointloss.ops.chamfer import chamfer
 
 
 class _ChamferDistance(nn.Module):

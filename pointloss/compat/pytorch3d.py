@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from pointloss import _checks
-from pointloss.losses.chamfer import PointDistances, chamfer
+from pointloss._reduce import PointDistances
 from pointloss.losses.normal_loss import normal_loss
 from pointloss.ops import _function
+from pointloss.ops.chamfer import chamfer
 from pointloss.ops.nearest import MAX_NEIGHBOURS, nearest
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, distributed, nn
 
 from pointloss import _checks
+from pointloss._reduce import Reduction
 from pointloss.losses import _certificate
-from pointloss.losses.chamfer import Reduction
 from pointloss.ops import _function, price_cache
 from pointloss.ops.assign import Assignment, as_given, assign_batched
 from pointloss.ops.emd import matched_distance

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from pointloss import _checks, _reduce
-from pointloss.losses.chamfer import PointDistances, PointIndices, Reduction
+from pointloss._reduce import PointDistances, Reduction
+from pointloss.ops.chamfer import PointIndices
 
 
 def normal_loss(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pointloss import _checks, _reduce
-from pointloss.losses.chamfer import chamfer, neighbours
+from pointloss.ops.chamfer import chamfer, neighbours
 
 
 def hausdorff(

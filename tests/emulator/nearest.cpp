@@ -7,7 +7,7 @@
 // reads x [N, D] and y [M, D] from the standard input, in float64 if `double`, else in float32, and
 // writes dist [N], idx [N], dist [M], idx [M]. `warps` of each of `blocks` search, n and m are the
 // lengths. One warp of one block that is not wide searches alone.
-#include "../../csrc/cuda/nearest/brute/search.cuh"
+#include "../../csrc/cuda/nearest/brute/tile.cuh"
 #include "program.h"
 
 using namespace pointloss;

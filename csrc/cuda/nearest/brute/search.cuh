@@ -18,310 +18,12 @@
 // nothing, and no bit depends on the order of events.
 #pragma once
 
-#include <climits>
-#include <cmath>
+#include <algorithm>
 
-#include "../../../common/distance.h"
-#include "../../shared/cluster.cuh"
-#include "../../shared/warp.cuh"
-#include "../tuning.cuh"
+#include "../../shared/launch.cuh"
+#include "tile.cuh"
 
 namespace pointloss {
-
-// One cloud of every pair, and what its points find in the other.
-template <class T>
-struct BruteForceSide {
-  const T* points;         // [B, size, D]
-  const int64_t* lengths;  // [B] or null
-  T* dist;                 // [B, size]
-  int64_t* idx;            // [B, size]
-  int64_t size;
-};
-
-template <class T>
-struct BruteForceParams {
-  BruteForceSide<T> side[2];
-  int64_t B;
-  int64_t tiles[2];      // of a cloud's points that look for a neighbour; 0 if they do not
-  int D, warps, blocks;  // axes; warps of a block; blocks of a cluster
-};
-
-// kDim 0 reads the dimension from the parameters. kWide: several points per lane, for many points.
-// Sizes are in units of 16 bytes.
-template <int kDimension, bool kWide, class T>
-struct BruteForceTile {
-  static constexpr int kDim = kDimension, kUnit = 16 / sizeof(T);
-  static constexpr int kRows = kWide ? kUnit : 1, kColumns = 4 * kUnit;
-  static constexpr int kAxes = kDim > 0 && kDim < 8 ? kDim : 8;
-  static constexpr int kPoints = 32 * kRows;
-  static constexpr int kStride = kColumns + kUnit;  // of an axis, so that storing has no conflicts
-  static constexpr int kMostWarps = kWide ? kBruteWarps : kBruteNarrowWarps;
-};
-
-// The least distance that a warp found, and the group of targets that attains it, or the target
-// itself if the warp has all of them.
-template <class T>
-struct Best {
-  T dist;
-  int where;
-};
-
-// Shared memory of a block.
-template <class Tile, class T>
-struct BruteForceShared {
-  T* points;      // [D, kPoints]
-  T* targets;     // [warps, kAxes, kStride]
-  Best<T>* best;  // [warps, kPoints + 1], likewise
-
-  // Of a warp that searches alone and has no results to share.
-  __host__ __device__ static size_t bytes_alone(int D) {
-    return sizeof(T) * (Tile::kPoints * D + Tile::kAxes * Tile::kStride);
-  }
-  __host__ __device__ size_t lay_out(char* memory, int D, int warps) {
-    const size_t point_bytes = sizeof(T) * Tile::kPoints * D;
-    const size_t target_bytes = sizeof(T) * Tile::kAxes * Tile::kStride * warps;
-    points = reinterpret_cast<T*>(memory);
-    targets = reinterpret_cast<T*>(memory + point_bytes);
-    best = reinterpret_cast<Best<T>*>(memory + point_bytes + target_bytes);
-    return point_bytes + target_bytes + sizeof(Best<T>) * (Tile::kPoints + 1) * warps;
-  }
-};
-
-// kCount numbers of shared memory, in loads of 16 bytes where there are as many.
-template <int kCount, class T>
-__device__ __forceinline__ void load_vector(const T* from, T (&to)[kCount]) {
-  struct alignas(16) Unit {
-    T value[16 / sizeof(T)];
-  };
-  constexpr int kUnit = 16 / sizeof(T);
-  if constexpr (kCount % kUnit == 0) {
-#pragma unroll
-    for (int k = 0; k < kCount; k += kUnit) {
-      const Unit unit = *reinterpret_cast<const Unit*>(from + k);
-#pragma unroll
-      for (int c = 0; c < kUnit; ++c) to[k + c] = unit.value[c];
-    }
-  } else {
-#pragma unroll
-    for (int k = 0; k < kCount; ++k) to[k] = from[k];
-  }
-}
-
-// One axis of all distances of a lane, as distance() adds it.
-template <int kNorm, bool kFirst, int kRows, int kColumns, class T>
-__device__ __forceinline__ void add_axis(const T* points, const T* targets,
-                                         T (&dist)[kRows][kColumns]) {
-  T own[kRows], other[kColumns];
-  load_vector(points, own);
-  load_vector(targets, other);
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-      const T diff = own[r] - other[c];
-      if constexpr (kNorm == 1) {
-        dist[r][c] = kFirst ? std::fabs(diff) : dist[r][c] + std::fabs(diff);
-      } else {
-        dist[r][c] = kFirst ? diff * diff : std::fma(diff, diff, dist[r][c]);
-      }
-    }
-  }
-}
-
-// The points of one cloud that a cluster or a warp takes, and their targets.
-template <class T>
-struct BruteForceTask {
-  const T *points, *targets;  // [n, D] from the first on; [m, D]
-  T* dist;
-  int64_t* idx;
-  int64_t rows, valid;  // points from the first on; those within the length
-  int64_t count;        // targets
-  bool bad;             // a length is out of range
-
-  __device__ __forceinline__ BruteForceTask(const BruteForceParams<T>& p, int64_t task,
-                                            int tile_points) {
-    const bool back = task >= p.B * p.tiles[0];
-    const BruteForceSide<T> from = back ? p.side[1] : p.side[0];
-    const BruteForceSide<T> to = back ? p.side[0] : p.side[1];
-    const int64_t tiles = back ? p.tiles[1] : p.tiles[0];
-    if (back) task -= p.B * p.tiles[0];
-    const int64_t b = task / tiles, first = task % tiles * tile_points;
-    const int64_t n = valid_length(from.lengths, b, from.size);
-    const int64_t m = valid_length(to.lengths, b, to.size);
-    bad = n < 0 || m < 0;
-    points = from.points + (b * from.size + first) * p.D;
-    targets = to.points + b * to.size * p.D;
-    dist = from.dist + b * from.size + first;
-    idx = from.idx + b * from.size + first;
-    rows = from.size - first;
-    valid = bad || n < first ? 0 : n - first;
-    count = valid > 0 ? m : 0;
-  }
-};
-
-// What this lane's points find in the groups `first`, `first` + `step`, ... of targets. The block,
-// or if kAlone the warp, of `threads` brings the points into shared memory.
-template <int kNorm, bool kAlone, class Tile, class T>
-__device__ __forceinline__ void search_groups(const BruteForceTask<T>& t, int D, int threads,
-                                              int first, int step, T* points, T* own_targets,
-                                              Best<T> (&best)[Tile::kRows]) {
-  constexpr int kAxes = Tile::kAxes, kColumns = Tile::kColumns, kRows = Tile::kRows;
-  constexpr int kValues = kAxes * kColumns, kLoads = (kValues + 31) / 32;
-  const int lane = threadIdx.x % 32;
-  const int groups = static_cast<int>((t.count + kColumns - 1) / kColumns);
-  T next[kLoads];
-  const auto fetch = [&](int group, int axis) {
-#pragma unroll
-    for (int l = 0; l < kLoads; ++l) {
-      const int v = lane + 32 * l, k = axis + v % kAxes;
-      const int64_t j = int64_t{group} * kColumns + v / kAxes;
-      const bool there = v < kValues && k < D && j < t.count;
-      next[l] = there ? t.targets[j * D + k] : T(NAN);  // nobody's neighbour
-    }
-  };
-  if (first < groups) fetch(first, 0);
-  for (int v = kAlone ? lane : threadIdx.x; v < Tile::kPoints * D; v += threads) {
-    const int q = v % Tile::kPoints;
-    points[v] = q < t.valid ? t.points[int64_t{q} * D + v / Tile::kPoints] : T(0);
-  }
-  kAlone ? __syncwarp() : __syncthreads();
-  for (int group = first; group < groups; group += step) {
-    T dist[kRows][kColumns];
-    for (int axis = 0; axis < D; axis += kAxes) {
-      __syncwarp();  // the axes before have been read
-#pragma unroll
-      for (int l = 0; l < kLoads; ++l) {
-        const int v = lane + 32 * l;
-        if (v < kValues) own_targets[v % kAxes * Tile::kStride + v / kAxes] = next[l];
-      }
-      __syncwarp();
-      const bool last = axis + kAxes >= D;
-      if (!last || group + step < groups)
-        fetch(last ? group + step : group, last ? 0 : axis + kAxes);
-      const T* own_points = points + axis * Tile::kPoints + lane * kRows;
-      const int axes = D - axis < kAxes ? D - axis : kAxes;
-      int k = 0;
-      if (axis == 0) add_axis<kNorm, true>(own_points, own_targets, dist), k = 1;
-      for (; k < axes; ++k) {
-        add_axis<kNorm, false>(own_points + k * Tile::kPoints, own_targets + k * Tile::kStride,
-                               dist);
-      }
-    }
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      if constexpr (kAlone) {
-        int in_group = -1;
-#pragma unroll
-        for (int c = 0; c < kColumns; ++c) {
-          if (dist[r][c] < best[r].dist) best[r].dist = dist[r][c], in_group = c;  // false for NaN
-        }
-        if (in_group >= 0) best[r].where = group * kColumns + in_group;
-      } else {
-        T least = dist[r][0];
-#pragma unroll
-        for (int c = 1; c < kColumns; ++c) least = std::fmin(least, dist[r][c]);  // passes NaN over
-        if (least < best[r].dist) best[r] = {least, group};
-      }
-    }
-  }
-}
-
-// Writes what point q of the task found: target j at the distance `dist`, none if that is infinite.
-template <class T>
-__device__ __forceinline__ void write_neighbour(const BruteForceTask<T>& t, int D, int q, T dist,
-                                                int64_t j) {
-  if (q >= t.rows) return;
-  const bool valid = q < t.valid, found = valid && dist < INFINITY;
-  const bool nan = t.bad || (valid && !found && has_nan(t.points + int64_t{q} * D, D));
-  t.dist[q] = nan ? T(NAN) : valid ? dist : T(0);
-  t.idx[q] = found ? j : -1;
-}
-
-// By the blocks of a cluster, of which this is the one numbered `rank`.
-template <int kNorm, class Tile, class T>
-__device__ __forceinline__ void search_task(const BruteForceParams<T>& p, int64_t task, int rank,
-                                            char* memory) {
-  constexpr int kTeam = Tile::kColumns, kRows = Tile::kRows;
-  const int D = Tile::kDim > 0 ? Tile::kDim : p.D;
-  BruteForceShared<Tile, T> shared;
-  shared.lay_out(memory, D, p.warps);
-  const auto meet = [&] { p.blocks > 1 ? cluster_barrier() : __syncthreads(); };
-  const BruteForceTask<T> t(p, task, Tile::kPoints);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, slices = p.warps * p.blocks;
-  Best<T> best[kRows];
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) best[r] = {T(INFINITY), INT_MAX};
-  search_groups<kNorm, false, Tile>(t, D, 32 * p.warps, rank + p.blocks * warp, slices,
-                                    shared.points,
-                                    shared.targets + warp * Tile::kAxes * Tile::kStride, best);
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    shared.best[warp * (Tile::kPoints + 1) + lane * kRows + r] = best[r];
-  }
-  meet();
-  // Each block answers for its share of the points; a multiple of the teams of a warp. A team takes
-  // kRows of them at a time, so that it waits once for all that it reads.
-  const int share = Tile::kPoints / p.blocks, end = (rank + 1) * share;
-  const int teams = 32 * p.warps / kTeam, member = threadIdx.x % kTeam;
-  for (int first = rank * share + threadIdx.x / kTeam; first < end; first += kRows * teams) {
-    Best<T> least[kRows];
-    T dist[kRows] = {};  // of the member's target
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const int q = first + r * teams;
-      least[r] = {T(INFINITY), INT_MAX};
-#pragma unroll 1
-      for (int s = member; q < end && s < slices; s += kTeam) {
-        const int block = p.blocks > 1 ? s / p.warps : 0;
-        const Best<T>* row = shared.best + (s - block * p.warps) * (Tile::kPoints + 1) + q;
-        const Best<T> other = p.blocks > 1 ? *in_block(row, block) : *row;
-        const bool closer = other.dist < least[r].dist ||
-                            (other.dist == least[r].dist && other.where < least[r].where);
-        if (closer) least[r] = other;
-      }
-    }
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const T nearest = group_min<kTeam>(least[r].dist);
-      const int group = group_min<kTeam>(least[r].dist == nearest ? least[r].where : INT_MAX);
-      least[r] = {nearest, group};
-    }
-    if (t.count > 0) {
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        // Who has nothing to compute reads the first point, since a branch would wait for each.
-        const int q = first + r * teams;
-        const int64_t j = int64_t{least[r].where} * kTeam + member;
-        const int64_t own = q < t.valid ? q : 0, other = j < t.count ? j : 0;
-        dist[r] = distance<kNorm, Tile::kDim>(t.points + own * D, t.targets + other * D, 1, D);
-        if (j >= t.count) dist[r] = T(NAN);
-      }
-    }
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const int q = first + r * teams;
-      const unsigned attain = __ballot_sync(kWholeWarp, dist[r] == least[r].dist);
-      const int64_t j = int64_t{least[r].where} * kTeam + __ffs(attain >> (threadIdx.x % 32)) - 1;
-      if (member == 0 && q < end) write_neighbour(t, D, q, least[r].dist, j);
-    }
-  }
-  meet();  // all have read this block's results
-}
-
-// By one warp, with memory of its own.
-template <int kNorm, class Tile, class T>
-__device__ __forceinline__ void search_alone(const BruteForceParams<T>& p, int64_t task,
-                                             char* memory) {
-  static_assert(Tile::kRows == 1);
-  const int D = Tile::kDim > 0 ? Tile::kDim : p.D, lane = threadIdx.x % 32;
-  BruteForceShared<Tile, T> shared;
-  shared.lay_out(memory, D, 1);
-  const BruteForceTask<T> t(p, task, Tile::kPoints);
-  Best<T> best[1] = {{T(INFINITY), -1}};
-  search_groups<kNorm, true, Tile>(t, D, 32, 0, 1, shared.points, shared.targets, best);
-  write_neighbour(t, D, lane, best[0].dist, best[0].where);
-  __syncwarp();  // all have read this warp's points
-}
 
 template <int kNorm, class Tile, class T>
 __global__ void __launch_bounds__(32 * Tile::kMostWarps, 2)
@@ -347,6 +49,111 @@ __global__ void __launch_bounds__(32 * kBruteAloneWarps, 8)
        task += int64_t{gridDim.x} * p.warps) {
     search_alone<kNorm, Tile>(p, task, memory);
   }
+}
+
+struct BruteForceShape {
+  bool wide;
+  int warps, blocks;  // of a block; of a cluster
+
+  bool alone() const { return !wide && warps * blocks == 1; }
+};
+
+// Tiles of both directions together, if a tile has this many points.
+template <class T>
+int64_t brute_force_tiles(const BruteForceParams<T>& p, int64_t points) {
+  int64_t tiles = 0;
+  for (const auto& side : p.side) {
+    if (side.dist != nullptr) tiles += p.B * ceil_div(side.size, points);
+  }
+  return tiles;
+}
+
+// First warps are added to a tile, then blocks to its cluster, while they have work and the device
+// has room.
+template <class T>
+BruteForceShape brute_force_shape(const BruteForceParams<T>& p, int multiprocessors,
+                                  int most_blocks) {
+  using Wide = BruteForceTile<0, true, T>;
+  using Narrow = BruteForceTile<0, false, T>;
+  int64_t points = 0, targets = 0;  // of a cloud, at most
+  for (int s = 0; s < 2; ++s) {
+    if (p.side[s].dist == nullptr) continue;
+    points = std::max(points, p.side[s].size), targets = std::max(targets, p.side[1 - s].size);
+  }
+  const int64_t tiles = brute_force_tiles(p, Narrow::kPoints);
+  const int64_t groups = ceil_div(targets, Wide::kColumns);
+  const int64_t room = int64_t{kBruteNarrowWarps} * multiprocessors;  // for warps
+  const bool full = points > Wide::kPoints / 2, many = 2 * tiles > 3 * multiprocessors;
+  if (full && many && targets > (2 * tiles > room ? kBruteAloneMost : kBruteWideFrom)) {
+    const bool half = brute_force_tiles(p, Wide::kPoints) <= multiprocessors;
+    return {true, Wide::kMostWarps, half ? std::min(2, most_blocks) : 1};
+  }
+  const bool few = targets <= kBruteAloneMost;
+  if (groups < kBruteLeastWarps || (few && kBruteLeastWarps * tiles > room)) return {false, 1, 1};
+  int warps = kBruteLeastWarps, blocks = 1;
+  while (warps < Narrow::kMostWarps && warps < groups && 2 * warps * tiles <= room) warps *= 2;
+  const auto divides = [&](int64_t slices) {  // with enough left for each
+    return slices * tiles <= room && slices <= groups && groups * p.D >= slices * kBruteLeastShare;
+  };
+  while (warps == Narrow::kMostWarps && blocks < most_blocks && divides(2 * warps * blocks)) {
+    blocks *= 2;
+  }
+  return {false, warps, blocks};
+}
+
+template <int kNorm, class Tile, class T>
+cudaError_t start_brute_force(BruteForceParams<T> p, const BruteForceShape& shape,
+                              cudaStream_t stream) {
+  using Shared = BruteForceShared<Tile, T>;
+  for (int s = 0; s < 2; ++s) {
+    p.tiles[s] = p.side[s].dist == nullptr ? 0 : ceil_div(p.side[s].size, Tile::kPoints);
+  }
+  const int64_t tasks = p.B * (p.tiles[0] + p.tiles[1]);
+  if (tasks == 0) return cudaSuccess;
+  if constexpr (Tile::kRows == 1) {
+    if (shape.alone()) {
+      const size_t bytes = Shared::bytes_alone(p.D);
+      p.warps = std::min(kBruteAloneWarps, static_cast<int>(kBruteShared / bytes));
+      return launch(&brute_force_alone_kernel<kNorm, Tile, T>,
+                    {grid_size(ceil_div(tasks, p.warps)), 32 * p.warps, bytes * p.warps}, stream,
+                    p);
+    }
+  }
+  p.warps = shape.warps, p.blocks = shape.blocks;
+  const auto blocks = static_cast<unsigned>(p.blocks);
+  const auto clusters = static_cast<unsigned>(std::min<int64_t>(tasks, INT_MAX / p.blocks));
+  const size_t bytes = Shared().lay_out(nullptr, p.D, p.warps);
+  return launch(&brute_force_kernel<kNorm, Tile, T>,
+                {clusters * blocks, 32 * p.warps, bytes, blocks}, stream, p);
+}
+
+// Both directions in one launch, unless one of the clouds is so much smaller that a tile of it has
+// far more to do than a tile of the other.
+template <int kNorm, class T>
+cudaError_t launch_brute_force(const BruteForceParams<T>& p, cudaStream_t stream) {
+  constexpr int64_t kPoints = BruteForceTile<0, false, T>::kPoints;
+  const int64_t x = ceil_div(p.side[0].size, kPoints), y = ceil_div(p.side[1].size, kPoints);
+  const bool both = p.side[0].dist != nullptr && p.side[1].dist != nullptr;
+  if (both && std::max(x, y) > 2 * std::min(x, y)) {
+    for (int s = 0; s < 2; ++s) {
+      BruteForceParams<T> one = p;
+      one.side[1 - s].dist = nullptr;
+      const cudaError_t error = launch_brute_force<kNorm>(one, stream);
+      if (error != cudaSuccess) return error;
+    }
+    return cudaSuccess;
+  }
+  int multiprocessors = 0;
+  const cudaError_t error = device_attribute(cudaDevAttrMultiProcessorCount, &multiprocessors);
+  if (error != cudaSuccess) return error;
+  const BruteForceShape shape =
+      brute_force_shape(p, multiprocessors, has_overlap_and_clusters() ? kBruteCluster : 1);
+  const bool solid = p.D == 3;
+  auto* run = shape.wide ? (solid ? &start_brute_force<kNorm, BruteForceTile<3, true, T>, T>
+                                  : &start_brute_force<kNorm, BruteForceTile<0, true, T>, T>)
+                         : (solid ? &start_brute_force<kNorm, BruteForceTile<3, false, T>, T>
+                                  : &start_brute_force<kNorm, BruteForceTile<0, false, T>, T>);
+  return run(p, shape, stream);
 }
 
 }  // namespace pointloss
