@@ -104,9 +104,12 @@ def test_the_rest_of_duplicates_is_for_paths(program):
     assert check(program, x, y, deterministic=True).rounds < 500
 
 
-def test_points_on_a_line(program):
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_points_on_a_line(blocks, program):
+    """The block that ends last certifies what all have scanned."""
     x, y = make(line, 1, 131, 131)
-    assert check(program, x, y, rtol=1e-5, schedule=SCHEDULES[0], seed=1).rounds == 0
+    found = check(program, x, y, rtol=1e-5, blocks=blocks, schedule=SCHEDULES[0], seed=1)
+    assert found.rounds == 0
 
 
 @pytest.mark.parametrize("kind", [surface, noisy, blob], ids=lambda k: k.__name__)

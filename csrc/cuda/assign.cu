@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 // pointloss::assign on CUDA: check, allocate, enqueue the solvers on the caller's stream. Which
 // solver, how many blocks for a pair, how much shared memory.
+#include <algorithm>
+
 #include "../common/calls/assign_call.h"
 #include "assign/kernels.cuh"
 #include "shared/launch.cuh"
@@ -104,6 +106,19 @@ cudaError_t launch_unequal(const AssignPlan& plan, unsigned blocks, cudaStream_t
   return launch_clusters(kernel, plan, warps, bytes, blocks, stream, true);
 }
 
+// Certifies pairs of up to `points` that were matched along a line: by all multiprocessors, if
+// every warp has bidders.
+cudaError_t launch_line(const AssignPlan& plan, int64_t points, unsigned blocks,
+                        cudaStream_t stream) {
+  int processors = 0;
+  const cudaError_t error = device_attribute(cudaDevAttrMultiProcessorCount, &processors);
+  if (error != cudaSuccess) return error;
+  const int64_t most = 2 * processors / plan.B, useful = points / kGeneralThreads;
+  const auto parts = static_cast<unsigned>(std::max<int64_t>(1, std::min(most, useful)));
+  return launch(&assign_line_kernel, {dim3(blocks * parts), kGeneralThreads}, stream, plan,
+                static_cast<int>(parts));
+}
+
 // Enqueues the solvers on `stream`: no allocation, no synchronisation, capturable in a graph.
 // `workspace`: B * assign_pair_bytes() of device memory, 256-byte aligned.
 template <typename T>
@@ -117,7 +132,9 @@ cudaError_t launch_assign(const AssignBatch<T>& batch, void* workspace, cudaStre
   const bool lengths = batch.x_lengths != nullptr || batch.y_lengths != nullptr;
   const Solver solver = choose_solver(K, L, plan.D);  // without lengths, of all pairs
   const bool equal = lengths ? has_equal(K, L, plan.D) : solver == Solver::kEqual;
+  const bool line = plan.D > 0 && K > 0 && (lengths || K == L);
   const bool unequal = lengths ? has_unequal(L, plan.D) : solver == Solver::kUnequal;
+  if (line && error == cudaSuccess) error = launch_line(plan, K, blocks, stream);
   if (equal && K > 0 && error == cudaSuccess) error = launch_equal(plan, blocks, stream);
   if (unequal && K > 0 && error == cudaSuccess) error = launch_unequal(plan, blocks, stream);
   if (error != cudaSuccess) return error;

@@ -85,6 +85,11 @@ int main(int, char** names) {
   const PairHead& head = *plan.pair(0, &swapped).head;
   auto shared = std::make_unique<BlockShared>();
   emulated::launch(1, kGeneralThreads, [&] { prepare_pair(batch, plan, 0, *shared); });
+  SharedMemory<BlockShared> of_parts(blocks, 0);
+  emulated::launch(blocks, kGeneralThreads, [&] {
+    const int part = emulated::block();
+    certify_line_pair(plan, 0, part, blocks, *of_parts.fixed[part]);
+  });
   (batch.squared ? solve<Cost::kSquare> : solve<Cost::kDistance>)(plan, blocks, long_ids);
   const bool solved = head.solved;
   const int64_t so_far = head.rounds;

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT
 // Certified assignment of a batch of point clouds on CUDA: the kernels, in the order of a call.
 //
-// prepare scales the clouds or costs, and solves clouds on a line (general/line.cuh). Two integer
-// solvers, each with a cluster or a team of blocks per pair, take what they support:
-// integer/equal.cuh (nearly) equal sizes, integer/unequal.cuh the others. finish, one block per
-// pair, certifies what those leave; the general solver (general/auction.cuh) goes on where they do
-// not suffice. Nothing is allocated and nothing returns to the host. Bad input never hangs: a
-// length outside [0, N] or [0, M] gives idx -1, a non-finite coordinate or a cost of NaN or
-// -infinity an arbitrary injection, all with cost NaN and gap infinity; costs without a matching
-// give idx -1, with cost and gap infinity. Never to be compiled with fast math: the certificate
-// counts correct roundings.
+// prepare scales the clouds or costs, and matches clouds on a line in order (general/line.cuh),
+// which line certifies. Two integer solvers, each with a cluster or a team of blocks per pair, take
+// what they support: integer/equal.cuh (nearly) equal sizes, integer/unequal.cuh the others.
+// finish, one block per pair, certifies what those leave; the general solver (general/auction.cuh)
+// goes on where they do not suffice. Nothing is allocated and nothing returns to the host. Bad
+// input never hangs: a length outside [0, N] or [0, M] gives idx -1, a non-finite coordinate or a
+// cost of NaN or -infinity an arbitrary injection, all with cost NaN and gap infinity; costs
+// without a matching give idx -1, with cost and gap infinity. Never to be compiled with fast math:
+// the certificate counts correct roundings.
 //
 // A kernel is a loop of its function for one pair, which tests/emulator/assign.cpp calls as well.
 #pragma once
@@ -23,8 +23,12 @@
 
 namespace pointloss {
 
-// Clears the results of pair b, scales its clouds, and solves them if they are on a line, by one
-// block.
+__device__ inline AssignTolerance scaled_tolerance(const AssignPlan& plan, int exponent) {
+  return plan.tolerance.scaled(-exponent * (plan.squared ? 2 : 1));
+}
+
+// Clears the results of pair b, scales its clouds, and matches them in order if they are on a line,
+// by one block.
 template <typename T>
 __device__ void prepare_pair(const AssignBatch<T>& batch, const AssignPlan& plan, int64_t b,
                              BlockShared& shared) {
@@ -33,7 +37,7 @@ __device__ void prepare_pair(const AssignBatch<T>& batch, const AssignPlan& plan
   const int64_t most = plan.most();
   for (int64_t i = threadIdx.x; i < plan.N; i += kGeneralThreads) batch.idx[b * plan.N + i] = -1;
   for (int64_t j = threadIdx.x; j < most; j += kGeneralThreads) batch.price[b * most + j] = 0.0;
-  if (threadIdx.x == 0) *c.head = {true, false, 0, 0, 0.0}, *c.meeting = {0, 0};
+  if (threadIdx.x == 0) *c.head = {true, false, false, 0, 0, 0, 0.0}, *c.meeting = {0, 0};
   __syncthreads();
   if (c.K <= 0) return;
   int exponent = 0;
@@ -45,10 +49,9 @@ __device__ void prepare_pair(const AssignBatch<T>& batch, const AssignPlan& plan
     const T *x = batch.x + b * batch.N * batch.D, *y = batch.y + b * batch.M * batch.D;
     finite = scale_clouds(c, shared, swapped ? y : x, swapped ? x : y, exponent);
   }
-  const int units = exponent * (plan.squared ? 2 : 1);
-  const bool solved =
-      finite && exponent != INT_MIN && LineMatching(c, shared).run(plan.tolerance.scaled(-units));
-  if (threadIdx.x == 0) *c.head = {finite, solved, exponent, 0, 0.0};
+  const bool in_order = finite && exponent != INT_MIN &&
+                        LineMatching(c, shared).run(scaled_tolerance(plan, exponent));
+  if (threadIdx.x == 0) *c.head = {finite, false, in_order, exponent, 0, 0, 0.0};
   __syncthreads();
 }
 
@@ -57,6 +60,26 @@ __global__ void __launch_bounds__(kGeneralThreads, 2)
     assign_prepare_kernel(AssignBatch<T> batch, AssignPlan plan) {
   __shared__ BlockShared shared;
   for (int64_t b = blockIdx.x; b < batch.B; b += gridDim.x) prepare_pair(batch, plan, b, shared);
+}
+
+// Certifies pair b by `parts` blocks, of which this is number `part`, if it was matched in order.
+__device__ inline void certify_line_pair(const AssignPlan& plan, int64_t b, int part, int parts,
+                                         BlockShared& shared) {
+  bool swapped;
+  const PairArrays c = plan.pair(b, &swapped);
+  if (c.K <= 0 || !c.head->in_order) return;
+  certify_line(c, shared, scaled_tolerance(plan, c.head->exponent), part, parts);
+}
+
+// Map: `parts` blocks = pair.
+static __global__ void __launch_bounds__(kGeneralThreads)
+    assign_line_kernel(AssignPlan plan, int parts) {
+  __shared__ BlockShared shared;
+  const int part = static_cast<int>(blockIdx.x) % parts, step = static_cast<int>(gridDim.x) / parts;
+  for (int64_t b = blockIdx.x / parts; b < plan.B; b += step) {
+    certify_line_pair(plan, b, part, parts, shared);
+    __syncthreads();
+  }
 }
 
 __device__ inline bool is_for(Solver solver, const PairArrays& c) {

@@ -38,7 +38,9 @@ __host__ __device__ constexpr bool has_unequal(int64_t L, int64_t dim) {
 // What the kernels that follow each other on a pair tell the next.
 struct PairHead {
   bool finite, solved;  // the input is; prices and an assignment are there to be certified
+  bool in_order;        // matched along a line, which is not certified yet
   int exponent;  // the clouds or costs are scaled by 2^-exponent; INT_MIN: all points coincide
+  int ended;     // blocks that have certified their part of a matching along a line
   int64_t rounds;
   double eps;
 };

@@ -93,14 +93,20 @@ struct Certificate {
     return assign_gap(measure(), rows, prices, c.K, c.dim, block_adds(c.L), exact);
   }
 
-  // The certified gap of the present assignment, from nothing but coordinates and prices.
-  __device__ __noinline__ double certify() {
-    normalise();
-    for (int64_t i = threadIdx.x / 32; i < c.K; i += kGeneralWarps) {
+  // Into best the row minima of bidders `first`, `first` + `step`, ..., and of the block's further
+  // warps those next to them; prices normalised.
+  __device__ __noinline__ void find_rows(int64_t first, int64_t step) {
+    for (int64_t i = first + threadIdx.x / 32; i < c.K; i += step) {
       const double least = c.float_exact ? row_minimum<float>(i) : row_minimum<double>(i);
       if (threadIdx.x % 32 == 0) c.best[i] = least;
     }
     __syncthreads();
+  }
+
+  // The certified gap of the present assignment, from nothing but coordinates and prices.
+  __device__ __noinline__ double certify() {
+    normalise();
+    find_rows(0, kGeneralWarps);
     return gap_of_rows();
   }
 

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
-// The matching of clouds of equal size on a line, or close to one, by one thread block: see
-// common/assign_line.h. It keeps such clouds, whose price wars are long, from the auctions.
+// The matching of clouds of equal size on a line, or close to one: see common/assign_line.h. It
+// keeps such clouds, whose price wars are long, from the auctions.
 //
-// Map: a thread takes points k, k + kGeneralThreads, ...; of the prices, points next to each other.
+// Map: one block matches: a thread takes points k, k + kGeneralThreads, ...; of the prices, points
+// next to each other. Many blocks certify: a warp takes a bidder.
 // Cost: three passes over the points of other clouds; else two bitonic sorts in global memory and
-// the certificate, a scan of all pairs by the one block. Points closer than the low bits of a key
-// can tell are ordered by number, which costs the certificate and never the result.
+// the certificate, a scan of all pairs. Points closer than the low bits of a key can tell are
+// ordered by number, which costs the certificate and never the result.
 #pragma once
 
 #include "../../../common/assign_line.h"
@@ -145,16 +146,33 @@ struct LineMatching {
     return true;
   }
 
-  // Whether the clouds are on a line, or so close to it that their matching in order is certified
-  // to be within the tolerance; it is left with the pair, with row minima as of an integer solver.
+  // Whether the clouds are on a line, or so close to it that their matching in order may be within
+  // the tolerance; it is left with the pair.
   __device__ bool run(AssignTolerance tolerance) const {
     if (c.K != c.L || c.dim == 0) return false;
     const AssignLine line = find();
     if (!(line.length > 0.0) || !all_near(line) || !match(line, tolerance)) return false;
-    Certificate certificate{c, shared};
-    const double gap = certificate.certify();
-    return gap <= fmax(tolerance.relative(certificate.mean_size), certificate.exact);
+    Certificate{c, shared}.normalise();
+    return true;
   }
 };
+
+// Part `part` of `parts` of the certificate of a matching in order, by a block each. The block that
+// ends last decides whether it is within the tolerance, and leaves it with row minima as an integer
+// solver does.
+__device__ inline void certify_line(const PairArrays& c, BlockShared& shared,
+                                    AssignTolerance tolerance, int part, int parts) {
+  Certificate certificate{c, shared};
+  certificate.find_rows(part * kGeneralWarps, parts * kGeneralWarps);
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) shared.count[0] = atomicAdd(&c.head->ended, 1);
+  __syncthreads();
+  if (shared.count[0] != parts - 1) return;
+  __threadfence();
+  const double gap = certificate.gap_of_rows();
+  if (threadIdx.x != 0) return;
+  c.head->solved = gap <= fmax(tolerance.relative(certificate.mean_size), certificate.exact);
+}
 
 }  // namespace pointloss
