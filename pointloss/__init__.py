@@ -15,7 +15,7 @@ from pointloss.geometry.procrustes import Similarity, procrustes
 from pointloss.geometry.rendering import Rendering, rerender
 from pointloss.geometry.transform_points import transform_points
 from pointloss.geometry.voxelize import voxelize
-from pointloss.losses.emd import EMDLoss, emd
+from pointloss.losses.emd_loss import EMDLoss
 from pointloss.losses.kl_standard_normal import kl_standard_normal, reparameterize
 from pointloss.losses.normal_loss import normal_loss
 from pointloss.losses.pointmap_loss import pointmap_loss
@@ -41,6 +41,7 @@ from pointloss.metrics.scale_invariant_depth_error import scale_invariant_depth_
 from pointloss.metrics.voxel_iou import voxel_iou
 from pointloss.ops.assign import Assignment, assign
 from pointloss.ops.chamfer import ChamferLoss, PointIndices, chamfer
+from pointloss.ops.emd import emd
 from pointloss.ops.nearest import Nearest, nearest, nearest_both
 from pointloss.ops.nearest_index import NearestIndex
 from pointloss.ops.pad import Padded, pad

@@ -5,7 +5,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pointloss import EMDLoss, assign, emd, pairwise_emd, reference
-from pointloss.losses import _certificate
+from pointloss.ops import _certificate
 from pointloss.ops.assign import assign_batched
 from pointloss.testing.clouds import KINDS, make, surface, uniform
 from pointloss.testing.streams import capture
@@ -303,7 +303,8 @@ def missing(monkeypatch):
         for told in _certificate._of_device.values():
             told.fill_(False)
 
-    monkeypatch.setattr("pointloss.losses.emd.assign_batched", missed)
+    for module in ("ops.emd", "losses.emd_loss"):
+        monkeypatch.setattr(f"pointloss.{module}.assign_batched", missed)
     forget()
     yield
     forget()

@@ -10,8 +10,8 @@ from pointloss import _checks
 from pointloss._reduce import safe_sqrt
 from pointloss.compat._eps import relative
 from pointloss.compat.chamfer3d import chamfer_3DDist, fscore
-from pointloss.losses.emd import emd
 from pointloss.metrics.density_aware_chamfer import density_aware_chamfer
+from pointloss.ops.emd import emd
 
 
 def calc_cd(

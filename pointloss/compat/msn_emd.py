@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pointloss import _checks
 from pointloss.compat._eps import relative
-from pointloss.losses.emd import emd
+from pointloss.ops.emd import emd
 
 
 class emdModule(nn.Module):

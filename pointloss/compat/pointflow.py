@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pointloss.losses.emd import emd
 from pointloss.metrics.generation import GenerationMetrics, generation_metrics
 from pointloss.metrics.occupancy_jsd import occupancy_jsd
 from pointloss.ops.chamfer import chamfer
+from pointloss.ops.emd import emd
 
 
 def compute_all_metrics(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from pointloss import _checks
-from pointloss.losses.emd import emd
+from pointloss.ops.emd import emd
 
 
 def earth_mover_distance(xyz1: Tensor, xyz2: Tensor, transpose: bool = True) -> Tensor:

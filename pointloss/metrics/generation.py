@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pointloss import _checks
-from pointloss.losses.emd import emd
 from pointloss.metrics.occupancy_jsd import cloud_set, occupancy_jsd
 from pointloss.ops.chamfer import chamfer
+from pointloss.ops.emd import emd
 
 # Points of one call: enough to fill a GPU, and 200 MB of neighbours and distances at most.
 _POINTS_PER_CALL = 1 << 22

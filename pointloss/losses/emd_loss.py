@@ -1,178 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Earth mover's distance between clouds of points of equal weight."""
+"""`emd` as a module that can keep prices and matchings between steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
 from pointloss import _checks
-from pointloss._reduce import Reduction
-from pointloss.losses import _certificate
-from pointloss.ops import _function, price_cache
-from pointloss.ops.assign import Assignment, as_given, assign_batched
-from pointloss.ops.emd import matched_distance
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-
-class _Options(TypedDict, total=False):
-    """Keyword arguments of `emd` that do not decide what it returns."""
-
-    x_lengths: Tensor | None
-    y_lengths: Tensor | None
-    x_mask: Tensor | None
-    y_mask: Tensor | None
-    squared: bool
-    rtol: float
-    atol: float
-    price: Tensor | None
-    idx: Tensor | None
-    max_rounds: int | None
-    cloud_weights: Tensor | None
-    point_reduction: str
-    batch_reduction: str
-
-
-@overload
-def emd(
-    x: Tensor,
-    y: Tensor,
-    *,
-    return_assignment: Literal[False] = False,
-    **options: Unpack[_Options],
-) -> Tensor: ...
-
-
-@overload
-def emd(
-    x: Tensor, y: Tensor, *, return_assignment: Literal[True], **options: Unpack[_Options]
-) -> tuple[Tensor, Assignment]: ...
-
-
-def emd(
-    x: Tensor,
-    y: Tensor,
-    *,
-    x_lengths: Tensor | None = None,
-    y_lengths: Tensor | None = None,
-    x_mask: Tensor | None = None,
-    y_mask: Tensor | None = None,
-    squared: bool = False,
-    rtol: float = 1e-2,
-    atol: float = 0.0,
-    price: Tensor | None = None,
-    idx: Tensor | None = None,
-    max_rounds: int | None = None,
-    cloud_weights: Tensor | None = None,
-    point_reduction: str = "mean",
-    batch_reduction: str = "mean",
-    return_assignment: bool = False,
-) -> Tensor | tuple[Tensor, Assignment]:
-    """Earth mover's distance: the least mean distance of a one-to-one matching, within rtol.
-
-    For clouds of equal size (Fan, Su and Guibas 2017, eq. 2, with a mean)
-
-        min over bijections phi of 1/N sum_i |x_i - y_phi(i)|
-
-    For unequal sizes every point of the smaller cloud is matched and the mean is over those pairs.
-    The others stay free; `transport` moves all mass, takes weights, and is never less than this.
-    The matching comes from `assign`: its mean distance lies at most `rtol` (relative) above the
-    optimum, certified. The gradient holds the matching fixed and is 0 at a coincident pair.
-
-    Args:
-        x: points [B, N, D] or [N, D], D >= 1, float; half types are computed in float32.
-        y: points [B, M, D] or [M, D], on x's device; dtypes as for `nearest`.
-        x_lengths: int [B], the valid points of each x; the rest is padding.
-        y_lengths: int [B], likewise for y.
-        x_mask: bool [B, N], the points of x that count, in place of x_lengths; the others may hold
-            anything, NaN too.
-        y_mask: bool [B, M], likewise for y.
-        squared: match by, and average, squared distances.
-        rtol: certified relative gap of the matching.
-        atol: certified gap in the unit of the mean distance that is small enough whatever rtol
-            says.
-        price: [B, max(N, M)], prices of an earlier `assign` as a warm start.
-        idx: int [B, N], the matching that came with those prices.
-        max_rounds: see `assign`. Only without it a missed certificate is worth a warning.
-        cloud_weights: [B], weight of each pair of clouds, differentiable: the mean over the batch
-            becomes sum(w v) / sum(w), the sum becomes sum(w v).
-        point_reduction: "mean" over the matched pairs, "sum", or "none" ([B, N], 0 for a point of
-            x that has no partner).
-        batch_reduction: "mean", "sum" or "none" ([B]). An empty batch gives 0.
-        return_assignment: return the matching beside the value, with gap, prices and whether it has
-            converged. Then nothing warns.
-
-    Returns:
-        A scalar, or [B] for batch_reduction "none" (a scalar for single clouds), or [B, N] for
-        point_reduction "none". NaN where `assign` says NaN. If only one of two clouds is empty, inf
-        with gradient 0, in all of its row for point_reduction "none"; if both are, 0.
-        With return_assignment (value, Assignment), the latter as from `assign`.
-        The value is the cost that `assign` tells in float64, rounded to the clouds' dtype. Where
-        the square of a distance leaves the range of float64 its gradient is 0.
-        Differentiable twice and more. It works wherever `nearest` works, but more than 2^31 numbers
-        have not been tried.
-
-    Raises:
-        ValueError: shapes, devices or options do not fit.
-        TypeError: dtypes do not fit.
-        RuntimeError: CUDA tensors in a build without CUDA.
-
-    Warns:
-        RuntimeWarning: a matching missed its certificate (`converged` is False). Nothing waits for
-            the GPU, so on CUDA it comes with a later call. In torch.compile, torch.func and CUDA
-            graphs there is no warning; return_assignment tells everywhere.
-
-    Determinism: the matching's as in `assign`; for one matching, value and gradient are
-    deterministic, without atomics, because a matching is one-to-one.
-
-    Example:
-        >>> x = torch.tensor([[0.0, 0], [4, 0]])
-        >>> emd(x, torch.tensor([[4.0, 3], [0, 0]])).item()
-        1.5
-    """
-    c = _checks.clouds("emd", x, y, x_lengths, y_lengths, x_mask, y_mask, max_dim=None)
-    how = _reduction("emd", c, point_reduction, batch_reduction, cloud_weights)
-    found = assign_batched("emd", c, squared, rtol, atol, price, idx, max_rounds)
-    warns = max_rounds is None and not return_assignment
-    missed = _certificate.flag(c.x.device) if warns else None
-    value = _value(c, found, squared, how, missed)
-    if return_assignment:
-        # The gradient keeps its own partners, whatever becomes of those that are given away.
-        found = as_given(c, found, copy=True)
-        return value, Assignment(*[t[0] for t in found]) if c.single else found
-    _certificate.watch("emd", missed)
-    return value
-
-
-def _check_reductions(op: str, point_reduction: str, batch_reduction: str) -> None:
-    _checks.choice(op, "point_reduction", point_reduction, ("mean", "sum", "none"))
-    _checks.choice(op, "batch_reduction", batch_reduction, ("mean", "sum", "none"))
-
-
-def _reduction(
-    op: str, c: _checks.Clouds, points: str, batch: str, cloud_weights: Tensor | None
-) -> Reduction:
-    _check_reductions(op, points, batch)
-    return Reduction.of(op, c, points, batch, (None, None), cloud_weights)
-
-
-def _value(
-    c: _checks.Clouds, found: Assignment, squared: bool, how: Reduction, missed: Tensor | None
-) -> Tensor:
-    """The reduced distance of a matching, differentiable in x and y."""
-    whole = how.batch if how.cloud_weights is None and not c.single else "none"
-    value = matched_distance(
-        c, found, squared, point_reduction=how.points, batch_reduction=whole, missed=missed
-    )
-    if how.points == "none":
-        value = c.at_x(value)
-        return value[0] if c.single else value
-    return how.over_batch(c, value) if whole == "none" else value
+from pointloss.ops import _certificate, _function, price_cache
+from pointloss.ops.assign import as_given, assign_batched
+from pointloss.ops.emd import check_reductions, reduction_of, value_of
 
 
 class EMDLoss(nn.Module):
@@ -207,7 +47,7 @@ class EMDLoss(nn.Module):
         price_cache: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        _check_reductions("EMDLoss", point_reduction, batch_reduction)
+        check_reductions("EMDLoss", point_reduction, batch_reduction)
         self.squared = squared
         self.rtol = rtol
         self.atol = atol
@@ -251,14 +91,14 @@ class EMDLoss(nn.Module):
             n, most = c.x.shape[1], max(c.x.shape[1], c.y.shape[1])
             price, idx = price_cache.read(prices, partners, rows, n, most)
         reductions = self.point_reduction, self.batch_reduction
-        how = _reduction("EMDLoss", c, *reductions, cloud_weights)
+        how = reduction_of("EMDLoss", c, *reductions, cloud_weights)
         tolerances = self.rtol, self.atol
         found = assign_batched("EMDLoss", c, self.squared, *tolerances, price, idx, self.max_rounds)
         if rows is not None and prices is not None and partners is not None:
             cost = price_cache.write(prices, partners, self._age, rows, as_given(c, found))
             found = found._replace(cost=cost)
         missed = _certificate.flag(c.x.device) if self.max_rounds is None else None
-        value = _value(c, found, self.squared, how, missed)
+        value = value_of(c, found, self.squared, how, missed)
         _certificate.watch("EMDLoss", missed)
         return value
 
