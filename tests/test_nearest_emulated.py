@@ -13,8 +13,8 @@ from emulation import compiled, output
 from pointloss import nearest_both
 
 SCHEDULE = (50, 20, 300)  # as in test_assign_emulated.py
-# Several points per lane, warps of a block, blocks of a cluster. The last searches warp by warp.
-FORMS = [(True, 8, 1), (True, 2, 4), (False, 4, 1), (False, 1, 8), (True, 1, 2), (False, 1, 1)]
+# Points per lane, warps of a block, blocks of a cluster. The last searches warp by warp.
+FORMS = [(4, 8, 1), (4, 2, 4), (1, 4, 1), (1, 1, 8), (4, 1, 2), (2, 4, 1), (2, 8, 1), (1, 1, 1)]
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,12 @@
 // Searches one pair of clouds, in both directions, as csrc/cuda/nearest/brute does, in the
 // emulator.
 //
-//   nearest N M D norm double wide warps blocks n m seed stop hold turns
+//   nearest N M D norm double rows warps blocks n m seed stop hold turns
 //
 // reads x [N, D] and y [M, D] from the standard input, in float64 if `double`, else in float32, and
 // writes dist [N], idx [N], dist [M], idx [M]. `warps` of each of `blocks` search, n and m are the
-// lengths. One warp of one block that is not wide searches alone.
+// lengths. A lane has 1 or 2 `rows` of a tile, or as many as in the wide ones. One warp of one
+// block with one row searches alone.
 #include "../../csrc/cuda/nearest/brute/tile.cuh"
 #include "program.h"
 
@@ -47,20 +48,22 @@ void search(BruteForceParams<T> p) {
   }
 }
 
+template <int kNorm, int kDim, class T>
+void search_by(const BruteForceParams<T>& p, int64_t rows) {
+  rows == 1   ? search<kNorm, BruteForceTile<kDim, 1, T>>(p)
+  : rows == 2 ? search<kNorm, BruteForceTile<kDim, 2, T>>(p)
+              : search<kNorm, WideTile<kDim, T>>(p);
+}
+
 template <int kNorm, class T>
-void search_by(const BruteForceParams<T>& p, bool wide) {
-  if (p.D == 3) {
-    return wide ? search<kNorm, BruteForceTile<3, true, T>>(p)
-                : search<kNorm, BruteForceTile<3, false, T>>(p);
-  }
-  wide ? search<kNorm, BruteForceTile<0, true, T>>(p)
-       : search<kNorm, BruteForceTile<0, false, T>>(p);
+void search_by(const BruteForceParams<T>& p, int64_t rows) {
+  p.D == 3 ? search_by<kNorm, 3>(p, rows) : search_by<kNorm, 0>(p, rows);
 }
 
 template <class T>
 void search_clouds(emulated::Arguments& given, int64_t N, int64_t M, int D, int64_t norm) {
   BruteForceParams<T> p{};
-  const bool wide = given.flag();
+  const int64_t rows = given.whole();
   p.B = 1, p.D = D;
   p.warps = static_cast<int>(given.whole()), p.blocks = static_cast<int>(given.whole());
   const int64_t lengths[2] = {given.whole(), given.whole()};
@@ -70,7 +73,7 @@ void search_clouds(emulated::Arguments& given, int64_t N, int64_t M, int D, int6
   std::vector<int64_t> idx_x(N), idx_y(M);
   p.side[0] = {x.data(), lengths, dist_x.data(), idx_x.data(), N};
   p.side[1] = {y.data(), lengths + 1, dist_y.data(), idx_y.data(), M};
-  norm == 1 ? search_by<1>(p, wide) : search_by<2>(p, wide);
+  norm == 1 ? search_by<1>(p, rows) : search_by<2>(p, rows);
   emulated::write(dist_x), emulated::write(idx_x), emulated::write(dist_y), emulated::write(idx_y);
 }
 

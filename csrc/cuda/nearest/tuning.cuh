@@ -32,11 +32,17 @@ constexpr int kSmallMost = 8192;
 // multiprocessor and more than kBruteWideFrom targets (32 of 512: 13.4, narrow 16.0; 32 of 256: 8.7
 // and 7.5), in two blocks where all tiles are in progress at once (4 of 2048: 18.1, 1 block 18.9, 4
 // blocks 29.0; 1 of 4096: 18.4, 30.2 and 26.2).
+// Pair: two points per lane and the target kept beside the distance, 4 warps for a tile or 8 where
+// half of the room would stay empty or each had kBrutePairGroups groups and more, for D = 3, float
+// and at most kBrutePairMost targets, where narrow tiles outnumber the multiprocessors (32 of 256:
+// 4 warps 4.4, 8 4.7, narrow 6.2; 32 of 512: 9.6, 11.8, wide 11.1; 4 of 1024: 8 warps 6.5, narrow
+// 7.2, wide 8.2; 4 of 2048: 8 warps 16.3, wide 16.0).
 // Alone: a warp for a tile, kBruteAloneWarps of a block, for at most kBruteAloneMost targets where
 // there is no room for kBruteLeastWarps; instead of wide only if half of the room is filled. Not
 // measured apart.
 constexpr int kBruteWarps = 8, kBruteNarrowWarps = 16, kBruteLeastWarps = 4, kBruteCluster = 8;
 constexpr int kBruteLeastShare = 12, kBruteWideFrom = 256;
+constexpr int kBrutePairMost = 1024, kBrutePairGroups = 16;
 constexpr int kBruteAloneWarps = 4, kBruteAloneMost = 512;
 constexpr int kBruteShared = 48 << 10;  // bytes that a block has without asking for more
 

@@ -103,6 +103,14 @@ cudaError_t launch(void (*kernel)(Params...), const LaunchShape& shape, cudaStre
   return Launch(shape, stream).run(kernel, args...);
 }
 
+// The same for a kernel that begins with wait_for_previous_kernel(): where the device can, it is
+// launched while what precedes it in the stream ends, be it a kernel of the caller.
+template <class... Params, class... Args>
+cudaError_t launch_early(void (*kernel)(Params...), const LaunchShape& shape, cudaStream_t stream,
+                         const Args&... args) {
+  return Launch(shape, stream, has_overlap_and_clusters()).run(kernel, args...);
+}
+
 // Kernels of a stream, each after the one before. Where the device can, all but the first start
 // early and wait_for_previous_kernel(), which hides what launching costs. After an error none is
 // launched any more.

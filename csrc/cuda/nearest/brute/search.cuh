@@ -29,6 +29,7 @@ template <int kNorm, class Tile, class T>
 __global__ void __launch_bounds__(32 * Tile::kMostWarps, 2)
     brute_force_kernel(const BruteForceParams<T> p) {
   extern __shared__ float4 dynamic[];
+  wait_for_previous_kernel();
   const int64_t tasks = p.B * (p.tiles[0] + p.tiles[1]);
   const int rank = p.blocks > 1 ? cluster_rank() : 0;
   for (int64_t task = blockIdx.x / p.blocks; task < tasks; task += gridDim.x / p.blocks) {
@@ -41,6 +42,7 @@ template <int kNorm, class Tile, class T>
 __global__ void __launch_bounds__(32 * kBruteAloneWarps, 8)
     brute_force_alone_kernel(const BruteForceParams<T> p) {
   extern __shared__ float4 dynamic[];
+  wait_for_previous_kernel();
   const int64_t tasks = p.B * (p.tiles[0] + p.tiles[1]);
   const int warp = threadIdx.x / 32;
   const size_t bytes = BruteForceShared<Tile, T>::bytes_alone(p.D);
@@ -52,10 +54,10 @@ __global__ void __launch_bounds__(32 * kBruteAloneWarps, 8)
 }
 
 struct BruteForceShape {
-  bool wide;
+  int rows;           // points per lane
   int warps, blocks;  // of a block; of a cluster
 
-  bool alone() const { return !wide && warps * blocks == 1; }
+  bool alone() const { return rows == 1 && warps * blocks == 1; }
 };
 
 // Tiles of both directions together, if a tile has this many points.
@@ -73,8 +75,8 @@ int64_t brute_force_tiles(const BruteForceParams<T>& p, int64_t points) {
 template <class T>
 BruteForceShape brute_force_shape(const BruteForceParams<T>& p, int multiprocessors,
                                   int most_blocks) {
-  using Wide = BruteForceTile<0, true, T>;
-  using Narrow = BruteForceTile<0, false, T>;
+  using Wide = WideTile<0, T>;
+  using Narrow = NarrowTile<0, T>;
   int64_t points = 0, targets = 0;  // of a cloud, at most
   for (int s = 0; s < 2; ++s) {
     if (p.side[s].dist == nullptr) continue;
@@ -83,13 +85,23 @@ BruteForceShape brute_force_shape(const BruteForceParams<T>& p, int multiprocess
   const int64_t tiles = brute_force_tiles(p, Narrow::kPoints);
   const int64_t groups = ceil_div(targets, Wide::kColumns);
   const int64_t room = int64_t{kBruteNarrowWarps} * multiprocessors;  // for warps
+  if constexpr (PairTile<T>::kKeeps) {
+    using Pair = PairTile<T>;
+    const int64_t pairs = brute_force_tiles(p, Pair::kPoints);
+    if (p.D == 3 && points > Pair::kPoints / 2 && targets <= kBrutePairMost &&
+        groups >= kBruteLeastWarps && tiles > multiprocessors && kBruteLeastWarps * pairs <= room) {
+      const bool much = groups >= 2 * kBrutePairGroups;  // so that half of the room is too little
+      const bool more = 2 * kBruteLeastWarps * pairs <= (much ? room : room / 2);
+      return {Pair::kRows, more ? 2 * kBruteLeastWarps : kBruteLeastWarps, 1};
+    }
+  }
   const bool full = points > Wide::kPoints / 2, many = 2 * tiles > 3 * multiprocessors;
   if (full && many && targets > (2 * tiles > room ? kBruteAloneMost : kBruteWideFrom)) {
     const bool half = brute_force_tiles(p, Wide::kPoints) <= multiprocessors;
-    return {true, Wide::kMostWarps, half ? std::min(2, most_blocks) : 1};
+    return {Wide::kRows, Wide::kMostWarps, half ? std::min(2, most_blocks) : 1};
   }
   const bool few = targets <= kBruteAloneMost;
-  if (groups < kBruteLeastWarps || (few && kBruteLeastWarps * tiles > room)) return {false, 1, 1};
+  if (groups < kBruteLeastWarps || (few && kBruteLeastWarps * tiles > room)) return {1, 1, 1};
   int warps = kBruteLeastWarps, blocks = 1;
   while (warps < Narrow::kMostWarps && warps < groups && 2 * warps * tiles <= room) warps *= 2;
   const auto divides = [&](int64_t slices) {  // with enough left for each
@@ -98,7 +110,7 @@ BruteForceShape brute_force_shape(const BruteForceParams<T>& p, int multiprocess
   while (warps == Narrow::kMostWarps && blocks < most_blocks && divides(2 * warps * blocks)) {
     blocks *= 2;
   }
-  return {false, warps, blocks};
+  return {1, warps, blocks};
 }
 
 template <int kNorm, class Tile, class T>
@@ -114,24 +126,24 @@ cudaError_t start_brute_force(BruteForceParams<T> p, const BruteForceShape& shap
     if (shape.alone()) {
       const size_t bytes = Shared::bytes_alone(p.D);
       p.warps = std::min(kBruteAloneWarps, static_cast<int>(kBruteShared / bytes));
-      return launch(&brute_force_alone_kernel<kNorm, Tile, T>,
-                    {grid_size(ceil_div(tasks, p.warps)), 32 * p.warps, bytes * p.warps}, stream,
-                    p);
+      return launch_early(&brute_force_alone_kernel<kNorm, Tile, T>,
+                          {grid_size(ceil_div(tasks, p.warps)), 32 * p.warps, bytes * p.warps},
+                          stream, p);
     }
   }
   p.warps = shape.warps, p.blocks = shape.blocks;
   const auto blocks = static_cast<unsigned>(p.blocks);
   const auto clusters = static_cast<unsigned>(std::min<int64_t>(tasks, INT_MAX / p.blocks));
   const size_t bytes = Shared().lay_out(nullptr, p.D, p.warps);
-  return launch(&brute_force_kernel<kNorm, Tile, T>,
-                {clusters * blocks, 32 * p.warps, bytes, blocks}, stream, p);
+  return launch_early(&brute_force_kernel<kNorm, Tile, T>,
+                      {clusters * blocks, 32 * p.warps, bytes, blocks}, stream, p);
 }
 
 // Both directions in one launch, unless one of the clouds is so much smaller that a tile of it has
 // far more to do than a tile of the other.
 template <int kNorm, class T>
 cudaError_t launch_brute_force(const BruteForceParams<T>& p, cudaStream_t stream) {
-  constexpr int64_t kPoints = BruteForceTile<0, false, T>::kPoints;
+  constexpr int64_t kPoints = NarrowTile<0, T>::kPoints;
   const int64_t x = ceil_div(p.side[0].size, kPoints), y = ceil_div(p.side[1].size, kPoints);
   const bool both = p.side[0].dist != nullptr && p.side[1].dist != nullptr;
   if (both && std::max(x, y) > 2 * std::min(x, y)) {
@@ -149,10 +161,12 @@ cudaError_t launch_brute_force(const BruteForceParams<T>& p, cudaStream_t stream
   const BruteForceShape shape =
       brute_force_shape(p, multiprocessors, has_overlap_and_clusters() ? kBruteCluster : 1);
   const bool solid = p.D == 3;
-  auto* run = shape.wide ? (solid ? &start_brute_force<kNorm, BruteForceTile<3, true, T>, T>
-                                  : &start_brute_force<kNorm, BruteForceTile<0, true, T>, T>)
-                         : (solid ? &start_brute_force<kNorm, BruteForceTile<3, false, T>, T>
-                                  : &start_brute_force<kNorm, BruteForceTile<0, false, T>, T>);
+  auto* run = shape.rows == 1 ? (solid ? &start_brute_force<kNorm, NarrowTile<3, T>, T>
+                                       : &start_brute_force<kNorm, NarrowTile<0, T>, T>)
+              : shape.rows == PairTile<T>::kRows && PairTile<T>::kKeeps
+                  ? &start_brute_force<kNorm, PairTile<T>, T>
+              : solid ? &start_brute_force<kNorm, WideTile<3, T>, T>
+                      : &start_brute_force<kNorm, WideTile<0, T>, T>;
   return run(p, shape, stream);
 }
 

@@ -31,17 +31,25 @@ struct BruteForceParams {
   int D, warps, blocks;  // axes; warps of a block; blocks of a cluster
 };
 
-// kDim 0 reads the dimension from the parameters. kWide: several points per lane, for many points.
-// Sizes are in units of 16 bytes.
-template <int kDimension, bool kWide, class T>
+// kDim 0 reads the dimension from the parameters. kRows: points per lane, up to a unit of 16 bytes.
+// kKeeps: a lane keeps the target that attains the least distance, not only its group.
+template <int kDimension, int kPointsPerLane, class T>
 struct BruteForceTile {
   static constexpr int kDim = kDimension, kUnit = 16 / sizeof(T);
-  static constexpr int kRows = kWide ? kUnit : 1, kColumns = 4 * kUnit;
+  static constexpr int kRows = kPointsPerLane, kColumns = 4 * kUnit;
+  static constexpr bool kKeeps = kRows > 1 && kRows < kUnit;
   static constexpr int kAxes = kDim > 0 && kDim < 8 ? kDim : 8;
   static constexpr int kPoints = 32 * kRows;
   static constexpr int kStride = kColumns + kUnit;  // of an axis, so that storing has no conflicts
-  static constexpr int kMostWarps = kWide ? kBruteWarps : kBruteNarrowWarps;
+  static constexpr int kMostWarps = kRows > 1 ? kBruteWarps : kBruteNarrowWarps;
 };
+
+template <int kDim, class T>
+using NarrowTile = BruteForceTile<kDim, 1, T>;
+template <class T>
+using PairTile = BruteForceTile<3, 2, T>;
+template <int kDim, class T>
+using WideTile = BruteForceTile<kDim, 16 / sizeof(T), T>;
 
 // The least distance that a warp found, and the group of targets that attains it, or the target
 // itself if the warp has all of them.
@@ -72,23 +80,18 @@ struct BruteForceShared {
   }
 };
 
-// kCount numbers of shared memory, in loads of 16 bytes where there are as many.
+// kCount numbers of shared memory, a power of two, in loads of up to 16 bytes.
 template <int kCount, class T>
 __device__ __forceinline__ void load_vector(const T* from, T (&to)[kCount]) {
-  struct alignas(16) Unit {
-    T value[16 / sizeof(T)];
+  constexpr int kMost = 16 / sizeof(T), kUnit = kCount < kMost ? kCount : kMost;
+  struct alignas(kUnit * sizeof(T)) Unit {
+    T value[kUnit];
   };
-  constexpr int kUnit = 16 / sizeof(T);
-  if constexpr (kCount % kUnit == 0) {
 #pragma unroll
-    for (int k = 0; k < kCount; k += kUnit) {
-      const Unit unit = *reinterpret_cast<const Unit*>(from + k);
+  for (int k = 0; k < kCount; k += kUnit) {
+    const Unit unit = *reinterpret_cast<const Unit*>(from + k);
 #pragma unroll
-      for (int c = 0; c < kUnit; ++c) to[k + c] = unit.value[c];
-    }
-  } else {
-#pragma unroll
-    for (int k = 0; k < kCount; ++k) to[k] = from[k];
+    for (int c = 0; c < kUnit; ++c) to[k + c] = unit.value[c];
   }
 }
 
@@ -160,8 +163,10 @@ __device__ __forceinline__ void search_groups(const BruteForceTask<T>& t, int D,
     for (int l = 0; l < kLoads; ++l) {
       const int v = lane + 32 * l, k = axis + v % kAxes;
       const int64_t j = int64_t{group} * kColumns + v / kAxes;
-      const bool there = v < kValues && k < D && j < t.count;
-      next[l] = there ? t.targets[j * D + k] : T(NAN);  // nobody's neighbour
+      const int64_t at = kAxes == Tile::kDim ? int64_t{group} * kValues + v : j * D + k;
+      const bool there =
+          v < kValues && k < D && (kAxes == Tile::kDim ? at < t.count * D : j < t.count);
+      next[l] = there ? t.targets[at] : T(NAN);  // nobody's neighbour
     }
   };
   if (first < groups) fetch(first, 0);
@@ -194,7 +199,7 @@ __device__ __forceinline__ void search_groups(const BruteForceTask<T>& t, int D,
     }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      if constexpr (kAlone) {
+      if constexpr (kAlone || Tile::kKeeps) {
         int in_group = -1;
 #pragma unroll
         for (int c = 0; c < kColumns; ++c) {
@@ -222,6 +227,24 @@ __device__ __forceinline__ void write_neighbour(const BruteForceTask<T>& t, int 
   t.idx[q] = found ? j : -1;
 }
 
+// The neighbours of a tile's points from what the warps of a block kept.
+template <class Tile, class T>
+__device__ __forceinline__ void choose_kept(const BruteForceParams<T>& p,
+                                            const BruteForceTask<T>& t, int D,
+                                            const Best<T>* results) {
+  for (int q = threadIdx.x; q < Tile::kPoints; q += 32 * p.warps) {
+    Best<T> best = {T(INFINITY), -1};
+#pragma unroll 4
+    for (int w = 0; w < p.warps; ++w) {
+      const Best<T> other = results[w * (Tile::kPoints + 1) + q];
+      const bool closer =
+          other.dist < best.dist || (other.dist == best.dist && other.where < best.where);
+      if (closer) best = other;
+    }
+    write_neighbour(t, D, q, best.dist, best.where);
+  }
+}
+
 // By the blocks of a cluster, of which this is the one numbered `rank`.
 template <int kNorm, class Tile, class T>
 __device__ __forceinline__ void search_task(const BruteForceParams<T>& p, int64_t task, int rank,
@@ -235,7 +258,7 @@ __device__ __forceinline__ void search_task(const BruteForceParams<T>& p, int64_
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, slices = p.warps * p.blocks;
   Best<T> best[kRows];
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) best[r] = {T(INFINITY), INT_MAX};
+  for (int r = 0; r < kRows; ++r) best[r] = {T(INFINITY), Tile::kKeeps ? -1 : INT_MAX};
   search_groups<kNorm, false, Tile>(t, D, 32 * p.warps, rank + p.blocks * warp, slices,
                                     shared.points,
                                     shared.targets + warp * Tile::kAxes * Tile::kStride, best);
@@ -244,6 +267,11 @@ __device__ __forceinline__ void search_task(const BruteForceParams<T>& p, int64_
     shared.best[warp * (Tile::kPoints + 1) + lane * kRows + r] = best[r];
   }
   meet();
+  if constexpr (Tile::kKeeps) {
+    choose_kept<Tile>(p, t, D, shared.best);
+    __syncthreads();  // all have read the results
+    return;
+  }
   // Each block answers for its share of the points; a multiple of the teams of a warp. A team takes
   // kRows of them at a time, so that it waits once for all that it reads.
   const int share = Tile::kPoints / p.blocks, end = (rank + 1) * share;
