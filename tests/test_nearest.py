@@ -364,6 +364,25 @@ def test_more_pairs_than_31_bits_count(device):
     assert torch.equal(brute.idx, tree.idx)
 
 
+@pytest.mark.parametrize("norm", [1, 2])
+@pytest.mark.parametrize(("batch", "n", "m"), [(32, 130, 70), (6, 600, 700)])
+def test_many_small_clouds_have_the_bits_of_one(batch, n, m, norm, device):
+    """Brute force takes other tiles for many clouds than for one, and each decides ties alike."""
+    x, y = (torch.randint(6, (batch, size, 3), device=device).float() for size in (n, m))
+    x[1, 3], y[2, 5] = torch.nan, torch.inf
+    lengths = {
+        name: torch.randint(size // 2, size + 1, (batch,), device=device)
+        for name, size in (("x_lengths", n), ("y_lengths", m))
+    }
+    together = nearest_both(x, y, norm=norm, method="brute", **lengths)
+    for b in (0, 1, 2, batch - 1):
+        own = {name: length[b : b + 1] for name, length in lengths.items()}
+        alone = nearest_both(x[b : b + 1], y[b : b + 1], norm=norm, method="brute", **own)
+        for found, expected in zip(together, alone, strict=True):
+            assert torch.equal(found.idx[b], expected.idx[0])
+            assert torch.equal(found.dist[b].nan_to_num(-1), expected.dist[0].nan_to_num(-1))
+
+
 def test_many_clouds(device):
     x, y = torch.rand(70_000, 2, 3, device=device), torch.rand(70_000, 3, 3, device=device)
     found = nearest(x, y)
