@@ -65,15 +65,6 @@ struct Cluster {
     }
   }
 
-  // Makes this thread's writes so far visible to whoever sees a later one.
-  __device__ __forceinline__ void publish() const {
-    if (size > 1) {
-      __threadfence();
-    } else {
-      __threadfence_block();
-    }
-  }
-
   // Atomic maximum with `value` on *own of every block, by the lanes of one warp. With more than
   // one block all use the same kind of instruction: local and remote atomics are not atomic to each
   // other.
@@ -116,7 +107,6 @@ struct Team {
     sync();  // before anyone adds to the next
     return all;
   }
-  __device__ __forceinline__ void publish() const { __threadfence(); }
   __device__ __forceinline__ void atomic_max(int* shared, int value) const {
     if (threadIdx.x % 32 == 0) atomicMax(shared, value);
   }

@@ -126,8 +126,7 @@ __device__ __forceinline__ void solve_equal_pair(const AssignPlan& plan, const P
   const IntegerInput in = input_of(plan, c, b, swapped);
   State state = state_of<State>(c, in);
   state.cluster = blocks;
-  state.cache = reinterpret_cast<typename State::CachedPair*>(c.cache);
-  state.cache_bound = c.cache_bound;
+  state.cache = c.cache;
   state.bid = state.best_count = c.equal_bid;
   state.found_best = state.found_slack = c.found;
   solve_equal(state, shared, memory, box, c);

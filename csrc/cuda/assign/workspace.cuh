@@ -75,10 +75,9 @@ struct PairArrays {
   double *bid, *slack;      // [K] bid price of queue entry q; slack of bidder i
 
   // Of the solver for equal sizes N, at the same place: what a cluster shares, and what a team has.
-  unsigned long long* equal_bid;                        // [N]
-  int *cache_bound, *found;                             // [N]
-  EqualState<int, Cost::kDistance>::CachedPair* cache;  // [N, 32]
-  IntegerShared* team_shared;                           // [1]
+  unsigned long long *equal_bid, *cache;  // [N], [N, 32]
+  int* found;                             // [N]
+  IntegerShared* team_shared;             // [1]
   char* equal_block;
 
   // Of the solver for unequal sizes, at the same place: likewise.
@@ -122,7 +121,6 @@ __host__ __device__ inline size_t lay_out(PairArrays& c, char* base) {
     if (!has_equal(c.K, c.L, c.dim)) return;
     const int64_t N = equal_size(c.K, c.L);
     arena.take(c.equal_bid, N);
-    arena.take(c.cache_bound, N);
     arena.take(c.found, N);
     arena.take(c.cache, 32 * N);
     arena.take(c.team_shared, 1);

@@ -72,11 +72,15 @@ __device__ __forceinline__ void visit_within(const UnequalState<kCost>& s, int, 
 template <class Id, Cost kCost, class Blocks, class Use>
 __device__ __forceinline__ void visit_within(const EqualState<Id, kCost, Blocks>& s, int i,
                                              float4 p, int limit, Use use) {
-  if (load_fresh(s.cache_bound + i) <= limit) refill_cache(s, i, p, limit + 1);
-  if (load_fresh(s.cache_bound + i) > limit) {
-    const auto pair = load_fresh(s.cache + static_cast<int64_t>(i) * 32 + threadIdx.x % 32);
-    if (pair.a != s.kNone) use(pair.a);
-    if (pair.b != s.kNone) use(pair.b);
+  LaneCache lane = cached(s, i);
+  if (warp_min(lane.bound) <= limit) {
+    refill_cache(s, i, p, limit + 1);
+    lane = cached(s, i);
+  }
+  if (warp_min(lane.bound) > limit) {
+    const int own = threadIdx.x % 32;
+    if (lane.a != LaneCache::kNoGroup) use(static_cast<int>(lane.a) * 32 + own);
+    if (lane.b != LaneCache::kNoGroup) use(static_cast<int>(lane.b) * 32 + own);
   } else {  // a lane holds more than two of them
     for (int j = threadIdx.x % 32; j < s.N; j += 32) {
       if (s.value(j, p) <= limit) use(j);

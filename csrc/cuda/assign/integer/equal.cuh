@@ -51,6 +51,26 @@ struct EqualSolver {
     s.sync();
     load_boxes(s);
     s.sync();
+    const float4 from = CentrePrices<EqualState<Id, kCost, Blocks>>{s, h}.centre();
+    for (int g = s.thread(); g < s.G; g += s.threads()) {
+      const auto middle = [&](int d) {
+        return 0.5f * (s.box[d * s.G + g] + s.box[(3 + d) * s.G + g]);
+      };
+      const float4 to =
+          make_float4(middle(0) - from.x, middle(1) - from.y, middle(2) - from.z, 0.0f);
+      const float length = sqrtf(fmaf(to.x, to.x, fmaf(to.y, to.y, to.z * to.z)));
+      const float unit = length > 0.0f ? (1.0f - 0x1p-20f) / length : 0.0f;
+      s.lean[g] = make_float4(unit * to.x, unit * to.y, unit * to.z, 0.0f);
+    }
+    s.sync();
+  }
+
+  // The blocks share out the rows.
+  __device__ __forceinline__ void forget_caches() const {
+    for (int k = s.cluster.rank * s.threads() + s.thread(); k < 32 * s.N;
+         k += s.cluster.size * s.threads()) {
+      s.cache[k] = kNotScanned;
+    }
   }
 
   // Prices to start from: the given ones, or those of the centre if they promise a better bound, or
@@ -60,9 +80,9 @@ struct EqualSolver {
     s.cluster.sync();  // all are done with the flags and bids of earlier phases
     if (s.thread() == 0) h.overflow = 0;
     for (int i = s.thread(); i < s.N; i += s.threads()) {
-      if (s.cluster.rank == 0) s.cache_bound[i] = INT_MIN;
       s.partner[i] = static_cast<Id>(kNone);
     }
+    forget_caches();
     double error = -1.0;
     if (warm) {
       load_prices(s, h);
@@ -84,8 +104,9 @@ struct EqualSolver {
   // Primal and dual. The slack of the bidders that have an object goes to slack[]; in a first pass
   // all best values to best[], and the K bidders are counted by the group of their best object.
   __device__ __forceinline__ Sums pass(bool first) {
+    const int slack = first ? 2 * kCostError + 1 : kSlackEps * eps;  // at first for row_minima()
     const Sums sums = sum_gap(s, h, [&](int i) {
-      const BestTwo<int> top = best_two(s, i, kSlackEps * eps);
+      const BestTwo<int> top = best_two(s, i, slack);
       if (threadIdx.x % 32 == 0) {
         const int j = s.partner[i];
         if (first) {

@@ -161,7 +161,11 @@ struct EqualAuction {
   // meanwhile, and in small clouds write it.
   __device__ __forceinline__ void raise_next(int& group) const {
     const int least = least_price_of_group(s, group);
-    if (threadIdx.x % 32 == 0) atomicMax(s.box_price + group, least);
+    const int along = warp_min(s.leaning(group * 32 + threadIdx.x % 32, group));
+    if (threadIdx.x % 32 == 0) {
+      atomicMax(s.box_price + group, least);
+      atomicMax(reinterpret_cast<int*>(&s.lean[group].w), along);
+    }
     group = group + s.warps() < s.G ? group + s.warps() : first_group();
   }
   __device__ __forceinline__ int first_group() const { return s.warp() % s.G; }

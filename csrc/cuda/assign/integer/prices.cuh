@@ -16,6 +16,12 @@ __device__ __forceinline__ void refresh_group(const State& s, int g) {
   const int least = least_price_of_group(s, g);
   if (threadIdx.x % 32 == 0) s.box_price[g] = least;
 }
+template <class Id, Cost kCost, class Blocks>
+__device__ __forceinline__ void refresh_group(const EqualState<Id, kCost, Blocks>& s, int g) {
+  const int least = least_price_of_group(s, g);
+  const int along = warp_min(s.leaning(g * 32 + threadIdx.x % 32, g));
+  if (threadIdx.x % 32 == 0) s.box_price[g] = least, s.lean[g].w = __int_as_float(along);
+}
 template <class State>
 __device__ __forceinline__ void refresh_groups(const State& s) {
   s.sync();

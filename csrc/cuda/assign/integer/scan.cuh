@@ -28,6 +28,16 @@ __device__ __forceinline__ int group_bound(const State& s, int g, float4 p) {
   return __float2int_rd(cost) - 2 + s.box_price[g];
 }
 
+// The same, or more where all objects of the group lie in about one direction.
+template <class Id, Cost kCost, class Blocks>
+__device__ __forceinline__ int scan_bound(const EqualState<Id, kCost, Blocks>& s, int g, float4 p) {
+  return max(group_bound(s, g, p), s.lean_bound(g, p));
+}
+template <Cost kCost>
+__device__ __forceinline__ int scan_bound(const UnequalState<kCost>& s, int g, float4 p) {
+  return group_bound(s, g, p);
+}
+
 // The best two of all lanes. On a tie the lowest lane wins.
 __device__ __forceinline__ BestTwo<int> best_of_warp(int best, int second, int object) {
   BestTwo<int> top;
@@ -42,7 +52,7 @@ template <class State>
 __device__ __forceinline__ int nearest_group(const State& s, float4 p) {
   int nearest = INT_MAX, group = 0;
   for (int g = threadIdx.x % 32; g < s.G; g += 32) {
-    const int least = group_bound(s, g, p);
+    const int least = scan_bound(s, g, p);
     if (least < nearest) nearest = least, group = g;
   }
   return best_of_warp(nearest, INT_MAX, group).object;
@@ -58,7 +68,7 @@ __device__ __forceinline__ void visit_groups(const State& s, float4 p, Within wi
                                              Value value_of, Use use, After after) {
   const int lane = threadIdx.x % 32;
   for (int g0 = 0; g0 < s.G; g0 += 32) {
-    const int bound = g0 + lane < s.G ? group_bound(s, g0 + lane, p) : INT_MAX;
+    const int bound = g0 + lane < s.G ? scan_bound(s, g0 + lane, p) : INT_MAX;
     unsigned groups = __ballot_sync(kWholeWarp, within(g0 + lane, bound));
     if (groups == 0) continue;
 #pragma unroll 1
@@ -82,17 +92,42 @@ __device__ __forceinline__ void visit_groups(const State& s, float4 p, Within wi
   }
 }
 
+// What a lane saw in a scan of a bidder, in one word, so that it is written and read as a whole: of
+// its objects, which are those at its place in every group, the groups of the two best, and a bound
+// below which no other was. Prices only rise, so that stays true. The lanes of a row may therefore
+// be of different scans: a row needs no order of writes among warps.
+struct LaneCache {
+  static constexpr unsigned kNoGroup = 0xffff;
+  unsigned a, b;
+  int bound;
+
+  __device__ __forceinline__ static LaneCache of(unsigned long long word) {
+    const auto low = static_cast<unsigned>(word);
+    return {low >> 16, low & 0xffff, static_cast<int>(word >> 32)};
+  }
+  __device__ __forceinline__ unsigned long long word() const { return pack(bound, a << 16 | b); }
+};
+constexpr unsigned long long kNotScanned = 0x80000000ffffffff;
+static_assert(kEqualMostPoints / 32 <= LaneCache::kNoGroup, "a group's number has 16 bits");
+
 template <class Id, Cost kCost, class Blocks>
-__device__ __forceinline__ BestTwo<int> best_two_cached(
-    const EqualState<Id, kCost, Blocks>& s,
-    const typename EqualState<Id, kCost, Blocks>::CachedPair& pair, float4 p) {
+__device__ __forceinline__ LaneCache cached(const EqualState<Id, kCost, Blocks>& s, int i) {
+  return LaneCache::of(load_fresh(s.cache + static_cast<int64_t>(i) * 32 + threadIdx.x % 32));
+}
+
+template <class Id, Cost kCost, class Blocks>
+__device__ __forceinline__ BestTwo<int> best_two_cached(const EqualState<Id, kCost, Blocks>& s,
+                                                        const LaneCache& lane, float4 p) {
   // On ties the lowest lane, then the lowest object wins, as in refill_cache(): the result does not
   // depend on what happens to be cached.
-  const int a = pair.a, b = pair.b;
+  const bool has_a = lane.a != LaneCache::kNoGroup, has_b = lane.b != LaneCache::kNoGroup;
+  const int own = threadIdx.x % 32;
   // Both are read at once: object 0 in place of none.
-  const float4 oa = s.priced(a != s.kNone ? a : 0), ob = s.priced(b != s.kNone ? b : 0);
+  const int a = has_a ? static_cast<int>(lane.a) * 32 + own : 0;
+  const int b = has_b ? static_cast<int>(lane.b) * 32 + own : 0;
+  const float4 oa = s.priced(a), ob = s.priced(b);
   const int at_a = s.value(oa, p), at_b = s.value(ob, p);
-  const int va = a != s.kNone ? at_a : INT_MAX, vb = b != s.kNone ? at_b : INT_MAX;
+  const int va = has_a ? at_a : INT_MAX, vb = has_b ? at_b : INT_MAX;
   const bool swap = vb < va || (vb == va && b < a);
   return best_of_warp(swap ? vb : va, swap ? va : vb, swap ? b : a);
 }
@@ -120,34 +155,37 @@ __device__ __forceinline__ BestTwo<int> refill_cache(const EqualState<Id, kCost,
         b1 = min(b1, v);
       },
       [] {});
-  s.cache[static_cast<int64_t>(i) * 32 + lane] = {static_cast<Id>(b1 < kFar ? i1 : s.kNone),
-                                                  static_cast<Id>(b2 < kFar ? i2 : s.kNone)};
   const int bound = warp_min(min(b3, skipped));
-  if (lane == 0) s.cache_bound[i] = bound;
-  s.cluster.publish();  // whoever evicts bidder i reads them next
-  __syncwarp();
+  const auto group = [](bool any, int object) {
+    return any ? static_cast<unsigned>(object) / 32 : LaneCache::kNoGroup;
+  };
+  s.cache[static_cast<int64_t>(i) * 32 + lane] =
+      LaneCache{group(b1 < kFar, i1), group(b2 < kFar, i2), bound}.word();
   BestTwo<int> top = best_of_warp(b1, b2, i1);
   // A skipped object may be second best or best then: a bid counts on no more than its bound.
   top.second = min(top.second, max(top.best, bound));
   return top;
 }
 
-// Best two of bidder i, exact while no price rises (see refill_cache()); `slack` widens a scan so
-// that its cache lasts.
+// Best two of bidder i, exact while no price rises (see refill_cache()), but for the second of one
+// that has an object and was not scanned yet; `slack` widens a scan so that its cache lasts.
 template <class Id, Cost kCost, class Blocks>
 __device__ __forceinline__ BestTwo<int> best_two(const EqualState<Id, kCost, Blocks>& s, int i,
                                                  int slack) {
   const float4 p = s.bidder[i];
-  const int bound = load_fresh(s.cache_bound + i);
-  const auto pair = load_fresh(s.cache + static_cast<int64_t>(i) * 32 + threadIdx.x % 32);
+  const LaneCache lane = cached(s, i);
+  const int bound = warp_min(lane.bound);
   int limit = kFar;
   if (bound != INT_MIN) {
-    const BestTwo<int> top = best_two_cached(s, pair, p);
+    const BestTwo<int> top = best_two_cached(s, lane, p);
     if (top.second < bound) return top;
     limit = top.second;
   } else {
     const int v = s.value(nearest_group(s, p) * 32 + threadIdx.x % 32, p);
-    limit = best_of_warp(v, INT_MAX, 0).second;
+    const BestTwo<int> near = best_of_warp(v, INT_MAX, 0);
+    // Who has an object is not about to bid: the best will do.
+    const int j = s.partner[i];
+    limit = j == s.kNone ? near.second : min(near.best, s.value(j, p)) + 1;
   }
   limit = min(limit, kFar) + min(slack, kPriceLimit);
   return refill_cache(s, i, p, limit);

@@ -27,6 +27,7 @@ constexpr int kCostBits = 26;
 constexpr int kFar = 1 << 30;         // price of what pads the last group
 constexpr int kPriceLimit = 1 << 29;  // the solver gives up at a higher price: sums stay below 2^31
 constexpr int kRaiseLimit = 1 << 28;  // the largest cost; no bid raises a price by more
+constexpr int kLeanMargin = 128;
 constexpr unsigned kNobody = 0xffffffffu;
 // Coordinates of a dummy, for whom every object costs 0: see nearest_int() and group_bound().
 constexpr float kNowhere = std::numeric_limits<float>::quiet_NaN();
@@ -171,9 +172,6 @@ template <class Id, Cost kCost, class Blocks = Cluster>
 struct EqualState : IntegerState<Id, kCost, Blocks> {
   using Base = IntegerState<Id, kCost, Blocks>;
   static constexpr bool kWide = sizeof(Id) == sizeof(int);
-  struct CachedPair {
-    Id a, b;  // kNone: none
-  };
 
   float4* bidder;             // [N] coordinates; w: base of a row of a path search (int bits)
   unsigned long long *label,  // [32 G] in sort_key: distance and bidder of a labelled object
@@ -185,12 +183,12 @@ struct EqualState : IntegerState<Id, kCost, Blocks> {
   Id *root,                   // [32 G] one array: place in found[] of a labelled object's root;
       *selected;              //     rows that each warp selected
   int* box_label;             // [G] at least the largest label of a group
-  int* base;  // [32 G] of wide ids, else [32 ceil(G / 32)]: counts, by warp or group. The last
+  float4* lean;  // [G] a direction; w: at most the least of price and part along it (int bits)
+  int* base;     // [32 G] of wide ids, else [32 ceil(G / 32)]: counts, by warp or group. The last
               //     array: of a short pair in a long batch it goes on over what others would have
 
   // In global memory, of the whole cluster:
-  CachedPair* cache;              // [N, 32] the two best objects that a lane saw in the last scan
-  int* cache_bound;               // [N] no object outside the cache has a lesser value
+  unsigned long long* cache;      // [N, 32] what each lane saw in a scan: see LaneCache
   unsigned long long *bid,        // [N] one array: price and owner during an auction;
       *best_count;                // [G] bidders whose best object is in a group. Single block:
                                   //     sort_key
@@ -211,6 +209,19 @@ struct EqualState : IntegerState<Id, kCost, Blocks> {
   }
   using Base::value;
   __device__ __forceinline__ int value(int j, float4 p) const { return value(priced(j), p); }
+
+  // A distance is at least its part along any direction. Margins: what roundings may add.
+  __device__ __forceinline__ static float along(float4 at, float4 direction) {
+    return fmaf(at.x, direction.x, fmaf(at.y, direction.y, at.z * direction.z));
+  }
+  __device__ __forceinline__ int leaning(int j, int g) const {
+    return __float2int_rd(along(priced(j), lean[g])) + price(j);
+  }
+  __device__ __forceinline__ int lean_bound(int g, float4 p) const {
+    if (this->squared()) return INT_MIN;
+    const float4 to = lean[g];
+    return __float_as_int(to.w) - __float2int_rd(along(p, to)) - kLeanMargin;
+  }
 };
 
 // Takes what a block has to itself.
@@ -223,6 +234,7 @@ __host__ __device__ void take_arrays(EqualState<Id, kCost, Blocks>& s, Arena<16>
                 [&] { arena.take(s.claim, s.N); }, [&] { arena.take(s.label, wide); });
   arena.overlay([&] { arena.take(s.best, s.N); }, [&] { arena.take(s.slack, s.N); },
                 [&] { arena.take(s.distance, s.N); });
+  arena.take(s.lean, s.G);
   arena.take(s.partner, s.N);
   arena.take(s.owner, wide);
   arena.overlay([&] { arena.take(s.root, wide); }, [&] { arena.take(s.selected, wide); });
