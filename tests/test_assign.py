@@ -65,6 +65,17 @@ def test_points_beside_a_line(noise, device):
     assert found.converged.all()
 
 
+def test_a_stray_point_makes_no_line(device):
+    """Its long pair leaves the mean room for all others to be matched as if they lay on a line."""
+    x, y = make(surface, 2, 200, 200, device=device)
+    x[:, 0] = 1000.0
+    found = assign(x, y, rtol=0.1)
+    assert_valid(x, y, found, 0.1)
+    partners = y.gather(1, found.idx.unsqueeze(-1).expand_as(y))
+    others = (x - partners).norm(dim=-1)[:, 1:].sum(1)
+    assert (others < 2 * 199 * reference.optimal_cost(x[:, 1:], y)).all()
+
+
 def check_races(kind, points, device):
     x, y = make(kind, 1, points, points, device=device)
     for _ in range(2 if device.type == "cuda" else 1):  # bidders race: runs differ

@@ -12,7 +12,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "macros.h"
+#include "assign.h"
 
 namespace pointloss {
 
@@ -24,6 +24,12 @@ constexpr double kAssignLineExcess = 0x1p-40;
 POINTLOSS_HD double assign_line_cost(double a, double b, bool squared) {
   const double t = a - b;
   return squared ? t * t : fabs(t);
+}
+
+// Whether a pair's cost is within the tolerance of that along the line. Most pairs of clouds close
+// to a line are; in the mean alone, one long pair could hide that the others are far from it.
+POINTLOSS_HD bool assign_line_fits(double cost, double along, AssignTolerance tolerance) {
+  return cost - along <= fmax(fmax(tolerance.rtol, kAssignLineExcess) * cost, tolerance.atol);
 }
 
 // Price of object next_b less that of b, if the bidder at a has b and the one at next_a has next_b:

@@ -66,15 +66,18 @@ inline std::optional<double> match_in_order(const Frame& frame, const AssignLine
   const auto bidders = in_order(line, frame.bidder, frame.bidders, frame.bidders);
   const auto objects = in_order(line, frame.object, frame.objects, frame.stride);
   CarrySum excess, primal, price;
+  int64_t fitting = 0;
   for (int64_t k = 0; k < frame.objects; ++k) {
     const OnLine &a = bidders[k], &b = objects[k];
     const double cost = frame.cost(a.point, b.point);
+    const double along = assign_line_cost(a.at, b.at, frame.squared);
     primal.add(cost);
-    excess.add(cost - assign_line_cost(a.at, b.at, frame.squared));
+    excess.add(cost - along);
+    fitting += assign_line_fits(cost, along, tolerance);
   }
   const double mean = primal.total() / static_cast<double>(frame.bidders);
   const double most = std::max(tolerance.relative(mean), kAssignLineExcess);
-  if (excess.total() > most * primal.total()) return std::nullopt;
+  if (excess.total() > most * primal.total() || 2 * fitting < frame.objects) return std::nullopt;
   for (int64_t k = 0; k < frame.objects; ++k) {
     const OnLine &a = bidders[k], &b = objects[k];
     state.partner[a.point] = b.point;

@@ -119,14 +119,18 @@ struct LineMatching {
     const auto cost = [&](int64_t k) {
       return assign_cost(bidder(k), c.K, object(k), c.K, c.dim, c.squared);
     };
-    const auto excess = [&](int64_t k) {
-      const double a = line.along(bidder(k), c.K), b = line.along(object(k), c.K);
-      return cost(k) - assign_line_cost(a, b, c.squared);
+    const auto along = [&](int64_t k) {
+      return assign_line_cost(line.along(bidder(k), c.K), line.along(object(k), c.K), c.squared);
+    };
+    const auto excess = [&](int64_t k) { return cost(k) - along(k); };
+    const auto fits = [&](int64_t k) {
+      return assign_line_fits(cost(k), along(k), tolerance) ? 1.0 : 0.0;
     };
     const double primal = block_over(shared, c.K, 0.0, Sum(), cost);
     const double mean = primal / static_cast<double>(c.K);
     const double most = fmax(tolerance.relative(mean), kAssignLineExcess) * primal;
     if (block_over(shared, c.K, 0.0, Sum(), excess) > most) return false;
+    if (2.0 * block_over(shared, c.K, 0.0, Sum(), fits) < static_cast<double>(c.K)) return false;
     const auto step = [&](int64_t k) {
       if (k + 1 == c.K) return 0.0;
       return assign_line_step(line.along(bidder(k), c.K), line.along(object(k), c.K),
