@@ -388,3 +388,39 @@ def test_side_stream_and_graph(cuda, deterministic):
     again = assign(x, y, x_lengths=n)
     assert torch.equal(captured.idx, again.idx)
     assert torch.equal(captured.gap, again.gap)
+
+
+def test_a_team_on_a_side_stream_and_in_a_graph(cuda, deterministic):
+    """More points than shared memory holds, for a team of blocks that must all run at once."""
+    x, y = make(noisy, 2, 5000, 5000, device=cuda)
+    assert torch.equal(aside(lambda: assign(x, y)).idx, assign(x, y).idx)
+    captured, replay = capture(lambda: assign(x, y))
+    x.copy_(x.roll(1, 0))
+    replay()
+    again = assign(x, y)
+    assert torch.equal(captured.idx, again.idx)
+    assert torch.equal(captured.gap, again.gap)
+
+
+def test_teams_on_two_streams_do_not_wait_for_each_other(cuda):
+    """Those of both calls together have more blocks than an H200 runs at once."""
+    x, y = make(noisy, 16, 5000, 5000, device=cuda)
+    torch.cuda.synchronize()
+    found = []
+    for stream in [torch.cuda.Stream(), torch.cuda.Stream()] * 2:
+        with torch.cuda.stream(stream):
+            found.append(assign(x, y))
+    torch.cuda.synchronize()
+    for each in found:
+        reference.matching_cost(x, y, each.idx)  # raises unless it is one-to-one
+        assert each.converged.all()
+
+
+def test_padding_for_a_team_changes_no_bits(cuda, deterministic):
+    """4000 points alone are for a cluster of blocks, in shared memory."""
+    x, y = make(noisy, 1, 4500, 4500, device=cuda)
+    length = torch.tensor([4000], device=cuda)
+    padded = assign(x, y, x_lengths=length, y_lengths=length)
+    alone = assign(x[:, :4000], y[:, :4000])
+    assert torch.equal(padded.idx[:, :4000], alone.idx)
+    assert torch.equal(padded.price[:, :4000], alone.price)
