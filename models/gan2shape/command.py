@@ -25,7 +25,9 @@ def run(
     """
     parser = argparse.ArgumentParser(f"models.gan2shape.{name}", description=doc.split("\n")[0])
     parser.add_argument("--config", type=Path, help="TOML file")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="SECTION.KEY=VALUE"
+    )
     parser.add_argument("--out", type=Path, required=True, help="run folder")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

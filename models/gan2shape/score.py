@@ -154,7 +154,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("models.gan2shape.score", description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="what models.gan2shape.fit has written")
     parser.add_argument("--beside", nargs="*", default=[], metavar="RUN")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="SECTION.KEY=VALUE"
+    )
     args = parser.parse_args(argv)
     try:
         config = configs.override(configs.load(args.folder / "config.toml"), args.set)

@@ -14,6 +14,7 @@ import math
 import sys
 import time
 from copy import deepcopy
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import checkpoint, log
 from models import config as configs
@@ -29,8 +30,11 @@ from models.augment import swap_colours
 from models.baselines import thumbnails
 from models.build import open_split
 from models.config import Config, ConfigError
+from models.determinism import deterministic
 from models.gan2shape import command
+from models.gan2shape.replay import Replayed
 from models.gan2shape.stylegan import Discriminator, Generator
+from models.step import restore_optimiser
 
 STATE, GENERATOR, CRITIC = "gan.pt", "generator.pt", "discriminator.pt"
 SHARED = {"config", "network"}  # parts of the files of one network
@@ -39,24 +43,37 @@ SHOWN = 32  # samples in the pictures
 
 
 class Gan:
-    """Both networks, the running mean of the generator, their optimisers."""
+    """Both networks, the running mean of the generator, their optimisers, the training images.
 
-    def __init__(self, config: Config, device: str):
+    `images` are [S, 4, H, W] uint8, on the device.
+    """
+
+    def __init__(self, config: Config, device: str, images: Tensor):
         options, side = config.gan, config.data.image_size
         torch.manual_seed(config.optim.seed)
-        self.config, self.device = config, device
+        self.config, self.device, self.images = config, device, images
+        self.orders = torch.tensor(list(permutations(range(3))), device=device)
         self.generator = Generator(side, options.width).to(device)
         self.critic = Discriminator(side, options.width).to(device)
+        for network in (self.generator, self.critic):
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.mean = deepcopy(self.generator).requires_grad_(False)
-        cuda = device.startswith("cuda")
         ratio = PENALTY_EVERY / (PENALTY_EVERY + 1)
         self.optimisers = [
-            torch.optim.Adam(self.generator.parameters(), options.lr, (0.0, 0.99), fused=cuda),
-            torch.optim.Adam(
-                self.critic.parameters(), options.lr * ratio, (0.0, 0.99**ratio), fused=cuda
-            ),
+            self._adam(self.generator, options.lr, 0.99),
+            self._adam(self.critic, options.lr * ratio, 0.99**ratio),
         ]
         self.steps, self.seconds = 0, 0.0
+        # Without and with the penalty.
+        self.kinds = [
+            Replayed(partial(self.compute, penalised), self.optimisers, device, config.optim.graph)
+            for penalised in (False, True)
+        ]
+
+    def _adam(self, network: nn.Module, lr: float, keep: float) -> torch.optim.Adam:
+        cuda = self.device.startswith("cuda")
+        weights = network.parameters()
+        return torch.optim.Adam(weights, lr, (0.0, keep), fused=cuda, capturable=cuda)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -73,7 +90,7 @@ class Gan:
         for name in ("generator", "critic", "mean"):
             checkpoint.restore(getattr(self, name), state, name)
         for one, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            one.load_state_dict(saved)
+            restore_optimiser(one, saved)
         self.steps, self.seconds = state["steps"], state["seconds"]
 
     def fakes(self, count: int) -> Tensor:
@@ -81,33 +98,45 @@ class Gan:
         image: Tensor = self.generator(z)
         return image
 
-    def step(self, real: Tensor) -> Tensor:
+    def step(self) -> Tensor:
         """A step of the discriminator, then one of the generator; [4] losses and mean scores."""
-        bf16 = self.config.optim.precision == "bf16"
-        kind = torch.device(self.device).type
-        penalty = real.new_zeros(())
+        numbers = self.kinds[self.steps % PENALTY_EVERY == 0]()
+        self._average()
+        self.steps += 1
+        return numbers
+
+    def compute(self, penalised: bool) -> Tensor:
+        """A step but for the mean generator."""
+        shape = (self.config.optim.batch_size,)
+        samples = torch.randint(len(self.images), shape, device=self.device)
+        real = vary(self.images, samples, self.orders)
         self.critic.requires_grad_(True)
-        with torch.autocast(kind, torch.bfloat16, enabled=bf16):
+        # No cache: it would outlive a capture.
+        autocast = torch.autocast(
+            torch.device(self.device).type,
+            torch.bfloat16,
+            enabled=self.config.optim.precision == "bf16",
+            cache_enabled=False,
+        )
+        with autocast:
             with torch.no_grad():
                 fake = self.fakes(len(real))
             on_fake, on_real = self.critic(fake), self.critic(real)
             loss = F.softplus(on_fake).mean() + F.softplus(-on_real).mean()
-        if self.steps % PENALTY_EVERY == 0:  # R1, in float32
-            real = real.detach().requires_grad_(True)
+        if penalised:  # R1, in float32
+            real.requires_grad_(True)
             (slope,) = torch.autograd.grad(self.critic(real).sum(), real, create_graph=True)
-            penalty = slope.square().sum((1, 2, 3)).mean()
+            penalty: Tensor = slope.square().sum((1, 2, 3)).mean()
             loss = loss + penalty * (self.config.gan.r1 / 2 * PENALTY_EVERY)
         self.optimisers[1].zero_grad()
         loss.backward()
         self.optimisers[1].step()
         self.critic.requires_grad_(False)
-        with torch.autocast(kind, torch.bfloat16, enabled=bf16):
+        with autocast:
             wanted = F.softplus(-self.critic(self.fakes(len(real)))).mean()
         self.optimisers[0].zero_grad()
         wanted.backward()
         self.optimisers[0].step()
-        self._average()
-        self.steps += 1
         return torch.stack([loss, wanted, on_real.mean(), on_fake.mean()]).detach()
 
     @torch.no_grad()
@@ -178,22 +207,17 @@ def save(gan: Gan, out: Path, rows: list[log.Row], latents: Tensor) -> None:
 def train(gan: Gan, out: Path, rows: list[log.Row]) -> None:
     """Until optim.max_minutes or gan.steps."""
     config = gan.config
-    data = open_split(config, config.data.train_split)
-    if data.images is None or not len(data):
-        raise ConfigError(f"data.root: {data.split!r} of {data.root} is empty or too large")
-    images = data.images.to(gan.device)
-    orders = torch.tensor(list(permutations(range(3))), device=gan.device)
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(SHOWN, config.gan.width, generator=generator).to(gan.device)
     began, limit = time.monotonic() - gan.seconds, 60 * config.optim.max_minutes
     torch.manual_seed(config.optim.seed * 1_000_003 + gan.steps)
     sums, count = torch.zeros(4, device=gan.device), 0
     while gan.steps < config.gan.steps and not (limit and gan.seconds > limit):
-        samples = torch.randint(len(images), (config.optim.batch_size,), device=gan.device)
-        sums += gan.step(vary(images, samples, orders))
+        sums += gan.step()
         count += 1
         over = gan.steps == config.gan.steps
         if gan.steps % config.log.every == 0 or over:
+            sums.tolist()  # waits: the time is that of the device
             gan.seconds = time.monotonic() - began
         if gan.steps % config.gan.every == 0 or over or (limit and gan.seconds > limit):
             values = (sums / count).tolist()
@@ -208,7 +232,7 @@ def train(gan: Gan, out: Path, rows: list[log.Row]) -> None:
     save(gan, out, rows, latents)
     with torch.no_grad():
         samples_ = gan.mean(latents)
-    found, distance = nearest(samples_, images, orders)
+    found, distance = nearest(samples_, gan.images, gan.orders)
     both = torch.stack([samples_.unflatten(0, (-1, 8)), found.unflatten(0, (-1, 8))], 1)
     sheet(both.flatten(0, 2)).save(out / "nearest.png")
     print(f"nearest training view of samples: distance of thumbnails {distance.mean():.3f}")
@@ -229,10 +253,14 @@ def load_gan(run: Path, device: str) -> tuple[Config, Generator, Discriminator]:
 
 def work(config: Config, device: str, saved: dict[str, Any] | None, out: Path) -> None:
     """A new run, or the one that was saved."""
-    gan = Gan(config, device)
+    data = open_split(config, config.data.train_split)
+    if data.images is None or not len(data):
+        raise ConfigError(f"data.root: {data.split!r} of {data.root} is empty or too large")
+    gan = Gan(config, device, data.images.to(device))
     if saved:
         gan.restore(saved)
-    train(gan, out, saved["rows"] if saved else [])
+    with deterministic(config.optim.deterministic):
+        train(gan, out, saved["rows"] if saved else [])
 
 
 def main(argv: list[str] | None = None) -> int:
