@@ -208,25 +208,34 @@ class Fit:
     """Of models.gan2shape.fit, the method's three steps."""
 
     gan: str = ""  # the run of models.gan2shape.train_gan
+    # A run of models.train, whose closed surfaces are gone on with; "": depth maps, from `prior`.
+    start: str = ""
     views: int = setting(0, at_least=0)  # of each object of evaluate.split; 0: all
     objects: int = setting(0, at_least=0)  # so many objects, spread over the split; 0: all
+    alone: bool = False  # networks of its own for each view, in place of joint ones
     rounds: int = setting(4, above=0)  # of steps 2 and 3
     invert_steps: int = setting(600, above=0)  # the images' own latents
-    albedo_steps: int = setting(400, above=0)  # step 1
+    albedo_steps: int = setting(400, at_least=0)  # step 1
     offset_steps: int = setting(500, above=0)  # step 2
     shape_steps: int = setting(500, above=0)  # step 3
     samples: int = setting(16, above=0)  # projected samples of each image and round
     batch_size: int = setting(48, above=0)
     lr: float = setting(3e-4, above=0)
+    # What step 3 learns from: samples that the encoder projects; that descent from there projects;
+    # "none": the pseudo samples, without a GAN; "true": other views of the same object, a bound.
+    project: str = setting("encoder", "encoder", "descent", "none", "true")
+    descent_steps: int = setting(100, above=0)
+    # The view network reads the samples' poses, or they are those that were asked for.
+    pose: str = setting("learnt", "learnt", "asked")
     # Offsets go through the last layers of the mapping network ("mapped"), or are free.
     offsets: str = setting("mapped", "mapped", "free")
     mapped_layers: int = setting(3, at_least=0)  # of the mapping network that offsets go through
-    w_offset: float = setting(0.01, at_least=0)  # mean squared offset
+    w_offset: float = setting(0.01, at_least=0)  # mean squared offset, in deviations of latents
     w_features: float = setting(0.5, at_least=0)  # the discriminator's features
-    w_smooth: float = setting(0.01, at_least=0)
-    prior: str = setting("ellipsoid", "ellipsoid", "flat")
+    w_smooth: float = setting(0.02, at_least=0)  # as gan2shape.w_smooth
+    prior: str = setting("ellipsoid", "ellipsoid", "flat")  # the first depth maps
     yaw: float = setting(35.0, at_least=0)  # degrees, of the pseudo samples' turns, at most
-    pitch: float = setting(8.0, at_least=0)
+    pitch: float = setting(8.0, at_least=0)  # likewise, of depth maps
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", help="default: the config's evaluate.split")
     parser.add_argument("--protocol", help=f"one of {', '.join(PROTOCOLS)}")
     parser.add_argument("--views", type=int, help="K views or pairs of each object; 0: all")
-    parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="SECTION.KEY=VALUE"
+    )
     parser.add_argument(
         "--out", type=Path, help="folder for the results (default: RUN or PRED_DIR, see above)"
     )

@@ -2,7 +2,7 @@
 """GAN2Shape: the shape of the objects in images, from a GAN of such images, in three steps.
 
     python -m models.gan2shape.fit --config models/configs/gan2shape-fit.toml \
-        --set data.root=SET --set fit.gan=RUN --out OUT
+        --set data.root=SET fit.gan=RUN --out OUT
     python -m models.gan2shape.fit --out OUT --resume
 
 For all views of a split jointly (Pan et al. 2021, section 3; numbers of the steps are theirs):
@@ -13,22 +13,25 @@ For all views of a split jointly (Pan et al. 2021, section 3; numbers of the ste
    network's last layers can give, and small;
 3. depth, albedo, view and light networks learn from the projected samples.
 Steps 2 and 3 are repeated. Ours: the discriminator's features stand in for a perceptual network's
-also in step 3; alpha is a channel; the depth network adds to the ellipsoid; a view is counted from
-the image's own, which is known to be level but for the cameras' mean pitch.
+also in step 3; alpha is a channel; the depth network adds to the ellipsoid; pseudo samples fill the
+image as all images of the set do. fit.start takes the closed surfaces of a run of models.train in
+place of the ellipsoid; fit.project asks something else than the encoder.
 
 OUT gets state.pt (to go on), depths.npz (the depth of each image after each round, 16 bits),
 samples.npz (pseudo and projected samples of some images), fit.csv. models.gan2shape.score judges.
+With fit.alone each image is fitted by networks of its own, in a folder of OUT.
 """
 
 import math
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models import checkpoint, files, log
 from models import config as configs
@@ -36,32 +39,24 @@ from models.build import open_split
 from models.config import Config, ConfigError
 from models.data.dataset import ReconstructionDataset
 from models.gan2shape import command
-from models.gan2shape.stylegan import LAYERS, Discriminator, feature_distance
+from models.gan2shape.replay import Replayed
+from models.gan2shape.stylegan import LAYERS, Discriminator, Generator, feature_distance
+from models.gan2shape.surfaces import Turned, make_surfaces
 from models.gan2shape.train_gan import load_gan
 from models.networks.base import choose
-from models.networks.gan2shape import (
-    BACK,
-    PRESETS,
-    REACH,
-    Encoder,
-    Hourglass,
-    Relief,
-    Seen,
-    added,
-    intrinsics,
-    lamp,
-    look,
-    turn,
-)
+from models.networks.gan2shape import PRESETS, Encoder, lamp
+from models.step import set_rate
 from models.tasks.gan2shape import image_distance
-from models.tasks.gan2shape_baselines import ellipsoid
 from models.tasks.gan2shape_score import spread
-from pointloss import smoothness
 
 STATE, DEPTHS, SAMPLES = "state.pt", "depths.npz", "samples.npz"
 SHOWN, SHOWN_SAMPLES = 12, 6  # images and samples of each in samples.npz
 CONE = 1.2  # x and y of a random light (x, y, -1), at most; 50 degrees
 MEAN_W = 4096  # latents of which the mean is taken
+FAR_LATENT = 1e-3  # weight of an image's squared distance to the mean latent, in deviations
+CHUNK = 192  # images that are inverted, or samples that are projected, at once
+SAVED = {"config", "surfaces", "encoder"}
+COLUMNS = ("off", "moved", "asked")  # to what was wanted; projected, pseudo samples to the image
 
 
 class Images(NamedTuple):
@@ -70,61 +65,6 @@ class Images(NamedTuple):
     image: Tensor  # [N, 4, H, W] in 0..1
     first: Tensor  # [N, H, W] the first depth
     latent: Tensor  # [N, W, Z]
-
-
-class Fitted(nn.Module):
-    """The networks of steps 1 to 3; depth maps and albedo are in each image's own view."""
-
-    lens: Tensor
-
-    def __init__(self, config: Config):
-        super().__init__()
-        options, side = config.gan2shape, config.data.image_size
-        sizes = choose(PRESETS, config.network.preset)
-        self.fov, self.steps = options.fov, sizes.steps
-        self.pitch = math.radians((options.lowest + options.highest) / 2)
-        self.depth = Hourglass(sizes.width, sizes.code, side, 1)
-        self.albedo = Hourglass(sizes.width, sizes.code, side, 3)
-        self.view = Encoder(sizes.half, side, 3)
-        self.light = Encoder(sizes.half, side, 2)
-        self.offset = Encoder(sizes.half, side, config.gan.width)
-        self.register_buffer("lens", intrinsics(side, options.fov), persistent=False)
-
-    def depth_of(self, image: Tensor, first: Tensor) -> Tensor:
-        """[B, H, W]: the first depth and what the network adds to it, on the mask."""
-        inside = image[:, 3] > 0.5
-        return torch.where(inside, added(first, self.depth(image)[:, 0]), BACK)
-
-    def pose(self, yaw: Tensor, pitch: Tensor, scale: Tensor) -> Tensor:
-        """[B, 3, 4]: the object is turned by yaw about its own vertical, then by pitch.
-
-        Its vertical leans towards the camera by the cameras' mean pitch.
-        """
-        lean = torch.full_like(pitch, self.pitch)
-        zero = torch.zeros_like(pitch)
-        matrix = turn(yaw, lean + pitch) @ turn(zero, -lean)
-        matrix = matrix * torch.exp(scale)[:, None, None]
-        return torch.cat([matrix, zero[:, None, None].expand(-1, 3, 1)], 2)
-
-    def pose_between(self, sample: Tensor, image: Tensor) -> Tensor:
-        """The pose that the view network sees in samples, counted from their images'."""
-        raw = torch.tanh(self.view(sample) - self.view(image))
-        return self.pose(1.4 * raw[:, 0], 0.6 * raw[:, 1], 0.5 * raw[:, 2])
-
-    def light_of(self, image: Tensor) -> Tensor:
-        return lamp(1.7 * torch.tanh(self.light(image)))
-
-    def see(self, image: Tensor, depth: Tensor, pose: Tensor, light: Tensor) -> Seen:
-        """The surfaces of images in these poses, under these lights."""
-        relief = Relief(depth, torch.sigmoid(self.albedo(image)), image[:, 3:])
-        return look(relief, pose, light, self.lens, self.fov, self.steps)
-
-
-def first_depths(config: Config, image: Tensor) -> Tensor:
-    """The ellipsoid in each mask, or a plane; what is beside the object lies behind."""
-    flat = config.fit.prior == "flat"
-    depth = torch.ones_like(image[:, 0]) if flat else ellipsoid(image, config.gan2shape.fov)
-    return torch.where(image[:, 3] > 0.5, depth, BACK)
 
 
 def distance(config: Config, critic: Discriminator, x: Tensor, y: Tensor) -> Tensor:
@@ -139,16 +79,46 @@ def as_image(made: Tensor) -> Tensor:
     return (made / 2 + 0.5).clamp(0, 1)
 
 
-def falling(optimiser: torch.optim.Optimizer, lr: float, part: float) -> None:
-    """Half a cosine from lr down to a tenth of it."""
-    for group in optimiser.param_groups:
-        group["lr"] = lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * part)))
+class Samples(NamedTuple):
+    """Projected samples."""
+
+    image: Tensor  # [M, 4, H, W] in 0..1
+    owner: Tensor  # [M] numbers of their images
+    pose: Tensor  # [M, 3, 4] of the pseudo samples
+
+
+class Offsets:
+    """Latents near that of an image that the GAN's mapping network can give.
+
+    Numbers [B, Z], 0 for no change, go through its last fit.mapped_layers layers from the middle of
+    what comes before them; or they are free. Either way they count deviations of the GAN's latents.
+    """
+
+    def __init__(self, config: Config, generator: Generator, device: str):
+        self.mapping = generator.mapping
+        self.first = LAYERS - config.fit.mapped_layers if config.fit.offsets == "mapped" else LAYERS
+        with torch.no_grad():
+            z = torch.randn(MEAN_W, generator.width, device=device)
+            z = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
+            hidden = self.mapping.part(z, 0, self.first)
+            self.middle = hidden.mean(0, keepdim=True)
+            self.unit = hidden.std(0).clamp_min(1e-3)
+            w = self.mapping.part(hidden, self.first)
+            self.mean, self.deviation = w.mean(0), w.std(0).clamp_min(1e-3)
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        there = self.mapping.part(self.middle + self.unit * raw, self.first)
+        return there - self.mapping.part(self.middle, self.first)
+
+    def size(self, offset: Tensor) -> Tensor:
+        """Mean squared offset, in deviations."""
+        return (offset / self.deviation).square().mean()
 
 
 class Fit:
     """The images, the GAN and the networks; the steps are methods."""
 
-    def __init__(self, config: Config, device: str):
+    def __init__(self, config: Config, device: str, only: Sequence[int] = ()):
         if not config.fit.gan:
             raise ConfigError("fit.gan: expected the run of models.gan2shape.train_gan")
         gan, self.generator, self.critic = load_gan(Path(config.fit.gan), device)
@@ -160,18 +130,25 @@ class Fit:
         self.device, options = device, config.fit
         torch.manual_seed(config.optim.seed)
         self.data = open_split(config, config.evaluate.split)
-        self.chosen = choose_views(self.data, options.objects, options.views)
+        self.chosen = list(only) or choose_views(self.data, options.objects, options.views)
         image = self.data.images[self.chosen].to(device).float() / 255  # type: ignore[index]
-        self.networks = Fitted(self.config).to(device)
-        self.images = Images(image, first_depths(config, image), torch.empty(0))
-        self.round, self.rows = 0, list[log.Row]()
+        self.surfaces = make_surfaces(self.config, device)
+        sizes = choose(PRESETS, config.network.preset)
+        side = config.data.image_size
+        self.encoder = Encoder(sizes.half, side, gan.gan.width).to(device)
+        self.offsets = Offsets(config, self.generator, device)
+        self.siblings = siblings(self.data, self.chosen).to(device)
+        with torch.no_grad():
+            self.images = Images(image, self.surfaces.first(image), torch.empty(0))
+        self.round, self.rows = 0, list[dict[str, Any]]()
         self.depths: list[Tensor] = [self.images.first.half().cpu()]
         self.shown: dict[str, np.ndarray] = {}
 
     def state(self) -> dict[str, Any]:
         return {
             "config": configs.to_dict(self.config),
-            "networks": self.networks.state_dict(),
+            "surfaces": self.surfaces.state_dict(),
+            "encoder": self.encoder.state_dict(),
             "latent": self.images.latent,
             "round": self.round,
             "rows": self.rows,
@@ -180,7 +157,8 @@ class Fit:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        checkpoint.restore(self.networks, state, "networks")
+        checkpoint.restore(self.surfaces, state, "surfaces")
+        checkpoint.restore(self.encoder, state, "encoder")
         self.images = self.images._replace(latent=state["latent"].to(self.device))
         self.round, self.rows, self.depths = state["round"], state["rows"], state["depths"]
         self.shown = {key: value.cpu().numpy() for key, value in state["shown"].items()}
@@ -189,165 +167,203 @@ class Fit:
         """Numbers of a batch of images."""
         return torch.randint(len(self.chosen), (self.config.fit.batch_size,), device=self.device)
 
-    def invert(self) -> None:
-        """Step 0: a latent for each layer and image, from the mean one, by Adam."""
-        options, images = self.config.fit, self.images.image
-        with torch.no_grad():
-            z = torch.randn(MEAN_W, self.generator.width, device=self.device)
-            w = self.generator.mapping(z)
-            mean, deviation = w.mean(0), w.std(0).clamp_min(1e-3)
-        latent = mean.expand(len(images), self.generator.codes, -1).clone().requires_grad_(True)
-        optimiser = torch.optim.Adam([latent], 0.05)
-        sums = 0.0
-        for step in range(options.invert_steps):
-            falling(optimiser, 0.05, step / options.invert_steps)
-            optimiser.zero_grad()
-            last = step == options.invert_steps - 1
-            for rows in torch.arange(len(images), device=self.device).split(256):
-                made = as_image(self.generator.synthesis(latent[rows]))
-                off = distance(self.config, self.critic, made, images[rows])
-                far = ((latent[rows] - mean) / deviation).square().mean((1, 2))
-                (off + 1e-3 * far).sum().backward()
-                sums += off.detach().sum().item() if last else 0.0
-            optimiser.step()
-        self.images = self.images._replace(latent=latent.detach())
-        self.tell("invert", sums / len(images))
+    def descend(
+        self,
+        name: str,
+        weights: Sequence[Tensor],
+        lr: float,
+        steps: int,
+        compute: Callable[[], tuple[Tensor, Tensor]],
+    ) -> float:
+        """`steps` of Adam by the first number that `compute` gives; the mean of the last second.
 
-    def learn_albedo(self) -> None:
-        """Step 1: albedo and light make the image, on the first depth, in its own view."""
-        net, options = self.networks, self.config.fit
-        weights = [*net.albedo.parameters(), *net.light.parameters()]
-        optimiser, sums = torch.optim.Adam(weights, options.lr, (0.9, 0.99)), 0.0
-        for step in range(options.albedo_steps):
-            falling(optimiser, options.lr, step / options.albedo_steps)
-            rows = self.pick()
-            image = self.images.image[rows]
-            still = torch.zeros(len(rows), device=self.device)
-            seen = net.see(
-                image, self.images.first[rows], net.pose(still, still, still), net.light_of(image)
-            )
-            loss = distance(self.config, self.critic, seen.image, image).mean()
+        The rate falls by half a cosine from lr to a tenth of it.
+        """
+        cuda = self.device.startswith("cuda")
+        rate = torch.tensor(lr, device=self.device) if cuda else lr
+        optimiser = torch.optim.Adam(weights, rate, (0.9, 0.99), fused=cuda, capturable=cuda)
+
+        def step() -> Tensor:
+            loss, told = compute()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            if step >= options.albedo_steps - 20:
-                sums += loss.item() / min(20, options.albedo_steps)
-        self.tell("albedo", sums)
+            return told.detach()
 
-    def random_pose(self, count: int) -> tuple[Tensor, Tensor]:
-        """Poses of pseudo samples, and their yaw in radians."""
-        options = self.config.fit
-        draws = 2 * torch.rand(count, 2, device=self.device) - 1
-        yaw, pitch = math.radians(options.yaw) * draws[:, 0], draws[:, 1]
-        pitch = math.radians(options.pitch) * pitch
-        return self.networks.pose(yaw, pitch, torch.zeros_like(yaw)), yaw
+        replayed = Replayed(step, [optimiser], self.device, self.config.optim.graph)
+        last = []
+        for number in range(steps):
+            part = 0.5 * (1 + math.cos(math.pi * number / steps))
+            set_rate(optimiser, lr * (0.1 + 0.9 * part))
+            told = replayed()
+            last += [told] if number >= steps - 20 else []
+        value = torch.stack(last).mean().item() if last else 0.0
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{name} of round {self.round + 1} gave {value}")
+        return value
 
-    def pseudo(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Images of these numbers from other views under other lights; and the yaws."""
-        net = self.networks
-        image = self.images.image[rows]
-        pose, yaw = self.random_pose(len(rows))
-        shine = CONE * (2 * torch.rand(len(rows), 2, device=self.device) - 1)
-        depth = net.depth_of(image, self.images.first[rows])
-        return net.see(image, depth, pose, lamp(shine)).image, yaw
+    def invert(self) -> None:
+        """Step 0: a latent for each layer and image, from the mean one."""
+        mean, deviation = self.offsets.mean, self.offsets.deviation
+        found, off = [], 0.0
+        for image in self.images.image.split(CHUNK):
+            latent = mean.expand(len(image), self.generator.codes, -1).clone().requires_grad_(True)
 
-    def offset_of(self, sample: Tensor, rows: Tensor) -> Tensor:
-        """What is added to the latents of images to make them samples, [B, Z]."""
-        net = self.networks
-        raw: Tensor = net.offset(sample) - net.offset(self.images.image[rows])
-        if self.config.fit.offsets == "free":
-            return raw
-        mapping, first = self.generator.mapping, LAYERS - self.config.fit.mapped_layers
-        zero = torch.zeros(1, self.generator.width, device=self.device)
-        middle = mapping.part(zero, 0, first)
-        return mapping.part(middle + raw, first) - mapping.part(middle, first)
+            def compute(image: Tensor = image, latent: Tensor = latent) -> tuple[Tensor, Tensor]:
+                made = as_image(self.generator.synthesis(latent))
+                off = distance(self.config, self.critic, made, image)
+                far = ((latent - mean) / deviation).square().mean((1, 2))
+                return (off + FAR_LATENT * far).sum(), off.mean()
 
-    def project(self, sample: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The GAN's images that are nearest to samples, as the encoder says; and the offsets."""
-        offset = self.offset_of(sample, rows)
+            steps = self.config.fit.invert_steps
+            off += self.descend("invert", [latent], 0.05, steps, compute) * len(image)
+            found.append(latent.detach())
+        self.images = self.images._replace(latent=torch.cat(found))
+        self.tell("invert", off=off / len(self.chosen))
+
+    def learn_albedo(self) -> None:
+        """Step 1: albedo and light make the image, on the first depth, in its own view."""
+        net, options = self.surfaces, self.config.fit
+
+        def compute() -> tuple[Tensor, Tensor]:
+            rows = self.pick()
+            image = self.images.image[rows]
+            maps = net.maps(image, self.images.first[rows])
+            seen = net.see(maps, net.pose(image, image), net.light(image))
+            off = distance(self.config, self.critic, seen.image, image).mean()
+            return off, off
+
+        off = self.descend("albedo", net.coloured(), options.lr, options.albedo_steps, compute)
+        self.tell("albedo", off=off)
+
+    @torch.no_grad()
+    def pseudo(self, rows: Tensor) -> tuple[Tensor, Turned]:
+        """Images of these numbers from other views under other lights; and which views."""
+        net, image = self.surfaces, self.images.image[rows]
+        maps = net.maps(image, self.images.first[rows])
+        draws = 2 * torch.rand(len(rows), 4, device=self.device) - 1
+        turned = net.turned(image, maps, draws[:, :2])
+        return net.see(maps, turned.pose, lamp(CONE * draws[:, 2:])).image, turned
+
+    def asked(self, sample: Tensor, rows: Tensor) -> Tensor:
+        """What the encoder makes of samples of images, [B, Z]; of an image itself it is 0."""
+        raw: Tensor = self.encoder(sample) - self.encoder(self.images.image[rows])
+        return raw
+
+    def made(self, raw: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The GAN's images with these offsets from the latents of images; and the offsets."""
+        offset = self.offsets(raw)
         latent = self.images.latent[rows] + offset.unsqueeze(1)
         return as_image(self.generator.synthesis(latent)), offset
 
     def learn_offsets(self) -> None:
         """Step 2: the encoder of offsets."""
-        options, sums = self.config.fit, 0.0
-        optimiser = torch.optim.Adam(self.networks.offset.parameters(), options.lr, (0.9, 0.99))
-        for step in range(options.offset_steps):
-            falling(optimiser, options.lr, step / options.offset_steps)
+        options = self.config.fit
+
+        def compute() -> tuple[Tensor, Tensor]:
             rows = self.pick()
-            with torch.no_grad():
-                sample, _ = self.pseudo(rows)
-            made, offset = self.project(sample, rows)
+            sample, _ = self.pseudo(rows)
+            made, offset = self.made(self.asked(sample, rows), rows)
             off = distance(self.config, self.critic, made, sample).mean()
-            loss = off + options.w_offset * offset.square().mean()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            if step >= options.offset_steps - 20:
-                sums += off.item() / min(20, options.offset_steps)
-        self.tell("offsets", sums)
+            size = self.offsets.size(offset)
+            return off + options.w_offset * size, torch.stack([off, size]).detach()
+
+        weights = list(self.encoder.parameters())
+        self.descend("offsets", weights, options.lr, options.offset_steps, compute)
+
+    def project(self, sample: Tensor, rows: Tensor) -> Tensor:
+        """The GAN's images that are nearest to samples, as fit.project has them found."""
+        options = self.config.fit
+        with torch.no_grad():
+            raw = self.asked(sample, rows)
+        if options.project == "descent":
+            raw.requires_grad_(True)
+
+            def compute() -> tuple[Tensor, Tensor]:
+                made, offset = self.made(raw, rows)
+                off = distance(self.config, self.critic, made, sample).mean()
+                loss = off + options.w_offset * self.offsets.size(offset)
+                return len(rows) * loss, off
+
+            self.descend("descent", [raw], 0.05, options.descent_steps, compute)
+        with torch.no_grad():
+            return self.made(raw.detach(), rows)[0]
+
+    def sample(self) -> Samples:
+        """fit.samples projected samples of each image; some are kept for pictures."""
+        numbers = torch.arange(len(self.chosen), device=self.device)
+        found = []
+        for rows in numbers.repeat_interleave(self.config.fit.samples).split(CHUNK):
+            found.append(self._sample(rows)[0])
+        shown = torch.linspace(0, len(numbers) - 1, min(SHOWN, len(numbers))).long()
+        few = shown.to(self.device).repeat_interleave(SHOWN_SAMPLES)
+        samples, image, yaw = self._sample(few)
+        for name, value in (("pseudo", image), ("projected", samples.image)):
+            self.shown[f"{name}_{self.round + 1}"] = pixels(value.unflatten(0, (-1, SHOWN_SAMPLES)))
+        self.shown[f"yaw_{self.round + 1}"] = yaw.view(-1, SHOWN_SAMPLES).cpu().numpy()
+        self.shown["rows"] = shown.numpy()
+        with torch.no_grad():
+            own = as_image(self.generator.synthesis(self.images.latent[shown.to(self.device)]))
+        self.shown["inverted"] = pixels(own)
+        self._measure(samples, image)
+        return Samples(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+    def _sample(self, rows: Tensor) -> tuple[Samples, Tensor, Tensor]:
+        """Samples of images with these numbers, the pseudo samples, and their yaw."""
+        image, turned = self.pseudo(rows)
+        if self.config.fit.project == "none":
+            made = image
+        elif self.config.fit.project == "true":
+            draw = torch.randint(self.siblings.shape[1], (len(rows),), device=self.device)
+            made = self.images.image[self.siblings[rows, draw]]
+        else:
+            made = self.project(image, rows)
+        return Samples(made, rows, turned.pose), image, turned.yaw
 
     @torch.no_grad()
-    def sample(self) -> tuple[Tensor, Tensor]:
-        """Projected samples [N * K, 4, H, W] of all images, and their images' numbers [N * K]."""
-        numbers = torch.arange(len(self.chosen), device=self.device)
-        rows = numbers.repeat_interleave(self.config.fit.samples)
-        made = []
-        shown = torch.linspace(0, len(numbers) - 1, min(SHOWN, len(numbers))).long()
-        shown = shown.to(self.device)
-        for part in rows.split(256):
-            image, _ = self.pseudo(part)
-            made.append(self.project(image, part)[0])
-        few = shown.repeat_interleave(SHOWN_SAMPLES)
-        image, yaw = self.pseudo(few)
-        projected, _ = self.project(image, few)
-        for name, value in (("pseudo", image), ("projected", projected)):
-            pixels = (255 * value).round().to(torch.uint8).unflatten(0, (-1, SHOWN_SAMPLES))
-            self.shown[f"{name}_{self.round + 1}"] = pixels.cpu().numpy()
-        self.shown[f"yaw_{self.round + 1}"] = yaw.view(-1, SHOWN_SAMPLES).cpu().numpy()
-        self.shown["rows"] = shown.cpu().numpy()
-        own = as_image(self.generator.synthesis(self.images.latent[shown]))
-        self.shown["inverted"] = (255 * own).round().to(torch.uint8).cpu().numpy()
-        return torch.cat(made), rows
+    def _measure(self, samples: Samples, pseudo: Tensor) -> None:
+        """A row: how far projected samples are from pseudo ones, and both from the image."""
+        own = as_image(self.generator.synthesis(self.images.latent[samples.owner]))
+        off = image_distance(samples.image, pseudo).mean().item()
+        moved = image_distance(samples.image, own).mean().item()
+        asked = image_distance(pseudo, own).mean().item()
+        self.tell("project", off=off, moved=moved, asked=asked)
 
-    def learn_shape(self, samples: Tensor, owners: Tensor) -> None:
+    def learn_shape(self, samples: Samples) -> None:
         """Step 3: depth, albedo, view and light from projected samples, and from the images."""
-        net, options, sums = self.networks, self.config.fit, 0.0
-        parts = (net.depth, net.albedo, net.view, net.light)
-        weights = [weight for part in parts for weight in part.parameters()]
-        optimiser = torch.optim.Adam(weights, options.lr, (0.9, 0.99))
+        net, options = self.surfaces, self.config.fit
         own = max(options.batch_size // 8, 1)  # of a batch are the images themselves
-        for step in range(options.shape_steps):
-            falling(optimiser, options.lr, step / options.shape_steps)
-            places = torch.randint(len(samples), (options.batch_size,), device=self.device)
-            rows = owners[places]
+
+        def compute() -> tuple[Tensor, Tensor]:
+            shape = (options.batch_size,)
+            places = torch.randint(len(samples.image), shape, device=self.device)
+            rows = samples.owner[places]
             image = self.images.image[rows]
-            wanted = torch.cat([image[:own], samples[places[own:]]])
-            depth = net.depth_of(image, self.images.first[rows])
-            seen = net.see(image, depth, net.pose_between(wanted, image), net.light_of(wanted))
+            wanted = torch.cat([image[:own], samples.image[places[own:]]])
+            maps = net.maps(image, self.images.first[rows])
+            pose = net.pose(wanted, image)
+            if options.pose == "asked":
+                pose = torch.cat([pose[:own], samples.pose[places[own:]]])
+            seen = net.see(maps, pose, net.light(wanted))
             off = distance(self.config, self.critic, seen.image, wanted).mean()
-            inside = image[:, 3] > 0.5
-            loss = off + options.w_smooth * smoothness(depth, mask=inside) / REACH
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            if step >= options.shape_steps - 20:
-                sums += off.item() / min(20, options.shape_steps)
-        self.tell("shape", sums)
+            return off + options.w_smooth * net.rough(maps, seen), off
+
+        weights = list(net.parameters())
+        off = self.descend("shape", weights, options.lr, options.shape_steps, compute)
+        self.tell("shape", off=off)
 
     @torch.no_grad()
     def depth(self) -> Tensor:
         """The depth of every image, [N, H, W]."""
-        parts = zip(self.images.image.split(256), self.images.first.split(256), strict=True)
-        return torch.cat([self.networks.depth_of(image, first) for image, first in parts])
+        parts = zip(self.images.image.split(CHUNK), self.images.first.split(CHUNK), strict=True)
+        return torch.cat([self.surfaces.depth(image, first) for image, first in parts])
 
-    def tell(self, step: str, value: float) -> None:
-        if not math.isfinite(value):
-            raise FloatingPointError(f"step {step!r} of round {self.round + 1} gave {value}")
+    def tell(self, step: str, **values: float) -> None:
+        """A row of fit.csv; `values` are distances of images, by COLUMNS."""
         minutes = round((time.monotonic() - self.began) / 60, 3)
-        row: log.Row = {"round": self.round + 1, "off": value, "minutes": minutes}
-        self.rows.append({"step": len(self.rows) + 1, **row})
-        print(step, row, flush=True)
+        row = {"round": self.round + 1, "step": step, "minutes": minutes}
+        self.rows.append(row | {name: values.get(name) for name in COLUMNS})
+        print(row | values, flush=True)
 
     def run(self, out: Path) -> None:
         """Whatever of the rounds is left."""
@@ -357,9 +373,9 @@ class Fit:
             self.learn_albedo()
             self.save(out)
         while self.round < self.config.fit.rounds:
-            self.learn_offsets()
-            samples, owners = self.sample()
-            self.learn_shape(samples, owners)
+            if self.config.fit.project in ("encoder", "descent"):
+                self.learn_offsets()
+            self.learn_shape(self.sample())
             self.depths.append(self.depth().half().cpu())
             self.round += 1
             self.save(out)
@@ -367,13 +383,33 @@ class Fit:
     def save(self, out: Path) -> None:
         checkpoint.save(out / STATE, self.state())
         log.write_csv(out / "fit.csv", self.rows)
-        names = np.array([self.data.name(number) for number in self.chosen])
-        depths = {f"round_{n}": depth.numpy() for n, depth in enumerate(self.depths)}
-        with files.replacing(out / DEPTHS) as file:
-            np.savez_compressed(file, allow_pickle=False, views=names, **depths)
+        names = [self.data.name(number) for number in self.chosen]
+        write_depths(out, names, [depth.numpy() for depth in self.depths])
         with files.replacing(out / SAMPLES) as file:
             np.savez_compressed(file, allow_pickle=False, **self.shown)
         files.write_text(out / "config.toml", configs.dumps(self.config))
+
+
+def write_depths(out: Path, names: list[str], depths: Sequence[np.ndarray]) -> None:
+    """The depths [N, H, W] of views with these names, before and after each round."""
+    rounds = {f"round_{n}": depth for n, depth in enumerate(depths)}
+    with files.replacing(out / DEPTHS) as file:
+        np.savez_compressed(file, allow_pickle=False, views=np.array(names), **rounds)
+
+
+def pixels(image: Tensor) -> np.ndarray:
+    """Images in 0..1 as bytes."""
+    found: np.ndarray = (255 * image.clamp(0, 1)).round().to(torch.uint8).cpu().numpy()
+    return found
+
+
+def siblings(data: ReconstructionDataset, chosen: list[int]) -> Tensor:
+    """[N, K]: numbers of views of the same object as each, its own left out where it has others."""
+    owners = torch.tensor([data.samples[number][0] for number in chosen])
+    same = [(owners == owner).nonzero().flatten().tolist() for owner in owners.tolist()]
+    others = [[n for n in own if n != row] or [row] for row, own in enumerate(same)]
+    most = max(len(own) for own in others)
+    return torch.tensor([[own[n % len(own)] for n in range(most)] for own in others])
 
 
 def choose_views(data: ReconstructionDataset, objects: int, views: int) -> list[int]:
@@ -387,8 +423,33 @@ def choose_views(data: ReconstructionDataset, objects: int, views: int) -> list[
     return [number for number in chosen if data.samples[number][0] in kept]
 
 
+def fit_alone(config: Config, device: str, out: Path) -> None:
+    """Each view by networks of its own, in OUT/0, OUT/1 ...; finished ones stay."""
+    data = open_split(config, config.evaluate.split)
+    chosen = choose_views(data, config.fit.objects, config.fit.views)
+    for place, number in enumerate(chosen):
+        folder = out / str(place)
+        folder.mkdir(exist_ok=True)
+        fit = Fit(config, device, [number])
+        if (folder / STATE).is_file():
+            fit.restore(checkpoint.load(folder / STATE, device, SAVED))
+        fit.run(folder)
+    parts = []
+    for place in range(len(chosen)):
+        with np.load(out / str(place) / DEPTHS, allow_pickle=False) as file:
+            parts.append([file[f"round_{n}"] for n in range(config.fit.rounds + 1)])
+    depths = [np.concatenate(each) for each in zip(*parts, strict=True)]
+    write_depths(out, [data.name(number) for number in chosen], depths)
+    files.write_text(out / "config.toml", configs.dumps(fit.config))
+
+
 def work(config: Config, device: str, saved: dict[str, Any] | None, out: Path) -> None:
     """A new run, or the one that was saved."""
+    if config.fit.alone:
+        state = dict.fromkeys(SAVED) | {"config": configs.to_dict(config)}
+        checkpoint.save(out / STATE, state)  # for --resume; the networks lie in the folders
+        fit_alone(config, device, out)
+        return
     fit = Fit(config, device)
     if saved:
         fit.restore(saved)
@@ -397,7 +458,7 @@ def work(config: Config, device: str, saved: dict[str, Any] | None, out: Path) -
 
 def main(argv: list[str] | None = None) -> int:
     wrote = f"{STATE}, {DEPTHS}, {SAMPLES}, fit.csv"
-    return command.run(argv, "fit", str(__doc__), STATE, {"config", "networks"}, work, wrote)
+    return command.run(argv, "fit", str(__doc__), STATE, SAVED, work, wrote)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from models.tasks.gan2shape_baselines import filled
 from pointloss import depth_to_normals
 
 if TYPE_CHECKING:
-    from models.gan2shape.fit import Fitted
+    from models.gan2shape.surfaces import Reliefs
 
 TURNS = (-50.0, 0.0, 50.0)  # degrees from the front, or from the image's own view
 LIGHTS = ((-1.2, 0.0), (1.2, 0.0), (0.0, -1.2))  # x and y of the light (x, y, -1)
@@ -107,25 +107,23 @@ def describe(network: PhotoGeometric, image: Tensor, label: str) -> Picture:
 
 @torch.no_grad()
 def fitted(
-    networks: "Fitted", image: Tensor, depth: Tensor, views: Renders, number: int, name: str
+    surfaces: "Reliefs", image: Tensor, first: Tensor, views: Renders, number: int, name: str
 ) -> Picture:
-    """What models.gan2shape.fit found for an image [1, 4, H, W] and its depth [1, H, W]."""
-    light, still = networks.light_of(image), torch.zeros(1, device=image.device)
-    inside = image[0, 3] > 0.5
+    """What models.gan2shape.fit found for an image [1, 4, H, W] with a first depth [1, H, W]."""
+    light, still = surfaces.light(image), torch.zeros(1, device=image.device)
+    inside, maps = image[0, 3] > 0.5, surfaces.maps(image, first)
 
     def see(yaw: float, towards: tuple[float, float] | None) -> Tensor:
-        pose = networks.pose(still + yaw, still, still)
-        seen = networks.see(image, depth, pose, _lit(light, towards))
+        seen = surfaces.see(maps, surfaces.at(still + yaw, still, still), _lit(light, towards))
         return seen.image[0, :3].clamp(0, 1).cpu()
 
-    albedo = torch.sigmoid(networks.albedo(image)) * image[:, 3:] + 1 - image[:, 3:]
     found = Picture(
         name.split("/")[1],
         image[0, :3].cpu(),
         see(0.0, None),
-        torch.where(inside, depth[0], torch.nan).cpu(),
-        depth_to_normals(depth, networks.lens, mask=inside[None])[0].cpu(),
-        albedo[0].cpu(),
+        torch.where(inside, maps.depth[0], torch.nan).cpu(),
+        depth_to_normals(maps.depth, surfaces.lens, mask=inside[None])[0].cpu(),
+        (maps.albedo * maps.alpha + 1 - maps.alpha)[0].cpu(),
         **_turned(see, 0.0, 0.0),
     )
     return _with_truth(found, views, number)
