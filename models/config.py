@@ -222,8 +222,8 @@ class Fit:
     batch_size: int = setting(48, above=0)
     lr: float = setting(3e-4, above=0)
     # What step 3 learns from: samples that the encoder projects; that descent from there projects;
-    # "none": the pseudo samples, without a GAN; "true": other views of the same object, a bound.
-    project: str = setting("encoder", "encoder", "descent", "none", "true")
+    # "none": the pseudo samples, without a GAN; "views": true other views of the object, a bound.
+    project: str = setting("encoder", "encoder", "descent", "none", "views")
     descent_steps: int = setting(100, above=0)
     # The view network reads the samples' poses, or they are those that were asked for.
     pose: str = setting("learnt", "learnt", "asked")

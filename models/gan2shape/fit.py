@@ -313,7 +313,7 @@ class Fit:
         image, turned = self.pseudo(rows)
         if self.config.fit.project == "none":
             made = image
-        elif self.config.fit.project == "true":
+        elif self.config.fit.project == "views":
             draw = torch.randint(self.siblings.shape[1], (len(rows),), device=self.device)
             made = self.images.image[self.siblings[rows, draw]]
         else:

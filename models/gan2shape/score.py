@@ -70,7 +70,7 @@ class Fitted(NamedTuple):
             "encoder": [],
             "descent": ["projected by descent"],
             "none": ["without the GAN"],
-            "true": [f"from other views{TRUE_POSE}"],
+            "views": [f"from other views{TRUE_POSE}"],
         }[options.project]
         words += [] if options.pose == "learnt" else ["poses as asked"]
         words += [] if options.offsets == "mapped" else ["free offsets"]

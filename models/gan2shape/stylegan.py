@@ -18,44 +18,67 @@ from torch import Tensor, nn
 
 LAYERS = 8  # of the mapping network
 SLOW = 0.01  # factor of the mapping network's learning rate
-GAIN = math.sqrt(2)  # after a leaky ReLU
+GAIN = math.sqrt(2)  # of a layer before a leaky ReLU, so that variances stay
 CHANNELS = 4
 GROUP = 4  # images over which the discriminator looks at the deviation
 
 
-class Linear(nn.Module):
-    """A linear layer with an equalised learning rate."""
+class Equalised(nn.Module):
+    """A layer whose weights start as variances have to be, and learn at rates of the same size.
 
-    def __init__(self, inputs: int, outputs: int, *, rate: float = 1.0, bias: float = 0.0):
+    Karras et al. keep weights of variance 1 and scale them in every pass; with Adam it is the same
+    to keep the scaled ones and to scale their rates, see `equalised`.
+    """
+
+    def __init__(self, shape: Sequence[int], gain: float, rate: float, bias: float | None):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
-        self.bias = nn.Parameter(torch.full((outputs,), bias / rate))
-        self.scale, self.rate = rate / math.sqrt(inputs), rate
+        scale = gain / math.sqrt(math.prod(shape[1:]))
+        self.weight = nn.Parameter(torch.randn(*shape) * scale)
+        self.bias = None if bias is None else nn.Parameter(torch.full(shape[:1], float(bias)))
+        self.rates = {"weight": scale * rate, "bias": rate}
+
+
+class Linear(Equalised):
+    """x [B, I] -> [B, O]."""
+
+    def __init__(
+        self, inputs: int, outputs: int, gain: float = 1, rate: float = 1, bias: float = 0
+    ):
+        super().__init__((outputs, inputs), gain, rate, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight * self.scale, self.bias * self.rate)
+        return F.linear(x, self.weight, self.bias)
 
 
-class Conv(nn.Module):
-    """A convolution with an equalised learning rate."""
+class Conv(Equalised):
+    """x [B, I, H, W] -> [B, O, H, W]."""
 
-    def __init__(self, inputs: int, outputs: int, size: int, *, bias: bool = True):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, size, size))
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-        self.scale, self.padding = 1 / math.sqrt(inputs * size**2), size // 2
+    def __init__(self, inputs: int, outputs: int, size: int, gain: float = 1, *, bias: bool = True):
+        super().__init__((outputs, inputs, size, size), gain, 1, 0.0 if bias else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight * self.scale, self.bias, padding=self.padding)
+        return F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
+
+
+def equalised(network: nn.Module, lr: float) -> list[dict[str, object]]:
+    """The parameters of a network for an optimiser, with the rates of Equalised."""
+    rates = {}
+    for module in network.modules():
+        if isinstance(module, Equalised):
+            rates.update({getattr(module, name): rate for name, rate in module.rates.items()})
+    groups: dict[float, list[nn.Parameter]] = {}
+    for weight in network.parameters():
+        groups.setdefault(rates.get(weight, 1.0), []).append(weight)
+    return [{"params": weights, "lr": lr * rate} for rate, weights in groups.items()]
 
 
 def rectify(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, 0.2) * GAIN
+    return F.leaky_relu(x, 0.2)
 
 
 def double(x: Tensor) -> Tensor:
     """Twice the pixels a side; as a blur of the repeated ones, whose gradients are cheap."""
-    return F.avg_pool2d(F.pad(F.interpolate(x, scale_factor=2), (1, 1, 1, 1), "replicate"), 3, 1)
+    return F.avg_pool2d(F.interpolate(x, scale_factor=2), 3, 1, 1, count_include_pad=False)
 
 
 class Mapping(nn.Module):
@@ -63,7 +86,7 @@ class Mapping(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.layers = nn.ModuleList(Linear(width, width, rate=SLOW) for _ in range(LAYERS))
+        self.layers = nn.ModuleList(Linear(width, width, GAIN, SLOW) for _ in range(LAYERS))
 
     def forward(self, z: Tensor) -> Tensor:
         return self.part(z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8), 0)
@@ -76,26 +99,37 @@ class Mapping(nn.Module):
 
 
 class Modulated(nn.Module):
-    """A convolution whose inputs are scaled by a style."""
+    """A convolution whose inputs are scaled by a style, its outputs to one variance; rectified."""
 
-    def __init__(self, inputs: int, outputs: int, size: int, width: int, *, demodulate: bool):
+    def __init__(self, inputs: int, outputs: int, size: int, width: int):
         super().__init__()
         self.style = Linear(width, inputs, bias=1.0)
         self.conv = Conv(inputs, outputs, size, bias=False)
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.demodulate = demodulate
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             style = self.style(w.float())
-            if self.demodulate:
-                power = (self.conv.weight * self.conv.scale).square().sum((2, 3))  # [O, I]
-                norm = torch.rsqrt(style.square() @ power.T + 1e-8)
-        x = x * style[:, :, None, None].to(x.dtype)
-        out: Tensor = self.conv(x)
-        if self.demodulate:
-            out = out * norm[:, :, None, None].to(out.dtype)
-        return out + self.bias[:, None, None].to(out.dtype)
+            power = self.conv.weight.square().sum((2, 3))  # [O, I]
+            norm = GAIN * torch.rsqrt(style.square() @ power.T + 1e-8)
+        out: Tensor = self.conv(x * style[:, :, None, None].to(x.dtype))
+        norm, bias = norm[:, :, None, None].to(out.dtype), self.bias[:, None, None].to(out.dtype)
+        return rectify(torch.addcmul(bias, out, norm))
+
+
+class Colours(nn.Module):
+    """The image of a level: a sum of the channels, scaled by a style."""
+
+    def __init__(self, inputs: int, width: int):
+        super().__init__()
+        self.style = Linear(width, inputs, bias=1.0)
+        self.conv = Conv(inputs, CHANNELS, 1)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            weight = self.style(w.float())[:, None] * self.conv.weight[:, :, 0, 0]  # [B, 4, I]
+        out: Tensor = (weight.to(x.dtype) @ x.flatten(2)).unflatten(2, x.shape[2:])
+        return out + self.conv.bias[:, None, None].to(x.dtype)  # type: ignore[index]
 
 
 class Synthesis(nn.Module):
@@ -106,22 +140,19 @@ class Synthesis(nn.Module):
         self.first = nn.Parameter(torch.randn(1, widths[0], 4, 4))
         inputs = [widths[0], *widths[:-1]]
         self.ups = nn.ModuleList(
-            Modulated(a, b, 3, width, demodulate=True)
-            for a, b in zip(inputs[1:], widths[1:], strict=True)
+            Modulated(a, b, 3, width) for a, b in zip(inputs[1:], widths[1:], strict=True)
         )
-        self.convs = nn.ModuleList(Modulated(b, b, 3, width, demodulate=True) for b in widths)
-        self.colours = nn.ModuleList(
-            Modulated(b, CHANNELS, 1, width, demodulate=False) for b in widths
-        )
+        self.convs = nn.ModuleList(Modulated(b, b, 3, width) for b in widths)
+        self.colours = nn.ModuleList(Colours(b, width) for b in widths)
         self.codes = 2 * len(widths)
 
     def forward(self, w: Tensor) -> Tensor:
         x = self.first.expand(len(w), -1, -1, -1)
-        x = rectify(self.convs[0](x, w[:, 0]))
+        x = self.convs[0](x, w[:, 0])
         image: Tensor = self.colours[0](x, w[:, 1])
         for number in range(1, len(self.convs)):
-            x = rectify(self.ups[number - 1](double(x), w[:, 2 * number - 1]))
-            x = rectify(self.convs[number](x, w[:, 2 * number]))
+            x = self.ups[number - 1](double(x), w[:, 2 * number - 1])
+            x = self.convs[number](x, w[:, 2 * number])
             image = double(image) + self.colours[number](x, w[:, 2 * number + 1])
         return image.float()
 
@@ -131,7 +162,7 @@ class Generator(nn.Module):
 
     Args:
         side: pixels, a power of 2 from 8 on.
-        width: Z, and channels at 4 to 16 pixels; half of it at 32, a quarter at 64.
+        width: Z, and channels at 4 and 8 pixels; half of it at 16, a quarter at 32 and so on.
     """
 
     def __init__(self, side: int, width: int):
@@ -159,7 +190,7 @@ def widths(side: int, width: int) -> list[int]:
     levels = round(math.log2(side / 4))
     if levels < 1 or 4 * 2**levels != side:
         raise ValueError(f"data.image_size: expected a power of 2 from 8 on, got {side}")
-    return [width // max(1, 2 ** (level - 2)) for level in range(levels + 1)]
+    return [max(width // 2 ** max(0, level - 1), 8) for level in range(levels + 1)]
 
 
 class Block(nn.Module):
@@ -167,27 +198,28 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        self.one, self.two = Conv(inputs, inputs, 3), Conv(inputs, outputs, 3)
-        self.skip = Conv(inputs, outputs, 1, bias=False)
+        # The sum of two is scaled by 1 / GAIN.
+        self.one, self.two = Conv(inputs, inputs, 3, GAIN), Conv(inputs, outputs, 3)
+        self.skip = Conv(inputs, outputs, 1, 1 / GAIN, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.avg_pool2d(rectify(self.two(rectify(self.one(x)))), 2)
-        out: Tensor = (y + self.skip(F.avg_pool2d(x, 2))) / GAIN
+        out: Tensor = y + self.skip(F.avg_pool2d(x, 2))
         return out
 
 
 class Discriminator(nn.Module):
-    """Images [B, 4, S, S] -> how real they look, [B]."""
+    """Images [B, 4, S, S] -> how real they look, [B]; GROUP by GROUP, if they divide B."""
 
     def __init__(self, side: int, width: int):
         super().__init__()
         channels = widths(side, width)[::-1]
-        self.first = Conv(CHANNELS, channels[0], 1)
+        self.first = Conv(CHANNELS, channels[0], 1, GAIN)
         self.blocks = nn.ModuleList(
             Block(a, b) for a, b in zip(channels, channels[1:], strict=False)
         )
-        self.conv = Conv(channels[-1] + 1, channels[-1], 3)
-        self.hidden = Linear(16 * channels[-1], channels[-1])
+        self.conv = Conv(channels[-1] + 1, channels[-1], 3, GAIN)
+        self.hidden = Linear(16 * channels[-1], channels[-1], GAIN)
         self.last = Linear(channels[-1], 1)
 
     def features(self, image: Tensor) -> list[Tensor]:
@@ -205,9 +237,10 @@ class Discriminator(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
             group = GROUP if len(x) % GROUP == 0 else len(x)
-            parts = x.view(group, -1, *x.shape[1:])
-            deviation = (parts.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))  # [B / group]
-            more = deviation.repeat(group)[:, None, None, None].expand(-1, 1, *x.shape[2:])
+            parts = x.unflatten(0, (-1, group))
+            deviation = (parts.var(1, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))  # [B / group]
+            more = deviation.repeat_interleave(group)[:, None, None, None]
+            more = more.expand(-1, 1, *x.shape[2:])
             x = rectify(self.conv(torch.cat([x, more], 1)))
             out: Tensor = self.last(rectify(self.hidden(x.flatten(1))))[:, 0]
         return out

@@ -33,7 +33,7 @@ from models.config import Config, ConfigError
 from models.determinism import deterministic
 from models.gan2shape import command
 from models.gan2shape.replay import Replayed
-from models.gan2shape.stylegan import Discriminator, Generator
+from models.gan2shape.stylegan import Discriminator, Generator, equalised
 from models.step import restore_optimiser
 
 STATE, GENERATOR, CRITIC = "gan.pt", "generator.pt", "discriminator.pt"
@@ -72,8 +72,9 @@ class Gan:
 
     def _adam(self, network: nn.Module, lr: float, keep: float) -> torch.optim.Adam:
         cuda = self.device.startswith("cuda")
-        weights = network.parameters()
-        return torch.optim.Adam(weights, lr, (0.0, keep), fused=cuda, capturable=cuda)
+        return torch.optim.Adam(
+            equalised(network, lr), lr, (0.0, keep), fused=cuda, capturable=cuda
+        )
 
     def state(self) -> dict[str, Any]:
         return {
@@ -121,13 +122,13 @@ class Gan:
         with autocast:
             with torch.no_grad():
                 fake = self.fakes(len(real))
-            on_fake, on_real = self.critic(fake), self.critic(real)
+            on_fake, on_real = self.critic(torch.cat([fake, real])).chunk(2)
             loss = F.softplus(on_fake).mean() + F.softplus(-on_real).mean()
-        if penalised:  # R1, in float32
-            real.requires_grad_(True)
-            (slope,) = torch.autograd.grad(self.critic(real).sum(), real, create_graph=True)
-            penalty: Tensor = slope.square().sum((1, 2, 3)).mean()
-            loss = loss + penalty * (self.config.gan.r1 / 2 * PENALTY_EVERY)
+            if penalised:  # R1
+                real.requires_grad_(True)
+                (slope,) = torch.autograd.grad(self.critic(real).sum(), real, create_graph=True)
+                penalty: Tensor = slope.square().sum((1, 2, 3)).mean()
+                loss = loss + penalty * (self.config.gan.r1 / 2 * PENALTY_EVERY)
         self.optimisers[1].zero_grad()
         loss.backward()
         self.optimisers[1].step()
