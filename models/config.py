@@ -194,12 +194,13 @@ class Gan2Shape:
 class Gan:
     """Of models.gan2shape.train_gan."""
 
-    width: int = setting(256, above=0)  # of the latent, and channels at 4 to 16 pixels
+    width: int = setting(256, above=0)  # of the latent, and channels at 4 and 8 pixels
+    start: str = ""  # a run, from whose two networks in 16 bits a new one goes on
     steps: int = setting(20000, above=0)  # at most; see optim.max_minutes
     every: int = setting(1000, above=0)  # steps between two checkpoints
     lr: float = setting(2e-3, above=0)
     # Weight of the penalty on the discriminator's slope: 2e-4 pixels / batch is the usual size.
-    r1: float = setting(0.02, at_least=0)
+    r1: float = setting(0.03, at_least=0)
     average: float = setting(20000.0, above=0)  # images in which the mean generator forgets half
 
 
@@ -232,7 +233,8 @@ class Fit:
     mapped_layers: int = setting(3, at_least=0)  # of the mapping network that offsets go through
     w_offset: float = setting(0.01, at_least=0)  # mean squared offset, in deviations of latents
     w_features: float = setting(0.5, at_least=0)  # the discriminator's features
-    w_smooth: float = setting(0.02, at_least=0)  # as gan2shape.w_smooth
+    # As gan2shape.w_smooth, which suits closed surfaces; the rims of ellipsoids need less.
+    w_smooth: float = setting(1e-3, at_least=0)
     prior: str = setting("ellipsoid", "ellipsoid", "flat")  # the first depth maps
     yaw: float = setting(35.0, at_least=0)  # degrees, of the pseudo samples' turns, at most
     pitch: float = setting(8.0, at_least=0)  # likewise, of depth maps

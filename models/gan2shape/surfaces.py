@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import checkpoint
@@ -38,6 +39,8 @@ from models.networks.gan2shape import (
 from models.tasks.gan2shape_baselines import ellipsoid, filled
 from models.tasks.gan2shape_score import make
 from pointloss import depth_to_points, smoothness
+
+RING = 2  # pixels around an object that are as far away as its outline
 
 
 class Turned(NamedTuple):
@@ -175,8 +178,17 @@ class Reliefs(Surfaces):
         return lamp(1.7 * torch.tanh(self.lights(sample)))
 
     def depth(self, image: Tensor, first: Tensor) -> Tensor:
-        """The first depth and what the network adds to it, on the mask."""
-        return torch.where(image[:, 3] > 0.5, added(first, self.shape(image)[:, 0]), BACK)
+        """The first depth and what the network adds to it, on the mask; it goes on for RING pixels.
+
+        So the wall to what lies behind has no colour: seen from the side it would be a streak.
+        """
+        known = image[:, 3] > 0.5
+        depth = torch.where(known, added(first, self.shape(image)[:, 0]), 0)
+        for _ in range(RING):
+            count = F.avg_pool2d(known.to(depth.dtype), 3, 1, 1)
+            around = F.avg_pool2d(depth, 3, 1, 1) / count.clamp_min(0.1)
+            depth, known = torch.where(known, depth, around), count > 0
+        return torch.where(known, depth, BACK)
 
     def rough(self, maps: Relief, seen: Seen) -> Tensor:
         return self._bumps(maps.depth, maps.alpha[:, 0] > 0.5)

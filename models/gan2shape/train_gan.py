@@ -37,7 +37,7 @@ from models.gan2shape.stylegan import Discriminator, Generator, equalised
 from models.step import restore_optimiser
 
 STATE, GENERATOR, CRITIC = "gan.pt", "generator.pt", "discriminator.pt"
-SHARED = {"config", "network"}  # parts of the files of one network
+SHARED = {"config", "network", "steps"}  # parts of the files of one network
 PENALTY_EVERY = 16  # steps between two R1 penalties
 SHOWN = 32  # samples in the pictures
 
@@ -93,6 +93,18 @@ class Gan:
         for one, saved in zip(self.optimisers, state["optimisers"], strict=True):
             restore_optimiser(one, saved)
         self.steps, self.seconds = state["steps"], state["seconds"]
+
+    def start(self, run: Path) -> None:
+        """Go on from the networks of another run, whose optimisers are not known.
+
+        Adam's means of squares are new again after a hundred steps, and it keeps no mean slope.
+        """
+        states = [checkpoint.load(run / name, self.device, SHARED) for name in (GENERATOR, CRITIC)]
+        for network, state in zip(
+            (self.generator, self.mean, self.critic), (states[0], *states), strict=True
+        ):
+            checkpoint.restore(network, state, "network")
+        self.steps = states[0]["steps"]
 
     def fakes(self, count: int) -> Tensor:
         z = torch.randn(count, self.generator.width, device=self.device)
@@ -195,7 +207,7 @@ def nearest(samples: Tensor, images: Tensor, orders: Tensor) -> tuple[Tensor, Te
 def save(gan: Gan, out: Path, rows: list[log.Row], latents: Tensor) -> None:
     """Everything; the two networks for others in 16 bits."""
     checkpoint.save(out / STATE, gan.state() | {"rows": rows})
-    config = {"config": configs.to_dict(gan.config)}
+    config = {"config": configs.to_dict(gan.config), "steps": gan.steps}
     for name, module in ((GENERATOR, gan.mean), (CRITIC, gan.critic)):
         half = {key: value.half() for key, value in module.state_dict().items()}
         checkpoint.save(out / name, config | {"network": half})
@@ -246,7 +258,6 @@ def load_gan(run: Path, device: str) -> tuple[Config, Generator, Discriminator]:
     side, width = config.data.image_size, config.gan.width
     generator, critic = Generator(side, width).to(device), Discriminator(side, width).to(device)
     for network, state in ((generator, states[0]), (critic, states[1])):
-        state["network"] = {key: value.float() for key, value in state["network"].items()}
         checkpoint.restore(network, state, "network")
         network.eval().requires_grad_(False)
     return config, generator, critic
@@ -260,6 +271,8 @@ def work(config: Config, device: str, saved: dict[str, Any] | None, out: Path) -
     gan = Gan(config, device, data.images.to(device))
     if saved:
         gan.restore(saved)
+    elif config.gan.start:
+        gan.start(Path(config.gan.start))
     with deterministic(config.optim.deterministic):
         train(gan, out, saved["rows"] if saved else [])
 
