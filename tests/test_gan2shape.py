@@ -17,7 +17,15 @@ from models.data.dataset import ReconstructionDataset
 from models.data.maps import write_depth, write_normal
 from models.data.renders import field_of_view, read_renders
 from models.gan2shape import fit, score, train_gan
-from models.gan2shape.stylegan import Discriminator, Generator, feature_distance
+from models.gan2shape.replay import Replayed
+from models.gan2shape.stylegan import (
+    Discriminator,
+    Generator,
+    Linear,
+    equalised,
+    feature_distance,
+)
+from models.gan2shape.surfaces import Reliefs
 from models.networks import gan2shape as networks
 from models.networks.gan2shape import (
     Parts,
@@ -386,25 +394,132 @@ def test_the_discriminator_tells_images_apart_by_its_features():
     torch.testing.assert_close(generator.mapping.part(w, 8), w)
 
 
-def test_the_three_steps_run_and_go_on(root, tmp_path):
-    gan, out = tmp_path / "gan", tmp_path / "fit"
+def test_rates_of_scaled_weights_are_equalised_learning():
+    """Adam on weights of variance 1 that are scaled in the pass: the same layer, step by step."""
+    torch.manual_seed(0)
+    layer = Linear(9, 5, gain=2.0, rate=0.1)
+    scale = 2 / 3 * 0.1
+    plain = (layer.weight.detach() / scale).requires_grad_(True)
+    offset = (layer.bias.detach() / 0.1).requires_grad_(True)
+    ours = torch.optim.Adam(equalised(layer, 0.01), eps=0)
+    theirs = torch.optim.Adam([plain, offset], 0.01, eps=0)
+    for _ in range(3):
+        x, wanted = torch.randn(4, 9), torch.randn(4, 5)
+        outs = layer(x), torch.nn.functional.linear(x, plain * scale, offset * 0.1)
+        torch.testing.assert_close(*outs)
+        for out, optimiser in zip(outs, (ours, theirs), strict=True):
+            optimiser.zero_grad()
+            (out - wanted).square().sum().backward()
+            optimiser.step()
+
+
+def test_real_and_made_images_share_a_pass_of_the_discriminator():
+    torch.manual_seed(0)
+    critic, images = Discriminator(SIDE, 16), torch.rand(8, 4, SIDE, SIDE)
+    both = torch.cat([critic(part) for part in images.split(4)])
+    torch.testing.assert_close(critic(images), both)
+
+
+def test_a_replayed_step_does_what_python_does(device):
+    torch.manual_seed(0)
+    found = []
+    for graph in (False, True):
+        x = torch.ones(3, device=device, requires_grad=True)
+        cuda = device == "cuda"
+        optimiser = torch.optim.Adam([x], 0.1, fused=cuda, capturable=cuda)
+
+        def step(x=x, optimiser=optimiser):
+            loss = (x - 2).square().sum()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            return loss.detach()
+
+        replayed = Replayed(step, [optimiser], device, graph)
+        found.append(torch.stack([replayed() for _ in range(6)]).cpu())
+    torch.testing.assert_close(*found)
+    assert found[0][-1] < found[0][0]
+
+
+@pytest.fixture(scope="module")
+def gan(root, tmp_path_factory):
+    """A run of train_gan, a few steps long."""
+    out = tmp_path_factory.mktemp("gan")
     words, path = configure(root, "gan2shape-gan", gan_steps=3, gan_every=2)
-    sets = [word for pair in words for word in ("--set", pair)]
-    assert train_gan.main(["--config", path, "--out", str(gan), "--device", "cpu", *sets]) == 0
+    command = ["--config", path, "--out", str(out), "--device", "cpu", "--set", *words]
+    assert train_gan.main(command) == 0
+    return out
+
+
+def test_a_gan_goes_on_from_the_networks_of_another_run(gan, root, tmp_path):
     for name in ("generator.pt", "discriminator.pt", "samples.png", "nearest.png"):
         assert (gan / name).stat().st_size > 0
     words, path = configure(
-        root, "gan2shape-fit", fit_gan=json.dumps(str(gan)), fit_rounds=1, fit_invert_steps=2,
-        fit_albedo_steps=2, fit_offset_steps=2, fit_shape_steps=2, fit_samples=2, fit_batch_size=4,
-    )  # fmt: skip
-    sets = [word for pair in words for word in ("--set", pair)]
-    assert fit.main(["--config", path, "--out", str(out), "--device", "cpu", *sets]) == 0
-    more = ["--resume", "--set", "fit.rounds=2", "--device", "cpu"]
-    assert fit.main(["--out", str(out), *more]) == 0
-    assert score.main([str(out)]) == 0
+        root, "gan2shape-gan", gan_start=json.dumps(str(gan)), gan_steps=4, gan_lr=1e-9
+    )
+    command = ["--config", path, "--out", str(tmp_path), "--device", "cpu", "--set", *words]
+    assert train_gan.main(command) == 0
+    for name in ("generator.pt", "discriminator.pt"):
+        old, new = (torch.load(run / name)["network"] for run in (gan, tmp_path))
+        for key, value in old.items():
+            torch.testing.assert_close(new[key], value, rtol=1e-3, atol=1e-6)
+    assert torch.load(tmp_path / "generator.pt")["steps"] == 4
+
+
+STEPS = {f"fit_{name}_steps": 2 for name in ("invert", "albedo", "offset", "shape", "descent")}
+
+
+def fit_of(root, gan, out, **more):
+    """What models.gan2shape.fit says of a round of a few steps."""
+    options = STEPS | {"fit_rounds": 1, "fit_samples": 2, "fit_batch_size": 4} | more
+    options["fit_gan"] = json.dumps(str(gan))
+    words, path = configure(root, "gan2shape-fit", **options)
+    command = ["--config", path, "--out", str(out), "--device", "cpu", "--set", *words]
+    return fit.main(command)
+
+
+def test_the_three_steps_run_and_go_on(root, gan, trained, tmp_path):
+    out, alone = tmp_path / "fit", tmp_path / "alone"
+    assert fit_of(root, gan, out) == 0
+    assert (
+        fit.main(["--out", str(out), "--resume", "--set", "fit.rounds=2", "--device", "cpu"]) == 0
+    )
+    assert fit_of(root, gan, alone, fit_alone="true", fit_views=2, fit_project="descent") == 0
+    assert score.main([str(out), "--fits", str(alone), "--beside", str(trained)]) == 0
     text = (out / "results.md").read_text()
-    assert "| GAN2Shape, round 1" in text
+    for name in (
+        "GAN2Shape, start",
+        "GAN2Shape, round 1",
+        "projected by descent, each image alone",
+    ):
+        assert name in text
+    assert "| projected, round 2" in text
     assert (out / "projections.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("project", ["none", "views"])
+def test_closed_surfaces_are_fitted(root, gan, trained, tmp_path, project):
+    start = json.dumps(str(trained))
+    assert fit_of(root, gan, tmp_path, fit_start=start, fit_project=project) == 0
+    with np.load(tmp_path / "depths.npz") as file:
+        assert sorted(file.files) == ["round_0", "round_1", "views"]
+        assert np.abs(file["round_1"].astype(float) - file["round_0"]).max() > 0
+    fitted = score.read_fitted(tmp_path)
+    words = {"none": "without the GAN", "views": "from other views, true pose"}
+    assert fitted.method == f"GAN2Shape, on closed surfaces, {words[project]}"
+
+
+def test_pseudo_samples_fill_the_image_and_have_no_streaks(root):
+    """An ellipsoid from 35 degrees aside is as wide as the image's mask: no wall shows behind it."""
+    config = made(root, fit_yaw=35.0)
+    image = open_task(config, "cpu").validation.image[:1].float() / 255
+    reliefs = Reliefs(config)
+    maps = reliefs.maps(image, reliefs.first(image))
+    turned = reliefs.turned(image, maps, torch.tensor([[1.0, 0.0]]))
+    assert turned.yaw.item() == pytest.approx(math.radians(35))
+    alpha = reliefs.see(maps, turned.pose, lamp(torch.zeros(1, 2))).image[0, 3]
+    widths = [(mask > 0.5).any(0).sum().item() for mask in (image[0, 3], alpha)]
+    assert abs(widths[0] - widths[1]) <= 1
 
 
 def test_first_shapes_are_a_ball_or_flat():
