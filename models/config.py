@@ -237,7 +237,7 @@ class Fit:
     w_smooth: float = setting(1e-3, at_least=0)
     prior: str = setting("ellipsoid", "ellipsoid", "flat")  # the first depth maps
     yaw: float = setting(35.0, at_least=0)  # degrees, of the pseudo samples' turns, at most
-    pitch: float = setting(8.0, at_least=0)  # likewise, of depth maps
+    pitch: float = setting(8.0, at_least=0)
 
 
 @dataclass(frozen=True)

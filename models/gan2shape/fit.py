@@ -137,7 +137,9 @@ class Fit:
         side = config.data.image_size
         self.encoder = Encoder(sizes.half, side, gan.gan.width).to(device)
         self.offsets = Offsets(config, self.generator, device)
-        self.siblings = siblings(self.data, self.chosen).to(device)
+        self.siblings = siblings(self.data, self.chosen, options.yaw).to(device)
+        self.cameras = torch.stack([self.data.camera(n).extrinsics for n in self.chosen])
+        self.cameras = self.cameras[:, :, :3].float().to(device)
         with torch.no_grad():
             self.images = Images(image, self.surfaces.first(image), torch.empty(0))
         self.round, self.rows = 0, list[dict[str, Any]]()
@@ -314,11 +316,21 @@ class Fit:
         if self.config.fit.project == "none":
             made = image
         elif self.config.fit.project == "views":
-            draw = torch.randint(self.siblings.shape[1], (len(rows),), device=self.device)
-            made = self.images.image[self.siblings[rows, draw]]
+            made, turned = self._beside(rows)
+            image = made
         else:
             made = self.project(image, rows)
         return Samples(made, rows, turned.pose), image, turned.yaw
+
+    @torch.no_grad()
+    def _beside(self, rows: Tensor) -> tuple[Tensor, Turned]:
+        """True other views of images with these numbers, and their poses by the true cameras."""
+        net, image = self.surfaces, self.images.image[rows]
+        draw = torch.randint(self.siblings.shape[1], (len(rows),), device=self.device)
+        others = self.siblings[rows, draw]
+        turn = self.cameras[others] @ self.cameras[rows].mT
+        pose = net.beside(image, net.maps(image, self.images.first[rows]), turn)
+        return self.images.image[others], Turned(pose, torch.atan2(turn[:, 0, 2], turn[:, 0, 0]))
 
     @torch.no_grad()
     def _measure(self, samples: Samples, pseudo: Tensor) -> None:
@@ -403,13 +415,18 @@ def pixels(image: Tensor) -> np.ndarray:
     return found
 
 
-def siblings(data: ReconstructionDataset, chosen: list[int]) -> Tensor:
-    """[N, K]: numbers of views of the same object as each, its own left out where it has others."""
+def siblings(data: ReconstructionDataset, chosen: list[int], most: float) -> Tensor:
+    """[N, K]: numbers of views of the same object as each, at most `most` degrees of yaw from it.
+
+    Where there is none it is the view itself. Each row repeats its own until it is full.
+    """
     owners = torch.tensor([data.samples[number][0] for number in chosen])
-    same = [(owners == owner).nonzero().flatten().tolist() for owner in owners.tolist()]
-    others = [[n for n in own if n != row] or [row] for row, own in enumerate(same)]
-    most = max(len(own) for own in others)
-    return torch.tensor([[own[n % len(own)] for n in range(most)] for own in others])
+    yaw = data.azimuth[chosen]
+    apart = ((yaw - yaw[:, None] + 180) % 360 - 180).abs()
+    near = (owners == owners[:, None]) & (apart <= most) & ~torch.eye(len(owners), dtype=torch.bool)
+    rows = [own.nonzero().flatten().tolist() or [row] for row, own in enumerate(near)]
+    longest = max(map(len, rows))
+    return torch.tensor([[own[n % len(own)] for n in range(longest)] for own in rows])
 
 
 def choose_views(data: ReconstructionDataset, objects: int, views: int) -> list[int]:

@@ -88,6 +88,10 @@ class Surfaces(nn.Module, ABC):
         """Where samples are seen from, by uniform numbers [B, 2] in -1..1."""
 
     @abstractmethod
+    def beside(self, image: Tensor, maps: Any, turn: Tensor) -> Tensor:
+        """[B, 3, 4]: poses of cameras that see the images' own turned by `turn` [B, 3, 3]."""
+
+    @abstractmethod
     def light(self, sample: Tensor) -> Tensor:
         """[B, 4]: the light that the light network sees."""
 
@@ -169,10 +173,14 @@ class Reliefs(Surfaces):
     def turned(self, image: Tensor, maps: Relief, draws: Tensor) -> Turned:
         yaw = math.radians(self.options.yaw) * draws[:, 0]
         pitch = math.radians(self.options.pitch) * draws[:, 1]
-        pose = self.at(yaw, pitch, torch.zeros_like(yaw))
+        return Turned(self._fill(image, maps, self.at(yaw, pitch, torch.zeros_like(yaw))), yaw)
+
+    def beside(self, image: Tensor, maps: Relief, turn: Tensor) -> Tensor:
+        return self._fill(image, maps, F.pad(turn, (0, 1)))
+
+    def _fill(self, image: Tensor, maps: Relief, pose: Tensor) -> Tensor:
         points = depth_to_points(maps.depth, self.lens).flatten(1, 2)
-        known = (image[:, 3] > 0.5).flatten(1)
-        return Turned(self._filling(points, known, pose, image), yaw)
+        return self._filling(points, (image[:, 3] > 0.5).flatten(1), pose, image)
 
     def light(self, sample: Tensor) -> Tensor:
         return lamp(1.7 * torch.tanh(self.lights(sample)))
@@ -183,7 +191,10 @@ class Reliefs(Surfaces):
         So the wall to what lies behind has no colour: seen from the side it would be a streak.
         """
         known = image[:, 3] > 0.5
-        depth = torch.where(known, added(first, self.shape(image)[:, 0]), 0)
+        raw = torch.where(known, self.shape(image)[:, 0], 0)
+        # On the whole the object stays where it is: it turns about its first centre.
+        mean = raw.sum((1, 2), keepdim=True) / known.sum((1, 2), keepdim=True).clamp_min(1)
+        depth = torch.where(known, added(first, raw - mean), 0)
         for _ in range(RING):
             count = F.avg_pool2d(known.to(depth.dtype), 3, 1, 1)
             around = F.avg_pool2d(depth, 3, 1, 1) / count.clamp_min(0.1)
@@ -227,15 +238,23 @@ class Solids(Surfaces):
         return pose_of(self.network.viewpoint(sample))
 
     def turned(self, image: Tensor, maps: Parts, draws: Tensor) -> Turned:
-        cameras, own = self.cameras, maps.view[:, 0]
+        cameras, own = self.cameras, maps.view
         most = math.radians(cameras.azimuth)
-        yaw = (own + math.radians(self.options.yaw) * draws[:, 0]).clamp(-most, most)
-        low, high = math.radians(cameras.lowest), math.radians(cameras.highest)
-        pitch = low + (high - low) * (draws[:, 1] + 1) / 2
-        view = torch.stack([yaw, pitch, *maps.view[:, 2:].unbind(1)], 1)
+        yaw = own[:, 0] + math.radians(self.options.yaw) * draws[:, 0]
+        pitch = own[:, 1] + math.radians(self.options.pitch) * draws[:, 1]
+        yaw = yaw.clamp(-most, most)
+        pitch = pitch.clamp(math.radians(cameras.lowest), math.radians(cameras.highest))
+        view = torch.stack([yaw, pitch, *own[:, 2:].unbind(1)], 1)
+        return Turned(self._fill(image, maps, pose_of(view)), yaw - own[:, 0])
+
+    def beside(self, image: Tensor, maps: Parts, turn: Tensor) -> Tensor:
+        own = pose_of(maps.view)
+        return self._fill(image, maps, torch.cat([turn @ own[:, :, :3], own[:, :, 3:]], 2))
+
+    def _fill(self, image: Tensor, maps: Parts, pose: Tensor) -> Tensor:
         points = (maps.shape.unsqueeze(3) * self.network.directions).flatten(1, 2) + self.centre
         known = torch.ones_like(points[..., 0], dtype=torch.bool)
-        return Turned(self._filling(points, known, pose_of(view), image), yaw - own)
+        return self._filling(points, known, pose, image)
 
     def light(self, sample: Tensor) -> Tensor:
         return lamp(1.7 * torch.tanh(self.network.light(sample)))
