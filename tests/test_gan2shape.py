@@ -510,7 +510,7 @@ def test_closed_surfaces_are_fitted(root, gan, trained, tmp_path, project):
 
 
 def test_pseudo_samples_fill_the_image_and_have_no_streaks(root):
-    """An ellipsoid from 35 degrees aside is as wide as the image's mask: no wall shows behind it."""
+    """An ellipsoid from 35 degrees aside is as wide as the mask: no wall shows behind it."""
     config = made(root, fit_yaw=35.0)
     image = open_task(config, "cpu").validation.image[:1].float() / 255
     reliefs = Reliefs(config)

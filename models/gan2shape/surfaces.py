@@ -40,6 +40,7 @@ from models.tasks.gan2shape_baselines import ellipsoid, filled
 from models.tasks.gan2shape_score import make
 from pointloss import depth_to_points, smoothness
 
+MOVED = 0.1  # how far samples are moved across, at most
 RING = 2  # pixels around an object that are as far away as its outline
 
 
@@ -111,20 +112,25 @@ class Surfaces(nn.Module, ABC):
         return smoothness(depth, mask=inside) * self.lens[0, 0].square() * RADIUS
 
     def _filling(self, points: Tensor, known: Tensor, pose: Tensor, image: Tensor) -> Tensor:
-        """Poses whose scale lets points [B, N, 3] fill as much of a view as the image's mask does.
+        """Poses scaled and moved so that points [B, N, 3] stand in a view as in the image's mask.
 
-        So are the GAN's images, from wherever they are taken. `known` [B, N]: points that count.
+        As large, and about the same place: so do the GAN's images, from wherever they are taken.
+        `known` [B, N]: points that count.
         """
-        away = torch.einsum("bij,bnj->bni", pose[:, :, :3], points - self.centre)
-        away = away + self.centre + pose[:, None, :, 3]
-        place = away[..., :2] / away[..., 2:] * self.lens[0, 0]  # pixels
-        high = torch.where(known[..., None], place, -torch.inf).amax(1)
-        low = torch.where(known[..., None], place, torch.inf).amin(1)
-        mask = image[:, 3] > 0.5
-        wanted = torch.maximum(mask.any(1).sum(1), mask.any(2).sum(1)).float()
-        larger = (wanted / (high - low).amax(1).clamp_min(1)).clamp(0.5, 2)
-        larger = torch.where(larger.isfinite(), larger, 1)
-        return torch.cat([pose[:, :, :3] * larger[:, None, None], pose[:, :, 3:]], 2)
+        focal, mask = self.lens[0, 0], image[:, 3] > 0.5
+        number = torch.arange(mask.shape[-1], device=mask.device) + 0.5 - self.lens[0, 2]
+        own = torch.stack([torch.where(mask.any(axis), number, torch.nan) for axis in (1, 2)], 1)
+        low, high = own.nan_to_num(torch.inf).amin(2), own.nan_to_num(-torch.inf).amax(2)
+        away = torch.einsum("bij,bnj->bni", pose[:, :, :3], points - self.centre) + self.centre
+        place = away[..., :2] / away[..., 2:] * focal  # pixels
+        left = torch.where(known[..., None], place, torch.inf).amin(1)
+        right = torch.where(known[..., None], place, -torch.inf).amax(1)
+        larger = (high - low).amax(1) / (right - left).amax(1).clamp_min(1)
+        larger = torch.where(larger.isfinite(), larger, 1).clamp(0.5, 2)
+        move = ((low + high) - larger[:, None] * (left + right)) / 2 / focal
+        move = torch.where(move.isfinite(), move, 0).clamp(-MOVED, MOVED)
+        scaled = pose[:, :, :3] * larger[:, None, None]
+        return torch.cat([scaled, F.pad(move, (0, 1)).unsqueeze(2)], 2)
 
 
 class Reliefs(Surfaces):
@@ -141,7 +147,7 @@ class Reliefs(Surfaces):
         self.lean = math.radians((self.cameras.lowest + self.cameras.highest) / 2)
         self.shape = Hourglass(sizes.width, sizes.code, side, 1)
         self.albedo = Hourglass(sizes.width, sizes.code, side, 3)
-        self.view = Encoder(sizes.half, side, 3)
+        self.view = Encoder(sizes.half, side, 5)
         self.lights = Encoder(sizes.half, side, 2)
 
     def first(self, image: Tensor) -> Tensor:
@@ -168,7 +174,9 @@ class Reliefs(Surfaces):
 
     def pose(self, sample: Tensor, image: Tensor) -> Tensor:
         raw = torch.tanh(self.view(sample) - self.view(image))
-        return self.at(1.4 * raw[:, 0], 0.6 * raw[:, 1], 0.5 * raw[:, 2])
+        pose = self.at(1.4 * raw[:, 0], 0.6 * raw[:, 1], 0.5 * raw[:, 2])
+        move = F.pad(MOVED * raw[:, 3:], (0, 1)).unsqueeze(2)
+        return torch.cat([pose[:, :, :3], move], 2)
 
     def turned(self, image: Tensor, maps: Relief, draws: Tensor) -> Turned:
         yaw = math.radians(self.options.yaw) * draws[:, 0]
