@@ -93,6 +93,10 @@ class Surfaces(nn.Module, ABC):
         """[B, 3, 4]: poses of cameras that see the images' own turned by `turn` [B, 3, 3]."""
 
     @abstractmethod
+    def standing(self, image: Tensor, maps: Any, pose: Tensor) -> Tensor:
+        """The pose, scaled and moved so that the object stands in the view as in its image."""
+
+    @abstractmethod
     def light(self, sample: Tensor) -> Tensor:
         """[B, 4]: the light that the light network sees."""
 
@@ -111,7 +115,7 @@ class Surfaces(nn.Module, ABC):
     def _bumps(self, depth: Tensor, inside: Tensor) -> Tensor:
         return smoothness(depth, mask=inside) * self.lens[0, 0].square() * RADIUS
 
-    def _filling(self, points: Tensor, known: Tensor, pose: Tensor, image: Tensor) -> Tensor:
+    def _standing(self, points: Tensor, known: Tensor, pose: Tensor, image: Tensor) -> Tensor:
         """Poses scaled and moved so that points [B, N, 3] stand in a view as in the image's mask.
 
         As large, and about the same place: so do the GAN's images, from wherever they are taken.
@@ -181,14 +185,14 @@ class Reliefs(Surfaces):
     def turned(self, image: Tensor, maps: Relief, draws: Tensor) -> Turned:
         yaw = math.radians(self.options.yaw) * draws[:, 0]
         pitch = math.radians(self.options.pitch) * draws[:, 1]
-        return Turned(self._fill(image, maps, self.at(yaw, pitch, torch.zeros_like(yaw))), yaw)
+        return Turned(self.standing(image, maps, self.at(yaw, pitch, torch.zeros_like(yaw))), yaw)
 
     def beside(self, image: Tensor, maps: Relief, turn: Tensor) -> Tensor:
-        return self._fill(image, maps, F.pad(turn, (0, 1)))
+        return self.standing(image, maps, F.pad(turn, (0, 1)))
 
-    def _fill(self, image: Tensor, maps: Relief, pose: Tensor) -> Tensor:
+    def standing(self, image: Tensor, maps: Relief, pose: Tensor) -> Tensor:
         points = depth_to_points(maps.depth, self.lens).flatten(1, 2)
-        return self._filling(points, (image[:, 3] > 0.5).flatten(1), pose, image)
+        return self._standing(points, (image[:, 3] > 0.5).flatten(1), pose, image)
 
     def light(self, sample: Tensor) -> Tensor:
         return lamp(1.7 * torch.tanh(self.lights(sample)))
@@ -253,16 +257,16 @@ class Solids(Surfaces):
         yaw = yaw.clamp(-most, most)
         pitch = pitch.clamp(math.radians(cameras.lowest), math.radians(cameras.highest))
         view = torch.stack([yaw, pitch, *own[:, 2:].unbind(1)], 1)
-        return Turned(self._fill(image, maps, pose_of(view)), yaw - own[:, 0])
+        return Turned(self.standing(image, maps, pose_of(view)), yaw - own[:, 0])
 
     def beside(self, image: Tensor, maps: Parts, turn: Tensor) -> Tensor:
         own = pose_of(maps.view)
-        return self._fill(image, maps, torch.cat([turn @ own[:, :, :3], own[:, :, 3:]], 2))
+        return self.standing(image, maps, torch.cat([turn @ own[:, :, :3], own[:, :, 3:]], 2))
 
-    def _fill(self, image: Tensor, maps: Parts, pose: Tensor) -> Tensor:
+    def standing(self, image: Tensor, maps: Parts, pose: Tensor) -> Tensor:
         points = (maps.shape.unsqueeze(3) * self.network.directions).flatten(1, 2) + self.centre
         known = torch.ones_like(points[..., 0], dtype=torch.bool)
-        return self._filling(points, known, pose, image)
+        return self._standing(points, known, pose, image)
 
     def light(self, sample: Tensor) -> Tensor:
         return lamp(1.7 * torch.tanh(self.network.light(sample)))

@@ -114,7 +114,8 @@ def fitted(
     inside, maps = image[0, 3] > 0.5, surfaces.maps(image, first)
 
     def see(yaw: float, towards: tuple[float, float] | None) -> Tensor:
-        seen = surfaces.see(maps, surfaces.at(still + yaw, still, still), _lit(light, towards))
+        pose = surfaces.standing(image, maps, surfaces.at(still + yaw, still, still))
+        seen = surfaces.see(maps, pose, _lit(light, towards))
         return seen.image[0, :3].clamp(0, 1).cpu()
 
     found = Picture(
