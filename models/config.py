@@ -223,8 +223,10 @@ class Fit:
     batch_size: int = setting(48, above=0)
     lr: float = setting(3e-4, above=0)
     # What step 3 learns from: samples that the encoder projects; that descent from there projects;
-    # "none": the pseudo samples, without a GAN; "views": true other views of the object, a bound.
-    project: str = setting("encoder", "encoder", "descent", "none", "views")
+    # "direction": the image's latent, moved along the one direction that turns the GAN's images by
+    # the view network of `start`; "none": the pseudo samples, without a GAN; "views": true other
+    # views of the object, a bound.
+    project: str = setting("encoder", "encoder", "descent", "direction", "none", "views")
     descent_steps: int = setting(100, above=0)
     # The view network reads the samples' poses, or they are those that were asked for.
     pose: str = setting("learnt", "learnt", "asked")

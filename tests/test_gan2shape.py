@@ -497,15 +497,20 @@ def test_the_three_steps_run_and_go_on(root, gan, trained, tmp_path):
     assert (out / "projections.png").stat().st_size > 0
 
 
-@pytest.mark.parametrize("project", ["none", "views"])
-def test_closed_surfaces_are_fitted(root, gan, trained, tmp_path, project):
+@pytest.mark.parametrize("project", ["direction", "none", "views"])
+def test_closed_surfaces_are_fitted(root, gan, trained, tmp_path, project, monkeypatch):
+    monkeypatch.setattr(fit, "DIRECTION", fit.CHUNK)
     start = json.dumps(str(trained))
     assert fit_of(root, gan, tmp_path, fit_start=start, fit_project=project) == 0
     with np.load(tmp_path / "depths.npz") as file:
         assert sorted(file.files) == ["round_0", "round_1", "views"]
         assert np.abs(file["round_1"].astype(float) - file["round_0"]).max() > 0
     fitted = score.read_fitted(tmp_path)
-    words = {"none": "without the GAN", "views": "from other views, true pose"}
+    words = {
+        "direction": "turned along one direction",
+        "none": "without the GAN",
+        "views": "from other views, true pose",
+    }
     assert fitted.method == f"GAN2Shape, on closed surfaces, {words[project]}"
 
 

@@ -26,8 +26,9 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ from models.data.dataset import ReconstructionDataset
 from models.gan2shape import command
 from models.gan2shape.replay import Replayed
 from models.gan2shape.stylegan import LAYERS, Discriminator, Generator, feature_distance
-from models.gan2shape.surfaces import Turned, make_surfaces
+from models.gan2shape.surfaces import Solids, Turned, make_surfaces
 from models.gan2shape.train_gan import load_gan
 from models.networks.base import choose
 from models.networks.gan2shape import PRESETS, Encoder, lamp
@@ -54,6 +55,7 @@ SHOWN, SHOWN_SAMPLES = 12, 6  # images and samples of each in samples.npz
 CONE = 1.2  # x and y of a random light (x, y, -1), at most; 50 degrees
 MEAN_W = 4096  # latents of which the mean is taken
 FAR_LATENT = 1e-3  # weight of an image's squared distance to the mean latent, in deviations
+DIRECTION = 3072  # samples by which the direction that turns is found
 CHUNK = 192  # images that are inverted, or samples that are projected, at once
 SAVED = {"config", "surfaces", "encoder"}
 COLUMNS = ("off", "moved", "asked")  # to what was wanted; projected, pseudo samples to the image
@@ -126,6 +128,8 @@ class Fit:
             raise ConfigError(
                 f"data.image_size: the GAN's images have {gan.data.image_size} pixels a side"
             )
+        if config.fit.project == "direction" and not config.fit.start:
+            raise ConfigError('fit.project: "direction" needs the view network of fit.start')
         self.config = configs.update(config, {"gan": {"width": gan.gan.width}})
         self.device, options = device, config.fit
         torch.manual_seed(config.optim.seed)
@@ -318,9 +322,33 @@ class Fit:
         elif self.config.fit.project == "views":
             made, turned = self._beside(rows)
             image = made
+        elif self.config.fit.project == "direction":
+            latent = self.images.latent[rows] + (turned.yaw[:, None] * self.direction)[:, None]
+            with torch.no_grad():
+                made = as_image(self.generator.synthesis(latent))
         else:
             made = self.project(image, rows)
         return Samples(made, rows, turned.pose), image, turned.yaw
+
+    @cached_property
+    def direction(self) -> Tensor:
+        """[Z]: what turns the GAN's images by a radian, by the view network of fit.start.
+
+        Least squares with a ridge from latents to the yaw that is seen, then the shortest way.
+        """
+        offsets, width = self.offsets, self.generator.width
+        latents, yaws = [], []
+        with torch.no_grad():
+            for _ in range(DIRECTION // CHUNK):
+                w = self.generator.mapping(torch.randn(CHUNK, width, device=self.device))
+                made = as_image(self.generator.synthesis(self.generator.spread(w)))
+                latents.append((w - offsets.mean) / offsets.deviation)
+                yaws.append(cast(Solids, self.surfaces).network.viewpoint(made)[:, 0])
+            x, yaw = torch.cat(latents), torch.cat(yaws)
+            ridge = 0.1 * len(x) * torch.eye(width, device=self.device)
+            slope = torch.linalg.solve(x.mT @ x + ridge, x.mT @ (yaw - yaw.mean()))
+            found: Tensor = offsets.deviation * slope / slope.square().sum().clamp_min(1e-9)
+        return found
 
     @torch.no_grad()
     def _beside(self, rows: Tensor) -> tuple[Tensor, Turned]:

@@ -69,6 +69,7 @@ class Fitted(NamedTuple):
         words += {
             "encoder": [],
             "descent": ["projected by descent"],
+            "direction": ["turned along one direction"],
             "none": ["without the GAN"],
             "views": [f"from other views{TRUE_POSE}"],
         }[options.project]
