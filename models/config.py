@@ -228,15 +228,16 @@ class Fit:
     # views of the object, a bound.
     project: str = setting("encoder", "encoder", "descent", "direction", "none", "views")
     descent_steps: int = setting(100, above=0)
-    # The view network reads the samples' poses, or they are those that were asked for.
-    pose: str = setting("learnt", "learnt", "asked")
     # Offsets go through the last layers of the mapping network ("mapped"), or are free.
     offsets: str = setting("mapped", "mapped", "free")
     mapped_layers: int = setting(3, at_least=0)  # of the mapping network that offsets go through
     w_offset: float = setting(0.01, at_least=0)  # mean squared offset, in deviations of latents
     w_features: float = setting(0.5, at_least=0)  # the discriminator's features
     # As gan2shape.w_smooth, which suits closed surfaces; the rims of ellipsoids need less.
-    w_smooth: float = setting(1e-3, at_least=0)
+    w_smooth: float = setting(4e-3, at_least=0)
+    # The turns that the view network sees in samples to those that were asked for: without it a
+    # depth that is turned inside out, seen with the opposite turn, is nearly as good.
+    w_pose: float = setting(0.3, at_least=0)
     prior: str = setting("ellipsoid", "ellipsoid", "flat")  # the first depth maps
     yaw: float = setting(35.0, at_least=0)  # degrees, of the pseudo samples' turns, at most
     pitch: float = setting(8.0, at_least=0)

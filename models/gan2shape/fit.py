@@ -81,6 +81,12 @@ def as_image(made: Tensor) -> Tensor:
     return (made / 2 + 0.5).clamp(0, 1)
 
 
+def unscaled(pose: Tensor) -> Tensor:
+    """[B, 3, 3]: the rotations of poses [B, 3, 4]."""
+    matrix = pose[:, :, :3]
+    return matrix / matrix[:, :1].norm(dim=2, keepdim=True)
+
+
 class Samples(NamedTuple):
     """Projected samples."""
 
@@ -382,11 +388,11 @@ class Fit:
             wanted = torch.cat([image[:own], samples.image[places[own:]]])
             maps = net.maps(image, self.images.first[rows])
             pose = net.pose(wanted, image)
-            if options.pose == "asked":
-                pose = torch.cat([pose[:own], samples.pose[places[own:]]])
+            turned = [unscaled(each) for each in (pose[own:], samples.pose[places[own:]])]
             seen = net.see(maps, pose, net.light(wanted))
             off = distance(self.config, self.critic, seen.image, wanted).mean()
-            return off + options.w_smooth * net.rough(maps, seen), off
+            loss = off + options.w_smooth * net.rough(maps, seen)
+            return loss + options.w_pose * (turned[0] - turned[1]).abs().mean(), off
 
         weights = list(net.parameters())
         off = self.descend("shape", weights, options.lr, options.shape_steps, compute)

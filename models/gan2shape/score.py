@@ -73,7 +73,7 @@ class Fitted(NamedTuple):
             "none": ["without the GAN"],
             "views": [f"from other views{TRUE_POSE}"],
         }[options.project]
-        words += [] if options.pose == "learnt" else ["poses as asked"]
+        words += [] if options.w_pose else ["turns as the network likes"]
         words += [] if options.offsets == "mapped" else ["free offsets"]
         words += [] if options.w_offset else ["offsets of any size"]
         words += ["each image alone"] if options.alone else []
