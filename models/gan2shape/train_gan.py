@@ -254,7 +254,8 @@ def train(gan: Gan, out: Path, rows: list[log.Row]) -> None:
 def load_gan(run: Path, device: str) -> tuple[Config, Generator, Discriminator]:
     """The networks of a run, fixed, in evaluation mode."""
     states = [checkpoint.load(run / name, device, SHARED) for name in (GENERATOR, CRITIC)]
-    config = configs.update(Config(), states[0]["config"])
+    own = {section: states[0]["config"][section] for section in ("data", "gan")}
+    config = configs.update(Config(), own)
     side, width = config.data.image_size, config.gan.width
     generator, critic = Generator(side, width).to(device), Discriminator(side, width).to(device)
     for network, state in ((generator, states[0]), (critic, states[1])):
