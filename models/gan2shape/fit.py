@@ -84,7 +84,8 @@ def as_image(made: Tensor) -> Tensor:
 def unscaled(pose: Tensor) -> Tensor:
     """[B, 3, 3]: the rotations of poses [B, 3, 4]."""
     matrix = pose[:, :, :3]
-    return matrix / matrix[:, :1].norm(dim=2, keepdim=True)
+    found: Tensor = matrix / matrix[:, :1].norm(dim=2, keepdim=True)
+    return found
 
 
 class Samples(NamedTuple):
