@@ -257,6 +257,7 @@ def main(argv: list[str] | None = None) -> int:
         config = configs.update(config, {"gan2shape": {"beside": " ".join(args.beside)}})
         scored = score(fits, config)
         text = write(scored, args.folder)
+        files.write_text(args.folder / "config.toml", configs.dumps(config))
         networks = [one for one in others(config, "cpu").values() if not one.own_view]
         if (args.folder / SAMPLES).is_file():
             if networks:
