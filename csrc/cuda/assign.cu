@@ -62,8 +62,7 @@ cudaError_t launch_wide(const AssignPlan& plan, int64_t points, unsigned blocks,
   size_t box_bytes = 6 * sizeof(float) * static_cast<size_t>(ceil_div(points, 32));
   bool fits = false;
   int size = 0;
-  cudaError_t error =
-      fits_shared_memory(box_bytes + sizeof(TeamRows) + sizeof(IntegerShared), &fits);
+  cudaError_t error = fits_shared_memory(box_bytes, &fits);
   if (!fits) box_bytes = 0;
   if (error == cudaSuccess) {
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,

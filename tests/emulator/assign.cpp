@@ -25,17 +25,12 @@ void solve_equal(const AssignPlan& plan, int blocks) {
     solve_by_cluster<Id, kCost>(plan, 0, *shared.fixed[b], shared.memory(b));
   });
 }
-struct OfTeam {
-  TeamRows rows;
-  IntegerShared own;
-};
 template <Cost kCost>
 void solve_by_blocks(const AssignPlan& plan, int blocks) {
-  SharedMemory<OfTeam> shared(blocks, 6 * sizeof(float) * ((plan.most() + 31) / 32));
+  SharedMemory<int> box(blocks, 6 * sizeof(float) * ((plan.most() + 31) / 32));
   emulated::launch(blocks, kIntegerThreads, [&] {
     const int b = emulated::block();
-    solve_by_team<kCost>(plan, 0, b, blocks, shared.fixed[b]->rows, shared.fixed[b]->own,
-                         reinterpret_cast<float*>(shared.memory(b)));
+    solve_by_team<kCost>(plan, 0, b, blocks, reinterpret_cast<float*>(box.memory(b)));
   });
 }
 

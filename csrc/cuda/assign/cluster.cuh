@@ -84,31 +84,21 @@ struct TeamMeeting {
   int sum;
 };
 
-// Rows of a path search (integer/augmenting_paths.cuh) that a block of a team found last and
-// before, in its shared memory; counters of three turns.
-struct TeamRows {
-  int count[3];
-  int row[2][kIntegerThreads];
-};
-
 struct Team {
   static constexpr int rank = 0, size = 1;  // of the copy of the arrays; copies
   int block, blocks;
   TeamMeeting* meeting;
-  TeamRows* rows;
 
   __device__ __forceinline__ int thread() const {
     return block * kIntegerThreads + static_cast<int>(threadIdx.x);
   }
   __device__ __forceinline__ int threads() const { return blocks * kIntegerThreads; }
   __device__ __forceinline__ void sync() const {
-    if (blocks == 1) return __syncthreads();
     team_barrier(&meeting->arrived, blocks, block == 0);
   }
   __device__ __forceinline__ void sync_copy() const { sync(); }
   __device__ __forceinline__ int count(bool mine) const {
     const int own = __syncthreads_count(mine);
-    if (blocks == 1) return own;
     if (threadIdx.x == 0 && own != 0) atomicAdd(&meeting->sum, own);
     sync();
     const int all = load_fresh(&meeting->sum);
@@ -116,11 +106,6 @@ struct Team {
     if (thread() == 0) meeting->sum = 0;
     sync();  // before anyone adds to the next
     return all;
-  }
-  // Loads what another block may have written.
-  template <class T>
-  __device__ __forceinline__ T fresh(const T* from) const {
-    return blocks == 1 ? *from : __ldcg(from);
   }
   __device__ __forceinline__ void atomic_max(int* shared, int value) const {
     if (threadIdx.x % 32 == 0) atomicMax(shared, value);

@@ -159,12 +159,11 @@ __global__ void __launch_bounds__(kIntegerThreads) assign_equal_kernel(AssignPla
 // null if they do not fit.
 template <Cost kCost>
 __device__ __forceinline__ void solve_by_team(const AssignPlan& plan, int64_t b, int block,
-                                              int size, TeamRows& rows, IntegerShared& own,
-                                              float* box) {
+                                              int size, float* box) {
   bool swapped;
   const PairArrays c = plan.pair(b, &swapped);
-  solve_equal_pair<int, kCost>(plan, c, b, swapped, Team{block, size, c.meeting, &rows},
-                               size > 1 ? *c.team_shared : own, c.equal_block, box);
+  solve_equal_pair<int, kCost>(plan, c, b, swapped, Team{block, size, c.meeting}, *c.team_shared,
+                               c.equal_block, box);
 }
 
 // Map: team of `size` blocks = pair. All blocks run at once.
@@ -172,11 +171,9 @@ template <Cost kCost>
 __global__ void __launch_bounds__(kIntegerThreads)
     assign_team_kernel(AssignPlan plan, int size, bool in_shared) {
   extern __shared__ __align__(16) char memory[];
-  __shared__ TeamRows rows;
-  __shared__ IntegerShared own;
   const int block = static_cast<int>(blockIdx.x), teams = static_cast<int>(gridDim.x) / size;
   for (int64_t b = block / size; b < plan.B; b += teams) {
-    solve_by_team<kCost>(plan, b, block % size, size, rows, own,
+    solve_by_team<kCost>(plan, b, block % size, size,
                          in_shared ? reinterpret_cast<float*>(memory) : nullptr);
   }
 }

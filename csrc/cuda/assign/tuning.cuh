@@ -54,12 +54,13 @@ constexpr int kLargeLeastLeft = 16;
 // The last eps is this many times the gap per bidder that is wanted: the mean slack is well below
 // eps. H200: at 1.6, blobs miss the gap narrowly and need another phase.
 constexpr double kLastEps = 1.4;
-// An auction is given up after this many bids of a warp per turn of one block's warps over all
-// bidders. Chosen: a bound.
+// An auction is given up after this many bids of a warp per turn over all bidders, of a block's or a
+// team's warps. H200, 1 x 16384, Cauchy: 688 ms; 1523 where a team's bound was that of one block,
+// sixteen times as many.
 constexpr int kPhaseTurns = 64;
-// After this many where all bidders coincide with objects: the rest is a price war, as among
-// duplicates, which paths end. Emulated: 2048 points in four places take 640 rounds at 8, 352 at 4,
-// 208 at 2 and 378 at 1, in 27 places 773, 488, 315 and 203, with more rows in each.
+// After this many of one block's where all bidders coincide with objects: the rest is a price war,
+// as among duplicates, which paths end. Emulated: 2048 points in four places take 640 rounds at 8,
+// 352 at 4, 208 at 2 and 378 at 1, in 27 places 773, 488, 315 and 203, with more rows in each.
 constexpr int kCoincidentTurns = 4;
 constexpr int kMaxPhases = 64;
 // If even eps = 1 leaves a relative gap above this, costs differ by too much for integers. Chosen.
@@ -117,8 +118,6 @@ constexpr int kBeyondFree = 4;
 // objects are free; it is cut to kMaxRows if it finds nothing within the bucket. H200, 0.1 %: a
 // blob takes 1.75 instead of 2.3 ms.
 constexpr int kLookAhead = 64, kMaxRows = 128, kMaxFree = 32;
-// The same of a team whose blocks settle what is near (settle_near()).
-constexpr int kTeamLookAhead = 512;
 
 // Unequal sizes. Bidders of a round: the warps of four blocks. Chosen.
 constexpr int kRoundBids = 128;

@@ -14,12 +14,9 @@
 // Dummies, which make up for missing bidders, are all alike: number K, one row, stands for all. It
 // is reached by the first label of an object that a dummy has, and it is a root as often as dummies
 // lack an object.
+// Deterministic: of equal labels the first stays, so only the queue must have a fixed order.
 // Map: in a round every warp lowers the labels of its own groups of objects, without atomics, then
-// selects the next frontier among their owners. The blocks of a team repeat this among the objects
-// of each block before all meet. A row whose own label falls while offers are made from it may
-// offer the old or the new one: it comes again, and no label is too low.
-// Deterministic: of equal labels the first stays, so only the queue must have a fixed order, and a
-// barrier must keep offers and selection apart.
+// selects the next frontier among their owners. One barrier after each.
 #pragma once
 
 #include "look_ahead.cuh"
@@ -38,8 +35,6 @@ struct PathSearch {
   const State& s;
   IntegerShared& h;
   int eps, quantum;
-  const Id* rows_at = nullptr;  // ids of the rows that make offers
-  int turn = 0;                 // of settle_near()
 
   __device__ __forceinline__ static int distance_of(unsigned long long label) {
     return static_cast<int>(label >> 32);
@@ -48,33 +43,28 @@ struct PathSearch {
     return static_cast<int>(label & 0xffffffffu);
   }
 
-  // Least labels of at most `cutoff` for the objects, from `count` rows in round r. A warp keeps to
+  // Least labels of at most `cutoff` for the objects, from the rows of the queue. A warp keeps to
   // its own groups: it finds the rows that matter to a group by a lane each, then their labels for
   // its objects by a lane each. Of equal labels the first stays.
-  template <class Row>
-  __device__ __forceinline__ void offer(const Row* row, int count, int r, int floor, int cutoff) {
+  __device__ __forceinline__ void offer(int count, int floor, int cutoff) {
     const int lane = threadIdx.x % 32;
-    const auto row_at = [&](int q) { return q < count ? static_cast<int>(row[q]) : 0; };
-    int next = row_at(lane);
     for (int q = lane; q - lane < count; q += 32) {
       const bool real = q < count;
-      const int i = next;
-      next = row_at(q + 32);  // read while this one's offers are made
+      const int i = real ? s.queue[q] : 0;
       const float4 at = s.bidder[i];
       const int own = max(s.distance[i], floor);
       for (int g = s.warp(); g < s.G; g += s.warps()) {
         const int least = max(rounded(group_bound(s, g, at) + s.price_of(at)), own);
         const int worst = min(s.box_label[g], cutoff + 1);
         const unsigned rows = __ballot_sync(kWholeWarp, real && least < worst);
-        if (rows != 0) offer_group(g, i, least, rows, h.free + r % 3, floor, cutoff);
+        if (rows != 0) offer_group(g, i, least, rows, floor, cutoff);
       }
     }
   }
 
-  // To group g from those rows of the lanes whose bits are set, each with at least `least`. *free:
-  // the least label that a free object gets.
-  __device__ __forceinline__ void offer_group(int g, int i, int least, unsigned rows, int* free,
-                                              int floor, int cutoff) {
+  // To group g from those rows of the lanes whose bits are set, each with at least `least`.
+  __device__ __forceinline__ void offer_group(int g, int i, int least, unsigned rows, int floor,
+                                              int cutoff) {
     const int j = g * 32 + threadIdx.x % 32;
     const float4 o = s.object[j];
     int lowest = min(distance_of(s.label[j]), cutoff + 1), from = kNone;
@@ -110,16 +100,15 @@ struct PathSearch {
     }
     if (from != kNone) {
       s.label[j] = pack(rounded(lowest), static_cast<unsigned>(from));
-      if (s.owner[j] == kNone) atomicMin(free, rounded(lowest));
+      if (s.owner[j] == kNone) atomicMin(&h.free, rounded(lowest));
     }
     set_worst_label(g, distance_of(s.label[j]));
   }
 
-  // The least label that the rows offer to a free object.
+  // The least label that the rows of the queue offer to a free object.
   __device__ __forceinline__ int nearest_free(int count, int floor) {
     if (h.frees <= kMaxFree) {
-      const int least = ahead().least_label(rows_at, count, floor, false);
-      return min(least, kPriceLimit);
+      return min(ahead().least_label(count, floor, false), kPriceLimit);
     }
     const int lane = threadIdx.x % 32;
     int nearest = kUnreached;
@@ -129,7 +118,7 @@ struct PathSearch {
       for (; frees != 0; frees &= frees - 1) {
         const float4 o = s.object[g * 32 + __ffs(frees) - 1];
         for (int q = lane; q < count; q += 32) {
-          const int i = rows_at[q];
+          const int i = s.queue[q];
           const float4 at = s.bidder[i];
           const int distance = rounded(s.value(o, at) + s.price_of(at));
           nearest = min(nearest, max(max(distance, s.distance[i]), floor));
@@ -151,15 +140,15 @@ struct PathSearch {
     __syncwarp();
   }
 
-  // Appends the bidders of the lanes with `in`, owners of objects of group g, to `next`, the rows
-  // of the next round; deterministic: puts them at the group's place in selected[].
-  __device__ __forceinline__ void push(bool in, int bidder, int g, Id* next, int* count) const {
+  // Appends the bidders of the lanes with `in`, owners of objects of group g, to the queue;
+  // deterministic: puts them at the group's place in selected[].
+  __device__ __forceinline__ void push(bool in, int bidder, int g, int* count) const {
     const unsigned mask = __ballot_sync(kWholeWarp, in);
     const bool fixed = s.in->deterministic;
     if (fixed && threadIdx.x % 32 == 0) s.base[g] = __popc(mask);
     if (mask == 0) return;
-    const int place = append_place(count, mask), at = fixed ? 32 * g + rank_in(mask) : place;
-    if (in) (fixed ? s.selected : next)[at] = static_cast<Id>(bidder);
+    const int next = append_place(count, mask), at = fixed ? 32 * g + rank_in(mask) : next;
+    if (in) (fixed ? s.selected : s.queue)[at] = static_cast<Id>(bidder);
   }
 
   // Moves what push() has left in selected[] to the queue, by groups.
@@ -174,76 +163,35 @@ struct PathSearch {
     s.sync();
   }
 
-  // Makes a row of the owner of this lane's object of group g if the object has a new label of at
-  // most `limit`; returns whether it did. Lowers `later` to the label if that is greater. An object
-  // of a dummy is noted in round r.
-  __device__ __forceinline__ bool renew(int g, int r, int limit, int& later) {
-    const int j = g * 32 + static_cast<int>(threadIdx.x) % 32;
-    const auto label = s.label[j];
-    const int distance = distance_of(label), i = s.owner[j];
-    if (i == kNone || distance >= s.distance[i] || bidder_of(label) == i) return false;
-    if (distance > limit) {
-      later = min(later, distance);
-      return false;
-    }
-    if (i == s.in->K) {
-      atomicMin(h.entry + r % 3, pack(distance, static_cast<unsigned>(j)));
-      return false;
-    }
-    s.bidder[i].w = __int_as_float(distance - s.value(s.object[j], s.bidder[i]));
-    s.distance[i] = distance;
-    return true;
-  }
-
   // Makes rows of the owners of objects with a new label of at most `limit`. Counters of round r:
   // rows, least label of the other owned objects.
-  __device__ __forceinline__ void select(int r, int limit, Id* next) {
-    int later = kUnreached;
+  __device__ __forceinline__ void select(int r, int limit) {
+    const int lane = threadIdx.x % 32;
+    int next = kUnreached;
     for (int g = s.warp(); g < s.G; g += s.warps()) {
-      const bool row = renew(g, r, limit, later);
-      push(row, s.owner[g * 32 + threadIdx.x % 32], g, next, h.count + r % 3);
-    }
-    note_later(r, later);
-  }
-
-  __device__ __forceinline__ void note_later(int r, int later) {
-    later = warp_min(later);
-    if (threadIdx.x % 32 == 0 && later < kUnreached) atomicMin(h.next_label + r % 3, later);
-  }
-
-  // The same, where a warp has one group. Before the other blocks hear of them, new rows make their
-  // offers to the groups of this block, whose objects are neighbours, until that brings no more.
-  __device__ __forceinline__ void settle_near(int r, int limit, int floor, int cutoff, Id* next) {
-    const int g = s.warp();
-    const bool real = g < s.G;
-    const int owner = real ? static_cast<int>(s.owner[g * 32 + threadIdx.x % 32]) : kNone;
-    TeamRows& near = *s.cluster.rows;
-    bool any = false;
-    for (;; ++turn) {
-      int later = kUnreached;
-      const bool row = real && renew(g, r, limit, later);
-      const unsigned mask = __ballot_sync(kWholeWarp, row);
-      any |= row;
-      if (mask != 0) {
-        const int at = append_place(near.count + turn % 3, mask);
-        if (row) near.row[turn % 2][at] = owner;
+      const int j = g * 32 + lane;
+      const int distance = distance_of(s.label[j]);
+      const int i = s.owner[j];
+      const bool pending = i != kNone && distance < s.distance[i] && bidder_of(s.label[j]) != i;
+      bool row = pending && distance <= limit;
+      if (pending && !row) next = min(next, distance);
+      if (row && i == s.in->K) {
+        atomicMin(h.entry + r % 3, pack(distance, static_cast<unsigned>(j)));
+        row = false;
       }
-      if (threadIdx.x == 0) near.count[(turn + 1) % 3] = 0;
-      __syncthreads();
-      const int count = near.count[turn % 3];
-      if (count == 0) {
-        note_later(r, later);
-        break;
+      if (row) {
+        s.bidder[i].w = __int_as_float(distance - s.value(j, s.bidder[i]));
+        s.distance[i] = distance;
       }
-      offer(near.row[turn % 2], real ? count : 0, r, floor, cutoff);
+      push(row, i, g, h.count + r % 3);
     }
-    ++turn;
-    if (real) push(any, owner, g, next, h.count + r % 3);
+    next = warp_min(next);
+    if (lane == 0 && next < kUnreached) atomicMin(h.next_label + r % 3, next);
   }
 
-  // Makes a row of the dummies if renew() has found one of their objects; returns how many rows
+  // Makes a row of the dummies if select() has found one of their objects; returns how many rows
   // there are.
-  __device__ __forceinline__ int push_dummies(int r, int rows, Id* next) const {
+  __device__ __forceinline__ int push_dummies(int r, int rows) const {
     const auto entry = h.entry[r % 3];
     if (entry == kUnmatched) return rows;
     if (s.thread() == 0) {
@@ -251,7 +199,7 @@ struct PathSearch {
       s.bidder[i].w = __int_as_float(distance_of(entry) - s.price(j));
       s.distance[i] = distance_of(entry);
       s.partner[i] = static_cast<Id>(j);
-      next[rows] = static_cast<Id>(i);
+      s.queue[rows] = static_cast<Id>(i);
     }
     s.sync();
     return rows + 1;
@@ -261,15 +209,15 @@ struct PathSearch {
     if (s.thread() != 0) return;
     h.entry[r % 3] = kUnmatched;
     h.count[r % 3] = 0;
-    h.next_label[r % 3] = h.free[r % 3] = kUnreached;
+    h.next_label[r % 3] = kUnreached;
   }
 
   __device__ __forceinline__ LookAhead<Id, kCost, Blocks> ahead() const { return {s, h, quantum}; }
 
-  // Nothing is known of the free objects in round r.
-  __device__ __forceinline__ void forget_free(int r) const {
+  // Nothing is known of the free objects.
+  __device__ __forceinline__ void forget_free() const {
     if (s.thread() != 0) return;
-    h.nearest = kPriceLimit, h.free[r % 3] = kUnreached;
+    h.nearest = kPriceLimit, h.free = kUnreached;
     h.frees = 0, h.near[0] = kUnlisted;
   }
 
@@ -285,10 +233,7 @@ struct PathSearch {
       h.matched = 0;
       if (s.N > s.in->K) s.partner[s.in->K] = static_cast<Id>(kNone);
     }
-    if constexpr (State::kTeam) {
-      if (threadIdx.x < 3) s.cluster.rows->count[threadIdx.x] = 0;
-    }
-    forget_free(0);
+    forget_free();
     s.sync();
     for (int g = s.warp(); g < s.G; g += s.warps()) ahead().list_free(g);
     for (int q = s.warp(); q < count; q += s.warps()) {
@@ -314,8 +259,8 @@ struct PathSearch {
 
   // Matches every root whose tree has a free object at `limit`, the least label of all free
   // objects, and makes rows of all that is left in the trees of the others: returns how many.
-  // Labels up to `limit` are final. h.free of round r: the least label of the other free objects.
-  __device__ __forceinline__ int match(int count, int r, int limit) {
+  // Labels up to `limit` are final.
+  __device__ __forceinline__ int match(int count, int limit) {
     for (int j = s.thread(); j < s.N; j += s.threads()) {
       const int distance = distance_of(s.label[j]);
       if (distance == kUnreached) continue;
@@ -327,7 +272,7 @@ struct PathSearch {
     }
     s.sync();
     for (int g = s.warp(); g < s.G; g += s.warps()) leave_tree(g, limit);
-    forget_free(r);
+    forget_free();
     s.sync();
     if (s.thread() < count) {
       const auto found = h.found[s.thread()];
@@ -342,13 +287,10 @@ struct PathSearch {
       const bool labelled = j < s.N && distance_of(s.label[j]) < kUnreached;
       const bool left = labelled && s.root[j] == static_cast<Id>(kNone);
       if (left) s.label[j] = kNoLabel;
-      if (labelled && !left && s.owner[j] == kNone) {
-        atomicMin(h.free + r % 3, distance_of(s.label[j]));
-      }
+      if (labelled && !left && s.owner[j] == kNone) atomicMin(&h.free, distance_of(s.label[j]));
       ahead().list_free(g);
       set_worst_label(g, distance_of(s.label[j]));
     }
-    rows_at = s.queue;
     return queue_bidders(
         s, h, min(s.in->K + 1, s.N), [&](int i) { return s.distance[i] != kUnreached; },
         [](int) {});
@@ -391,44 +333,37 @@ struct PathSearch {
   // reaches `round_limit`.
   //
   // floor: label of the last free object that was matched: no later label is less.
-  // free: least label of a free object, as of the round before.
   // limit: end of the bucket whose labels are being settled, `width` beyond its start.
   // cutoff: greatest label worth keeping before the next root is matched.
   __device__ __forceinline__ int64_t run(int count, int64_t round_limit) {
-    const bool fixed = s.in->deterministic, near = State::kTeam && !fixed && s.G <= s.warps();
-    int limit = 0, floor = 0, width = quantum, rows = count, free = kUnreached;
+    // A team has enough warps for all rows of a large frontier; fewer of them take more rounds.
+    const bool all = State::kTeam && !s.in->deterministic;
+    int limit = 0, floor = 0, width = quantum, rows = count;
     int64_t rounds = 0;
-    rows_at = s.queue;
     plant(count);
     reset_counters(0);
     s.sync();
     const bool dummies = s.queue[count - 1] == s.in->K;  // they are the last
     const int roots = dummies ? count - 1 + h.missing : count;
     int cutoff = nearest_free(rows, floor) + kBeyondFree * quantum;
-    bool opened = false;  // the bucket in this round
+    bool opened = false, looks = true;  // the bucket in this round; ahead
     for (int r = 0; rounds < round_limit && h.overflow == 0; ++r) {
-      if (rows > (near ? kTeamLookAhead : kLookAhead) && h.frees <= kMaxFree) {
-        rows = ahead().run(rows_at, rows, floor, limit);
-        rows_at = s.queue;
+      if (looks && rows > kLookAhead && h.frees <= kMaxFree) {
+        const int left = ahead().run(rows, floor, limit, all);
+        looks = left >= 0;
+        if (looks) rows = left;
       }
-      Id* next_at = fixed || rows_at != s.queue ? s.queue : s.selected;
       if (rows > 0) {
         ++rounds;
-        offer(rows_at, rows, r, floor, cutoff);
-        if (fixed) s.sync();
+        offer(rows, floor, cutoff);
+        s.sync();
       }
-      if (fixed) free = min(free, h.free[r % 3]);
-      const int within = free <= floor ? -1 : min(limit, free - 1);
-      if constexpr (State::kTeam) {
-        if (near) settle_near(r, within, floor, cutoff, next_at);
-      }
-      if (!near) select(r, within, next_at);
+      const int free = h.free;  // read before the barrier: the next offer lowers it
+      select(r, free <= floor ? -1 : min(limit, free - 1));
       reset_counters(r + 1);
       s.sync();
-      if (fixed) gather();
-      rows = push_dummies(r, h.count[r % 3], next_at);
-      rows_at = next_at;
-      free = min(free, h.free[r % 3]);
+      if (s.in->deterministic) gather();
+      rows = push_dummies(r, h.count[r % 3]);
       const int next = h.next_label[r % 3];
       if (free < kPriceLimit) cutoff = min(cutoff, free + kBeyondFree * quantum);
       if (rows > 0) {
@@ -436,10 +371,11 @@ struct PathSearch {
         if (opened && rows > kWideFrontier) width = max(width / 2, quantum);
         opened = false;
       } else if (free <= limit) {
-        rows = match(count, r, free);
-        floor = free, free = h.free[r % 3];
+        rows = match(count, free);
+        floor = free;
         if (h.matched == roots) break;
         cutoff = nearest_free(rows, floor) + kBeyondFree * quantum;
+        looks = true;
       } else {
         // Too far for these prices: the general solver's case.
         if (min(next, free) >= kPriceLimit) {
@@ -447,7 +383,7 @@ struct PathSearch {
           break;
         }
         limit = min(min(next, free) + width, cutoff);
-        opened = true;
+        opened = looks = true;
       }
     }
     s.sync();

@@ -57,10 +57,9 @@ __device__ __forceinline__ Sums sum_gap(const State& s, IntegerShared& h, Best b
 
 constexpr int kCostError = 128;  // of an integer cost, in units
 
-// Calls use(j) for objects of this lane, among them all with a value of at most `limit`.
-template <Cost kCost, class Use>
-__device__ __forceinline__ void visit_within(const UnequalState<kCost>& s, int, float4 p, int limit,
-                                             Use use) {
+// Calls use(j) for all objects of this lane with a value of at most `limit`.
+template <class State, class Use>
+__device__ __forceinline__ void visit_near(const State& s, float4 p, int limit, Use use) {
   visit_groups<2>(
       s, p, [&](int, int bound) { return bound <= limit; },
       [&](int, float4 o) { return s.value(o, p); },
@@ -68,6 +67,13 @@ __device__ __forceinline__ void visit_within(const UnequalState<kCost>& s, int, 
         if (j < s.N && value <= limit) use(j);
       },
       [] {});
+}
+
+// The same of bidder i at p, who may keep them in a cache; then for others, too.
+template <Cost kCost, class Use>
+__device__ __forceinline__ void visit_within(const UnequalState<kCost>& s, int, float4 p, int limit,
+                                             Use use) {
+  visit_near(s, p, limit, use);
 }
 template <class Id, Cost kCost, class Blocks, class Use>
 __device__ __forceinline__ void visit_within(const EqualState<Id, kCost, Blocks>& s, int i,
@@ -82,9 +88,7 @@ __device__ __forceinline__ void visit_within(const EqualState<Id, kCost, Blocks>
     if (lane.a != LaneCache::kNoGroup) use(static_cast<int>(lane.a) * 32 + own);
     if (lane.b != LaneCache::kNoGroup) use(static_cast<int>(lane.b) * 32 + own);
   } else {  // a lane holds more than two of them
-    for (int j = threadIdx.x % 32; j < s.N; j += 32) {
-      if (s.value(j, p) <= limit) use(j);
-    }
+    visit_near(s, p, limit, use);
   }
 }
 

@@ -301,7 +301,8 @@ struct EqualSolver {
       int count = queue_slack();
       const bool fine_start = warm && phase == 0 && next < best / s.in->K;
       EqualAuction<Id, kCost, Blocks> auction{s, h, eps};
-      int64_t turns = int64_t{kPhaseTurns} * (s.N / kIntegerWarps + 8);
+      const int warps = s.in->deterministic ? kIntegerWarps : s.warps();
+      int64_t turns = int64_t{kPhaseTurns} * (s.N / warps + 8);
       if (phase == 0 && sums.dual <= 0.0) turns = kCoincidentTurns * (s.N / kIntegerWarps + 8);
       if (fine_start) turns = kWarmTurns * (s.N / auction.at_once() + 8);
       turns = min(turns, s.in->round_limit - rounds);

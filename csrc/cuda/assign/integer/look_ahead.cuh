@@ -68,14 +68,14 @@ struct LookAhead {
     return max(distance & -quantum, max(s.distance[i], floor));
   }
 
-  // The least label() of `count` rows.
-  __device__ __forceinline__ int least_label(const Id* row, int count, int floor, bool near) const {
+  // The least label() of the `count` rows of the queue.
+  __device__ __forceinline__ int least_label(int count, int floor, bool near) const {
     s.sync();  // all have read the last
     if (s.thread() == 0) h.ahead = kUnreached;
     s.sync();
     int least = kUnreached;
     for (int q = s.thread(); q < count; q += s.threads()) {
-      least = min(least, label(row[q], floor, near));
+      least = min(least, label(s.queue[q], floor, near));
     }
     least = warp_min(least);
     if (threadIdx.x % 32 == 0) atomicMin(&h.ahead, least);
@@ -83,20 +83,22 @@ struct LookAhead {
     return h.ahead;
   }
 
-  // Queues those of `count` rows that are not to be postponed, and roots; returns how many.
-  __device__ __forceinline__ int run(const Id* row, int count, int floor, int limit) const {
+  // Takes the rows to postpone off the queue; roots stay. Returns how many rows are left. If `all`,
+  // none is postponed where none reaches what it looks for within the bucket: returns -1.
+  __device__ __forceinline__ int run(int count, int floor, int limit, bool all) const {
     const bool listed = h.near[0] != kUnlisted;  // read before the barriers: list_near() writes it
     bool near = false;
-    int least = least_label(row, count, floor, near);
+    int least = least_label(count, floor, near);
     if (least > limit) {
       if (!listed) list_near();
       near = true;
-      least = least_label(row, count, floor, near);
+      least = least_label(count, floor, near);
     }
     const bool beyond = least > limit;
+    if (beyond && all) return -1;
     int place = s.thread();
     return queue_bidders_at(
-        s, h, count, [&](int q) { return static_cast<int>(row[q]); },
+        s, h, count, [&](int q) { return static_cast<int>(s.queue[q]); },
         [&](int i, bool real) {
           const bool root = real && s.distance[i] < 0;
           const bool within = beyond ? place < kMaxRows : real && max(s.distance[i], floor) < least;

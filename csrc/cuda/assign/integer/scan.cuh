@@ -139,7 +139,7 @@ __device__ __forceinline__ BestTwo<int> refill_cache(const EqualState<Id, kCost,
                                                      float4 p, int limit) {
   const int lane = threadIdx.x % 32;
   int skipped = INT_MAX, b1 = INT_MAX, b2 = INT_MAX, b3 = INT_MAX, i1 = s.kNone, i2 = s.kNone;
-  visit_groups<2>(
+  visit_groups<EqualState<Id, kCost, Blocks>::kTeam ? 4 : 2>(
       s, p,
       [&](int, int bound) {
         if (bound >= limit) skipped = min(skipped, bound);

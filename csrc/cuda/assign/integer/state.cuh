@@ -72,8 +72,7 @@ struct IntegerShared {
   int matched;                  // roots
   int missing;                  // objects that the dummies still look for
   unsigned long long entry[3];  // label and object by which the dummies are reached
-  int free[3];                  // least label that a free object got in a round
-  int nearest;                  // least label that a free object is offered
+  int free, nearest;            // least label of a free object; least that one is offered
   int ahead, frees;             // least that a frontier offers to one; number of free objects
   int free_object[kMaxFree];    // unless they are more
   int near[kIntegerWarps];      // owned objects from which one of those is near, or none
@@ -182,7 +181,7 @@ struct EqualState : IntegerState<Id, kCost, Blocks> {
       *distance;              //     label of a row of a path search
   Id* partner;                // [N] or kNone
   Id *root,                   // [32 G] one array: place in found[] of a labelled object's root;
-      *selected;              //     rows of the next round, which take turns with queue[]
+      *selected;              //     rows that each warp selected
   int* box_label;             // [G] at least the largest label of a group
   float4* lean;  // [G] a direction; w: at most the least of price and part along it (int bits)
   int* base;     // [32 G] of wide ids, else [32 ceil(G / 32)]: counts, by warp or group. The last
@@ -199,13 +198,11 @@ struct EqualState : IntegerState<Id, kCost, Blocks> {
   __device__ __forceinline__ float4 bidder_at(int i) const { return bidder[i]; }
   // Bids of other blocks may have raised a team's prices.
   __device__ __forceinline__ float4 priced(int j) const {
-    if constexpr (Base::kTeam) return this->cluster.fresh(this->object + j);
-    return this->object[j];
+    return Base::kTeam ? __ldcg(this->object + j) : this->object[j];
   }
   __device__ __forceinline__ int price(int j) const {
     const float* at = &this->object[j].w;
-    if constexpr (Base::kTeam) return __float_as_int(this->cluster.fresh(at));
-    return __float_as_int(*at);
+    return __float_as_int(Base::kTeam ? __ldcg(at) : *at);
   }
   __device__ __forceinline__ void set_price(int j, int price) const {
     this->object[j].w = __int_as_float(price);
