@@ -54,8 +54,8 @@ constexpr int kLargeLeastLeft = 16;
 // The last eps is this many times the gap per bidder that is wanted: the mean slack is well below
 // eps. H200: at 1.6, blobs miss the gap narrowly and need another phase.
 constexpr double kLastEps = 1.4;
-// An auction is given up after this many bids of a warp per turn over all bidders, of a block's or a
-// team's warps. H200, 1 x 16384, Cauchy: 688 ms; 1523 where a team's bound was that of one block,
+// An auction is given up after this many bids of a warp per turn over all bidders, of a block's or
+// a team's warps. H200, 1 x 16384, Cauchy: 688 ms; 1523 where a team's bound was that of one block,
 // sixteen times as many.
 constexpr int kPhaseTurns = 64;
 // After this many of one block's where all bidders coincide with objects: the rest is a price war,
