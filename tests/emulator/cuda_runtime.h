@@ -20,6 +20,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #define __global__
@@ -72,6 +73,7 @@ struct Warp {
   Meeting meeting;
   int64_t value[2][kWarp];  // of an even and of an odd exchange
   int held = 0;             // turns to go
+  bool rests = false;
 };
 
 // How often a warp is stopped where it exchanges values, in percent, how many of those stops hold
@@ -197,6 +199,7 @@ EMULATOR_OWN inline bool run_warp(int which) {
       ran = true;
     }
     if (!ran) return any;
+    if (std::exchange(all.rests, false)) return true;
     if (!schedule.percent(schedule.stop)) continue;
     if (schedule.percent(schedule.hold)) all.held = schedule.random() % schedule.turns;
     return true;
@@ -271,6 +274,7 @@ inline int __syncthreads_count(bool mine, int site = __builtin_LINE()) {
   emulated::block_barrier(site);
   return count;
 }
+inline void __nanosleep(unsigned) { emulated::warp().rests = true; }
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 

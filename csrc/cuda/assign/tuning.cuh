@@ -46,6 +46,10 @@ constexpr int64_t kShortIds = 60000;
 // triples the bids; paths in every phase double the rounds.
 constexpr float kLeftPart = 0x1p-8f;
 constexpr int kLeastLeft = 4;
+// The same of the last phase, whose rest paths match. H200, N / 128 instead of N / 256 after coarse
+// phases at N / 128: 0.88 of the time on a torus, 0.6 on Cauchy clouds. Emulated, after coarse
+// phases at N / 256: 0.9 on a torus, 0.98 on surfaces, 1.03 on boxes; N / 64 is no better.
+constexpr float kLastLeftPart = 0x1p-7f;
 // The same with more than kSmallObjects objects. H200, torus, 1 x 16384: with 64, 32, 16, 8 left
 // the auctions take 12, 27, 56, 108 ms and the paths 298, 202, 92, 54; 8 x 8192: with 32, 16, 8
 // left 24, 41, 70 and 141, 55, 32 ms.
@@ -99,6 +103,10 @@ constexpr int kSampledObjects = 128;
 // Equal sizes: auction. A scan takes in what lies within this many eps of the second best, so that
 // its cache lasts. Chosen.
 constexpr int kSlackEps = 2;
+// The same of scans by warps without a bidder, and how many ns these rest between two. H200, at 2
+// or 4: Cauchy 24.4 instead of 32.1 ms, a torus 6.9 and 6.6 instead of 7.1; without a rest as fast.
+constexpr int kAheadEps = 4;
+constexpr unsigned kRest = 500;
 // Bidders of a deterministic round: the warps of this many blocks, fewer in small clouds. Chosen.
 constexpr int kRoundBlocks = 4;
 

@@ -116,7 +116,24 @@ struct EqualAuction {
       i = place(i, best_two(s, i, kSlackEps * eps), enough);
       if (bids % 4 == 3) raise_next(group);
     }
+    if (EqualState<Id, kCost, Blocks>::kWide) return bids;
+    if (bids >= turns) s.cluster.atomic_max(&h.stop, 1);  // nobody waits for this warp's bidder
+    look_for_others(group);
     return bids;
+  }
+
+  // A warp that has no bidder left keeps bounds and caches of all fresh until the auction stops, so
+  // that the few that still bid find what they need. What it writes holds at any time (LaneCache).
+  __device__ __forceinline__ void look_for_others(int group) const {
+    const int all = s.cluster.size * s.warps();
+    int i = s.cluster.rank * s.warps() + s.warp();
+    while (!stopped()) {
+      raise_next(group);
+      if (i >= s.in->K) i %= all;
+      if (i < s.in->K) best_two(s, i, kAheadEps * eps);
+      i += all;
+      __nanosleep(kRest);
+    }
   }
 
   // The bidders of a round are as many for any number of blocks; a warp bids for some of them.
