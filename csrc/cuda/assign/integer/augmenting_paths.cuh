@@ -35,6 +35,7 @@ struct PathSearch {
   const State& s;
   IntegerShared& h;
   int eps, quantum;
+  bool whole;  // a large frontier is expanded at once where no free object is near
 
   __device__ __forceinline__ static int distance_of(unsigned long long label) {
     return static_cast<int>(label >> 32);
@@ -336,8 +337,6 @@ struct PathSearch {
   // limit: end of the bucket whose labels are being settled, `width` beyond its start.
   // cutoff: greatest label worth keeping before the next root is matched.
   __device__ __forceinline__ int64_t run(int count, int64_t round_limit) {
-    // A team has enough warps for all rows of a large frontier; fewer of them take more rounds.
-    const bool all = State::kTeam && !s.in->deterministic;
     int limit = 0, floor = 0, width = quantum, rows = count;
     int64_t rounds = 0;
     plant(count);
@@ -349,7 +348,7 @@ struct PathSearch {
     bool opened = false, looks = true;  // the bucket in this round; ahead
     for (int r = 0; rounds < round_limit && h.overflow == 0; ++r) {
       if (looks && rows > kLookAhead && h.frees <= kMaxFree) {
-        const int left = ahead().run(rows, floor, limit, all);
+        const int left = ahead().run(rows, floor, limit, whole);
         looks = left >= 0;
         if (looks) rows = left;
       }

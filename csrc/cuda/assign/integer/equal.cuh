@@ -42,6 +42,7 @@ struct EqualSolver {
   int64_t rounds = 0;
   int eps = 1;
   bool given_complete = false;  // the given matching has an object for all K bidders
+  bool coincident = false;      // all bidders coincide with objects
 
   __device__ __forceinline__ void load() {
     load_objects(s, h);
@@ -233,7 +234,9 @@ struct EqualSolver {
       while (rounds < s.in->round_limit && h.overflow == 0) {
         const int left = queue_roots();
         if (left == 0) break;
-        PathSearch<Id, kCost, Blocks> search{s, h, eps, quantum};
+        // A team has enough warps for all rows of a frontier, but duplicates need few of them.
+        const bool whole = s.kTeam && !s.in->deterministic && !coincident;
+        PathSearch<Id, kCost, Blocks> search{s, h, eps, quantum, whole};
         rounds += search.run(min(left, kMaxSources), s.in->round_limit - rounds);
       }
     }
@@ -306,7 +309,8 @@ struct EqualSolver {
       EqualAuction<Id, kCost, Blocks> auction{s, h, eps};
       const int warps = s.in->deterministic ? kIntegerWarps : s.warps();
       int64_t turns = int64_t{kPhaseTurns} * (s.N / warps + 8);
-      if (phase == 0 && sums.dual <= 0.0) turns = kCoincidentTurns * (s.N / kIntegerWarps + 8);
+      if (phase == 0) coincident = sums.dual <= 0.0;
+      if (phase == 0 && coincident) turns = kCoincidentTurns * (s.N / kIntegerWarps + 8);
       if (fine_start) turns = kWarmTurns * (s.N / auction.at_once() + 8);
       turns = min(turns, s.in->round_limit - rounds);
       int taken = 0;

@@ -83,9 +83,9 @@ struct LookAhead {
     return h.ahead;
   }
 
-  // Takes the rows to postpone off the queue; roots stay. Returns how many rows are left. If `all`,
-  // none is postponed where none reaches what it looks for within the bucket: returns -1.
-  __device__ __forceinline__ int run(int count, int floor, int limit, bool all) const {
+  // Takes the rows to postpone off the queue; roots stay. Returns how many rows are left. If
+  // `whole`, none is postponed where none reaches what it looks for within the bucket: returns -1.
+  __device__ __forceinline__ int run(int count, int floor, int limit, bool whole) const {
     const bool listed = h.near[0] != kUnlisted;  // read before the barriers: list_near() writes it
     bool near = false;
     int least = least_label(count, floor, near);
@@ -95,7 +95,7 @@ struct LookAhead {
       least = least_label(count, floor, near);
     }
     const bool beyond = least > limit;
-    if (beyond && all) return -1;
+    if (beyond && whole) return -1;
     int place = s.thread();
     return queue_bidders_at(
         s, h, count, [&](int q) { return static_cast<int>(s.queue[q]); },
