@@ -16,6 +16,7 @@ from pointloss.testing.clouds import (
     KINDS,
     blob,
     duplicates,
+    far,
     line,
     make,
     noisy,
@@ -83,6 +84,14 @@ def test_a_price_war_overtakes_scans(points, how, seed, program):
     x, y = make(outlier, 1, points, points)
     options = {"squared": True, "rtol": 1e-4, "schedule": SCHEDULES[0], **how}
     check(program, x, y, seed=seed, **options)
+
+
+@pytest.mark.parametrize("kind", [surface, far], ids=lambda k: k.__name__)
+@pytest.mark.parametrize("sizes", [(64, 64), (81, 64), (30, 90)], ids=str)
+def test_clouds_far_from_the_origin(kind, sizes, program):
+    """Coordinates leave the integers, and dummies, who are everywhere, have none."""
+    x, y = make(kind, 1, *sizes)
+    check(program, x, y, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [surface, noisy, blob, two_scales], ids=lambda k: k.__name__)

@@ -425,7 +425,7 @@ def test_a_replayed_step_does_what_python_does(device):
     found = []
     for graph in (False, True):
         x = torch.ones(3, device=device, requires_grad=True)
-        cuda = device == "cuda"
+        cuda = device.type == "cuda"
         optimiser = torch.optim.Adam([x], 0.1, fused=cuda, capturable=cuda)
 
         def step(x=x, optimiser=optimiser):
@@ -435,7 +435,7 @@ def test_a_replayed_step_does_what_python_does(device):
             optimiser.step()
             return loss.detach()
 
-        replayed = Replayed(step, [optimiser], device, graph)
+        replayed = Replayed(step, [optimiser], str(device), graph)
         found.append(torch.stack([replayed() for _ in range(6)]).cpu())
     torch.testing.assert_close(*found)
     assert found[0][-1] < found[0][0]

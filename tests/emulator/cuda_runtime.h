@@ -325,6 +325,10 @@ inline int __ffs(unsigned mask) { return __builtin_ffs(static_cast<int>(mask)); 
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>((static_cast<uint64_t>(a) * b) >> 32);
 }
-inline int __float2int_rd(float value) { return static_cast<int>(std::floor(value)); }
+// As a GPU: 0 for NaN, and the nearest int for what is out of range.
+inline int __float2int_rd(float value) {
+  if (value != value) return 0;
+  return static_cast<int>(std::min(std::max(std::floor(value), -0x1p31f), 0x1.fffffep30f));
+}
 inline double __dsqrt_rn(double value) { return std::sqrt(value); }
 using std::isfinite, std::max, std::min;

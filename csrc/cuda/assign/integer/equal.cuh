@@ -53,6 +53,7 @@ struct EqualSolver {
     load_boxes(s);
     s.sync();
     const float4 from = CentrePrices<EqualState<Id, kCost, Blocks>>{s, h}.centre();
+    if (s.thread() == 0) s.lean[s.G] = from;
     for (int g = s.thread(); g < s.G; g += s.threads()) {
       const auto middle = [&](int d) {
         return 0.5f * (s.box[d * s.G + g] + s.box[(3 + d) * s.G + g]);

@@ -183,7 +183,8 @@ struct EqualState : IntegerState<Id, kCost, Blocks> {
   Id *root,                   // [32 G] one array: place in found[] of a labelled object's root;
       *selected;              //     rows that each warp selected
   int* box_label;             // [G] at least the largest label of a group
-  float4* lean;  // [G] a direction; w: at most the least of price and part along it (int bits)
+  float4* lean;  // [G] a direction; w: at most the least of price and part along it (int bits);
+                 // last the middle of the bidders
   int* base;     // [32 G] of wide ids, else [32 ceil(G / 32)]: counts, by warp or group. The last
               //     array: of a short pair in a long batch it goes on over what others would have
 
@@ -210,17 +211,22 @@ struct EqualState : IntegerState<Id, kCost, Blocks> {
   using Base::value;
   __device__ __forceinline__ int value(int j, float4 p) const { return value(priced(j), p); }
 
-  // A distance is at least its part along any direction. Margins: what roundings may add.
-  __device__ __forceinline__ static float along(float4 at, float4 direction) {
-    return fmaf(at.x, direction.x, fmaf(at.y, direction.y, at.z * direction.z));
+  // A distance is at least its part along any direction. Parts are counted from the middle of the
+  // clouds, which may lie far from the origin. Margin: what roundings may add.
+  __device__ __forceinline__ float along(float4 at, float4 direction) const {
+    const float4 middle = lean[this->G];
+    return fmaf(at.x - middle.x, direction.x,
+                fmaf(at.y - middle.y, direction.y, (at.z - middle.z) * direction.z));
   }
   __device__ __forceinline__ int leaning(int j, int g) const {
     return __float2int_rd(along(priced(j), lean[g])) + price(j);
   }
+  // Of dummies, whose coordinates are NaN and to whom all is equally far, there is no such bound.
   __device__ __forceinline__ int lean_bound(int g, float4 p) const {
     if (this->squared()) return INT_MIN;
     const float4 to = lean[g];
-    return __float_as_int(to.w) - __float2int_rd(along(p, to)) - kLeanMargin;
+    const float part = along(p, to);
+    return part == part ? __float_as_int(to.w) - __float2int_rd(part) - kLeanMargin : INT_MIN;
   }
 };
 
@@ -234,7 +240,7 @@ __host__ __device__ void take_arrays(EqualState<Id, kCost, Blocks>& s, Arena<16>
                 [&] { arena.take(s.claim, s.N); }, [&] { arena.take(s.label, wide); });
   arena.overlay([&] { arena.take(s.best, s.N); }, [&] { arena.take(s.slack, s.N); },
                 [&] { arena.take(s.distance, s.N); });
-  arena.take(s.lean, s.G);
+  arena.take(s.lean, s.G + 1);
   arena.take(s.partner, s.N);
   arena.take(s.owner, wide);
   arena.overlay([&] { arena.take(s.root, wide); }, [&] { arena.take(s.selected, wide); });
