@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pointloss import _checks
-from pointloss._reduce import Reduction
+from pointloss._reduce import Reduction, given
 from pointloss.ops import _certificate, _function, _injection
 from pointloss.ops.assign import Assignment, as_given, assign_batched
 from pointloss.ops.chamfer import root_slope
@@ -171,8 +171,7 @@ def value_of(
         c, found, squared, point_reduction=how.points, batch_reduction=whole, missed=missed
     )
     if how.points == "none":
-        value = c.at_x(value)
-        return value[0] if c.single else value
+        return cast("Tensor", given(c.at_x, value, c))
     return how.over_batch(c, value) if whole == "none" else value
 
 
