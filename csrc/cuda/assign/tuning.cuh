@@ -43,13 +43,10 @@ constexpr int64_t kShortIds = 60000;
 // Equal sizes: phases. An auction stops when this part of the bidders (at least kLeastLeft) has no
 // object. H200, surface: N / 512 takes 1 ms off the paths and adds 2 ms of bids; N / 128 adds 2 ms
 // of paths and takes 1 ms off the bids. Emulated: N / 64 left over by coarse phases doubles or
-// triples the bids; paths in every phase double the rounds.
+// triples the bids; paths in every phase double the rounds. H200, N / 128 left by the last phase
+// alone: Cauchy clouds, a torus level, all others 5 to 35 % slower.
 constexpr float kLeftPart = 0x1p-8f;
 constexpr int kLeastLeft = 4;
-// The same of the last phase, whose rest paths match. H200, N / 128 instead of N / 256 after coarse
-// phases at N / 128: 0.88 of the time on a torus, 0.6 on Cauchy clouds. Emulated, after coarse
-// phases at N / 256: 0.9 on a torus, 0.98 on surfaces, 1.03 on boxes; N / 64 is no better.
-constexpr float kLastLeftPart = 0x1p-7f;
 // The same with more than kSmallObjects objects. H200, torus, 1 x 16384: with 64, 32, 16, 8 left
 // the auctions take 12, 27, 56, 108 ms and the paths 298, 202, 92, 54; 8 x 8192: with 32, 16, 8
 // left 24, 41, 70 and 141, 55, 32 ms.

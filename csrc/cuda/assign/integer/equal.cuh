@@ -269,10 +269,9 @@ struct EqualSolver {
     bool last_phase = false, abandoned = false;
     // By the pair's size and not by its ids: a pair is solved alike in any batch.
     const bool large = s.N > kSmallObjects;
-    const auto left_of = [&](float part, int least) {
-      return max(least, static_cast<int>(part * static_cast<float>(s.in->K)));
-    };
-    const int large_left = left_of(kLargeLeftPart, kLargeLeastLeft);
+    const float part = large ? kLargeLeftPart : kLeftPart;
+    const int left = max(large ? kLargeLeastLeft : kLeastLeft,
+                         static_cast<int>(part * static_cast<float>(s.in->K)));
     for (int phase = 0; phase < kMaxPhases; ++phase) {
       const Sums sums = pass(phase == 0);
       const double tolerance = s.in->tolerance(sums.primal);
@@ -301,8 +300,6 @@ struct EqualSolver {
       if (!last_phase && next < 1.6 * finest) next = finest;
       last_phase = next <= 1.3 * finest;
       set_eps(next);
-      const int left =
-          large ? large_left : left_of(last_phase ? kLastLeftPart : kLeftPart, kLeastLeft);
       if (warm && phase == 0 && s.in->idx_in != nullptr) best_to_slack();
       drop_dummies();
       int count = queue_slack();
