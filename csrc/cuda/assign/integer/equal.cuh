@@ -304,7 +304,8 @@ struct EqualSolver {
       drop_dummies();
       int count = queue_slack();
       const bool fine_start = warm && phase == 0 && next < best / s.in->K;
-      EqualAuction<Id, kCost, Blocks> auction{s, h, eps};
+      const float relax = (last_phase ? kLastRelaxEps : kRelaxEps) * static_cast<float>(eps);
+      EqualAuction<Id, kCost, Blocks> auction{s, h, eps, min(static_cast<int>(relax), kPriceLimit)};
       const int warps = s.in->deterministic ? kIntegerWarps : s.warps();
       int64_t turns = int64_t{kPhaseTurns} * (s.N / warps + 8);
       if (phase == 0) coincident = sums.dual <= 0.0;

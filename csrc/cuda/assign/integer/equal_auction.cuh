@@ -6,8 +6,9 @@
 // another. A price may have risen since it was read: then the bid either fails, or was made against
 // values that have only become worse, so the winner's object is still within eps of its best. If
 // prices rise during a scan, its second-best value is capped by the bound of what was skipped (at
-// least the best value); any error appears as slack in the next phase. The matching depends on the
-// order in which warps come.
+// least the best value). A bidder may also bid for an object that was good when it last looked and
+// is within `relax` of the best now. Either error appears as slack in the next phase. The matching
+// depends on the order in which warps come.
 // Deterministic: the same with a barrier before and after the bids of a round. Values come from the
 // prices of the round before, equal bids go to the larger bidder, and the bidders that wait after
 // the round are the same set in any order: so is the result, whatever the number of blocks.
@@ -77,6 +78,7 @@ struct EqualAuction {
   const EqualState<Id, kCost, Blocks>& s;
   IntegerShared& h;
   int eps;
+  int relax = 0;  // by how much a bid may miss the best object, unless deterministic
 
   // Lets the `count` bidders of the queue bid until at most `enough` are without an object, or a
   // warp has bid `turns` times. Returns the most bids of a warp, or the rounds.
@@ -113,7 +115,7 @@ struct EqualAuction {
     for (; bids < turns && !stopped(); ++bids) {
       if (i == kNone) i = next_waiting(count);
       if (i == kNone) break;
-      i = place(i, best_two(s, i, kSlackEps * eps), enough);
+      i = place(i, best_two(s, i, kSlackEps * eps, relax), enough);
       if (bids % 4 == 3) raise_next(group);
     }
     if (EqualState<Id, kCost, Blocks>::kWide) return bids;

@@ -169,9 +169,11 @@ __device__ __forceinline__ BestTwo<int> refill_cache(const EqualState<Id, kCost,
 
 // Best two of bidder i, exact while no price rises (see refill_cache()), but for the second of one
 // that has an object and was not scanned yet; `slack` widens a scan so that its cache lasts.
+// If `relax` >= 0, a cached object serves that is at most so far above the best; what is not cached
+// then counts as second.
 template <class Id, Cost kCost, class Blocks>
 __device__ __forceinline__ BestTwo<int> best_two(const EqualState<Id, kCost, Blocks>& s, int i,
-                                                 int slack) {
+                                                 int slack, int relax = -1) {
   const float4 p = s.bidder[i];
   const LaneCache lane = cached(s, i);
   const int bound = warp_min(lane.bound);
@@ -179,6 +181,9 @@ __device__ __forceinline__ BestTwo<int> best_two(const EqualState<Id, kCost, Blo
   if (bound != INT_MIN) {
     const BestTwo<int> top = best_two_cached(s, lane, p);
     if (top.second < bound) return top;
+    if (relax >= 0 && top.best < min(bound, kFar) + relax) {
+      return {top.best, max(top.best, bound), top.object};
+    }
     limit = top.second;
   } else {
     const int v = s.value(nearest_group(s, p) * 32 + threadIdx.x % 32, p);
