@@ -15,7 +15,7 @@
 // is reached by the first label of an object that a dummy has, and it is a root as often as dummies
 // lack an object.
 // Deterministic: of equal labels the first stays, so only the queue must have a fixed order.
-// Map: in a round every warp lowers the labels of its own groups of objects, without atomics, then
+// Map: in a round a warp lowers the labels of whole groups of objects, without atomics, then
 // selects the next frontier among their owners. One barrier after each.
 #pragma once
 
@@ -44,23 +44,32 @@ struct PathSearch {
     return static_cast<int>(label & 0xffffffffu);
   }
 
-  // Least labels of at most `cutoff` for the objects, from the rows of the queue. A warp keeps to
-  // its own groups: it finds the rows that matter to a group by a lane each, then their labels for
-  // its objects by a lane each. Of equal labels the first stays.
-  __device__ __forceinline__ void offer(int count, int floor, int cutoff) {
+  // Least labels of at most `cutoff` for the objects, from the rows of the queue, in round r. One
+  // warp has a group: it finds the rows that matter to it by a lane each, then their labels for its
+  // objects by a lane each. Of equal labels the first stays.
+  __device__ __forceinline__ void offer(int r, int count, int floor, int cutoff) {
     const int lane = threadIdx.x % 32;
-    for (int q = lane; q - lane < count; q += 32) {
-      const bool real = q < count;
-      const int i = real ? s.queue[q] : 0;
-      const float4 at = s.bidder[i];
-      const int own = max(s.distance[i], floor);
-      for (int g = s.warp(); g < s.G; g += s.warps()) {
+    for (int g = s.warp(); g < s.G; g = claim(r, g)) {
+      for (int q = lane; q - lane < count; q += 32) {
+        const bool real = q < count;
+        const int i = real ? s.queue[q] : 0;
+        const float4 at = s.bidder[i];
+        const int own = max(s.distance[i], floor);
         const int least = max(rounded(group_bound(s, g, at) + s.price_of(at)), own);
         const int worst = min(s.box_label[g], cutoff + 1);
         const unsigned rows = __ballot_sync(kWholeWarp, real && least < worst);
         if (rows != 0) offer_group(g, i, least, rows, floor, cutoff);
       }
     }
+  }
+
+  // The next group of a warp that has done group g in round r: who is done early takes more. Of a
+  // team, a warp has about one.
+  __device__ __forceinline__ int claim(int r, int g) const {
+    if (State::kTeam) return g + s.warps();
+    int next = 0;
+    if (threadIdx.x % 32 == 0) next = atomicAdd(h.claimed + r % 3, 1);
+    return s.warps() + __shfl_sync(kWholeWarp, next, 0);
   }
 
   // To group g from those rows of the lanes whose bits are set, each with at least `least`.
@@ -209,7 +218,7 @@ struct PathSearch {
   __device__ __forceinline__ void reset_counters(int r) {
     if (s.thread() != 0) return;
     h.entry[r % 3] = kUnmatched;
-    h.count[r % 3] = 0;
+    h.count[r % 3] = h.claimed[r % 3] = 0;
     h.next_label[r % 3] = kUnreached;
   }
 
@@ -354,7 +363,7 @@ struct PathSearch {
       }
       if (rows > 0) {
         ++rounds;
-        offer(rows, floor, cutoff);
+        offer(r, rows, floor, cutoff);
         s.sync();
       }
       const int free = h.free;  // read before the barrier: the next offer lowers it

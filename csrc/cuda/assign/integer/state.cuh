@@ -68,7 +68,7 @@ struct IntegerShared {
   int least, worst;                                   // price; miss of a sampled object
   int level;                                          // price of an object of a dummy
   // Of a path search. Those of round r lie at r % 3; the next one's are reset meanwhile.
-  int count[3], next_label[3];
+  int count[3], next_label[3], claimed[3];
   int matched;                  // roots
   int missing;                  // objects that the dummies still look for
   unsigned long long entry[3];  // label and object by which the dummies are reached
