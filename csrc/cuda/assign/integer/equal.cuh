@@ -235,8 +235,8 @@ struct EqualSolver {
       while (rounds < s.in->round_limit && h.overflow == 0) {
         const int left = queue_roots();
         if (left == 0) break;
-        // A team has enough warps for all rows of a frontier, but duplicates need few of them.
-        const bool whole = s.kTeam && !s.in->deterministic && !coincident;
+        // Warps wait less for all rows of a frontier, but duplicates need few of them.
+        const bool whole = !s.in->deterministic && !coincident;
         PathSearch<Id, kCost, Blocks> search{s, h, eps, quantum, whole};
         rounds += search.run(min(left, kMaxSources), s.in->round_limit - rounds);
       }

@@ -118,7 +118,6 @@ struct EqualAuction {
       i = place(i, best_two(s, i, kSlackEps * eps, relax), enough);
       if (bids % 4 == 3) raise_next(group);
     }
-    if (EqualState<Id, kCost, Blocks>::kWide) return bids;
     if (bids >= turns) s.cluster.atomic_max(&h.stop, 1);  // nobody waits for this warp's bidder
     look_for_others(group);
     return bids;
