@@ -5,15 +5,16 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from objects import make_set
 
 from models import checkpoint, compare, evaluate, plots, step, train
 from models import config as configs
 from models.config import Config
 from models.data import rigs
-from models.networks.lifter import PRESETS, FourierFeatures, Lifter
+from models.networks.lifter import PRESETS, Attention, FourierFeatures, Lifter, Returns
 from models.tasks import lifting, lifting_baselines, lifting_pictures, open_task
-from pointloss import pa_mpjpe
+from pointloss import pa_mpjpe, procrustes
 
 pytestmark = pytest.mark.usefixtures("one_cpu_thread")
 
@@ -49,7 +50,7 @@ def test_the_order_of_the_joints_does_not_matter(preset):
     assert expected.abs().max() > 0.1
 
 
-def test_joints_that_are_not_there_change_nothing_and_are_0():
+def test_joints_that_are_not_visible_change_nothing_and_are_0():
     network, views = Lifter("tiny").eval(), drawn_views()
     shape = see(network, views)
     hidden = ~views.mask
@@ -58,22 +59,73 @@ def test_joints_that_are_not_there_change_nothing_and_are_0():
     other = views._replace(keypoints=views.keypoints + 7 * hidden[..., None])
     assert torch.equal(see(network, other), shape)
     # A tensor that is wider by joints that are not there gives the same.
-    few = slice(0, int(views.mask.nonzero()[:, 1].max()) + 1)
+    few = slice(0, int(views.edges.any(1).nonzero()[:, 1].max()) + 1)
+    assert few.stop < rigs.JOINTS
     short = network(views.keypoints[:, few], views.mask[:, few], views.edges[:, few, few])[0]
     torch.testing.assert_close(short, shape[:, few], rtol=0, atol=1e-5)
 
 
-def test_the_graph_matters_only_to_local_attention():
-    views = drawn_views()
-    rewired = views._replace(edges=torch.zeros_like(views.edges))
-    for preset, alike in (("tiny", False), ("tiny-local", False), ("tiny-global", True)):
+def test_a_joint_that_is_not_visible_still_joins_its_neighbours():
+    chain = torch.zeros(1, 6, 6, dtype=torch.bool)
+    chain[0, range(5), range(1, 6)] = chain[0, range(1, 6), range(5)] = True
+    keypoints, mask = torch.randn(1, 6, 2), torch.ones(1, 6, dtype=torch.bool)
+    mask[0, 2] = False
+    moved = keypoints.clone()
+    moved[0, 3:] += 1
+    network = Lifter("tiny-local").eval()  # whose 3 layers see as many bones far
+    with torch.no_grad():
+        change = network(moved, mask, chain)[0] - network(keypoints, mask, chain)[0]
+    assert (change[0, :2] != 0).all()
+
+
+def test_the_graph_matters_only_to_local_attention_and_the_walks(monkeypatch):
+    for branch in ("local", "global"):
+        both = PRESETS["tiny"]._replace(walk=0, branches=(branch, branch))
+        monkeypatch.setitem(PRESETS, f"only-{branch}", both)
+    views = drawn_views(occlusion=0.0)
+    order = torch.tensor([*range(1, 10), 0, *range(10, rigs.JOINTS)])  # of the joints in all bodies
+    rewired = views._replace(edges=views.edges[:, order][:, :, order])
+    for preset, alike in (
+        ("tiny", False),
+        ("tiny-global", False),
+        ("tiny-plain", False),
+        ("only-local", False),
+        ("only-global", True),
+    ):
         network = Lifter(preset).eval()
-        assert torch.equal(see(network, views), see(network, rewired)) == alike
+        assert torch.equal(see(network, views), see(network, rewired)) == alike, preset
     # Of a joint without neighbours local attention sees the joint alone.
-    network, moved = Lifter("tiny-local").eval(), views.keypoints.clone()
+    alone = views._replace(edges=torch.zeros_like(views.edges))
+    network, moved = Lifter("only-local").eval(), views.keypoints.clone()
     moved[:, 1] += 1
-    change = see(network, rewired) - see(network, rewired._replace(keypoints=moved))
+    change = see(network, alone) - see(network, alone._replace(keypoints=moved))
     assert (change[:, 2:] == 0).all()
+
+
+def test_walks_come_back_as_often_as_counted_by_hand():
+    # A triangle 0 1 2 with a joint 3 at 2; joint 4 is not there.
+    edges = torch.zeros(1, 5, 5, dtype=torch.bool)
+    for a, b in ((0, 1), (1, 2), (0, 2), (2, 3)):
+        edges[0, a, b] = edges[0, b, a] = True
+    returns = Returns(3, 3)
+    torch.nn.init.eye_(returns.read.weight)
+    torch.nn.init.zeros_(returns.read.bias)
+    count, two, three = (returns(edges)[0] / torch.tensor([1 / 4, 3, 3])).unbind(-1)
+    assert count.tolist() == [2, 2, 3, 1, 0]
+    # Back after 2 steps from 0: by 1, 1/2 1/2, or by 2, 1/2 1/3.
+    torch.testing.assert_close(two, torch.tensor([5 / 12, 5 / 12, 2 / 3, 1 / 3, 0]))
+    # After 3: round the triangle, either way.
+    torch.testing.assert_close(three, torch.tensor([1 / 6, 1 / 6, 1 / 6, 0, 0]))
+
+
+def test_attention_is_that_of_torch():
+    attention, x = Attention(16, 2), torch.randn(3, 5, 16)
+    allowed = torch.rand(3, 4, 5, 5) < 0.5
+    allowed = allowed | torch.eye(5, dtype=torch.bool)
+    bias = torch.zeros_like(allowed, dtype=torch.float32).masked_fill(~allowed, -torch.inf)
+    query, key, value = attention.qkv(x).view(3, 5, 3, 4, 8).permute(2, 0, 3, 1, 4)
+    expected = F.scaled_dot_product_attention(query, key, value, allowed)
+    torch.testing.assert_close(attention(x, bias), expected.transpose(1, 2).flatten(2))
 
 
 def test_fourier_features_have_the_kernel_of_a_gaussian():
@@ -185,6 +237,21 @@ def test_the_loss_knows_a_shape_in_any_frame_only_with_procrustes():
     found = lifting_baselines.masked_error(depths, views, align=False)
     lost = views.truth[..., 2].square().sum(1) / (3 * views.mask.sum(1) * views.size.square())
     torch.testing.assert_close(found, lost)
+
+
+def test_the_gradient_of_the_loss_is_that_through_the_fit():
+    views = drawn_views()
+    shape = (views.truth + 0.2 * torch.randn(4, rigs.JOINTS, 3)).requires_grad_()
+    fitted = procrustes(shape, views.truth, mask=views.mask).apply(shape)
+    through = lifting_baselines.masked_error(fitted, views, align=False)
+    held = lifting_baselines.masked_error(shape, views, align=True)
+    torch.testing.assert_close(held, through)
+    for one, two in zip(
+        torch.autograd.grad(held.sum(), shape),
+        torch.autograd.grad(through.sum(), shape),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
 
 
 def test_a_known_shape_is_placed_by_its_keypoints():

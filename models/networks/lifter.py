@@ -6,21 +6,23 @@ Keypoints of one view -> their 3-D shape, for any kind of object and any number 
 What its text fixes, and this file keeps:
 
 - keypoints enter by a tokenised position encoding of analytic random Fourier features, which knows
-  neither order nor meaning of a joint; a mask says which joints are there;
+  neither order nor meaning of a joint; a mask says which joints are visible;
 - each layer has attention among neighbours of the skeleton (local, a graph) and among all joints
   (global) side by side, joined, then an MLP with GELU and layer norm;
 - an MLP decodes the tokens into a shape in a canonical frame; a Procrustes fit, in the loss, brings
   it to the truth.
 
 Widths, depths, the standard deviation of the frequencies and the place of the norms (before each
-part, with a residual around it) are ours.
+part, with a residual around it) are ours. So is what a token knows of the skeleton: a joint that is
+not visible keeps its place in the graph, with a learnt vector for its position, and every joint
+tells how walks along the bones come back to it (`Returns`). Both see the graph alone, so that the
+network stays equivariant and needs no names of joints.
 """
 
 import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.networks.base import choose, float32_apply
@@ -32,6 +34,7 @@ class Preset(NamedTuple):
     depth: int
     width: int
     heads: int
+    walk: int = 8  # steps of the walks of `Returns`; 0: without it
     learnt: bool = False  # an MLP in place of the Fourier features
     branches: tuple[str, str] = ("local", "global")  # the attention of both halves of a layer
 
@@ -40,6 +43,7 @@ PRESETS = {"default": Preset(6, 256, 8), "tiny": Preset(3, 64, 4)}
 for _size, _preset in list(PRESETS.items()):
     PRESETS |= {
         f"{_size}-learnt": _preset._replace(learnt=True),
+        f"{_size}-plain": _preset._replace(walk=0),
         f"{_size}-local": _preset._replace(branches=("local", "local")),
         f"{_size}-global": _preset._replace(branches=("global", "global")),
     }
@@ -65,11 +69,35 @@ class FourierFeatures(nn.Module):
         return torch.cat([turns.sin(), turns.cos()], -1) * turns.shape[-1] ** -0.5
 
 
+class Returns(nn.Module):
+    """The place of each joint in the skeleton [B, N, N] -> [B, N, width].
+
+    It reads the number of neighbours and the chances that a random walk along the edges is back
+    after 2 to `steps` steps (Dwivedi et al. 2022, https://arxiv.org/abs/2110.07875, section 3.1).
+    """
+
+    def __init__(self, steps: int, width: int):
+        super().__init__()
+        self.steps = steps
+        self.read = nn.Linear(steps, width)
+
+    def forward(self, edges: Tensor) -> Tensor:
+        count = edges.sum(-1)
+        step = edges / count.clamp(min=1)[..., None]
+        walk, found = step, [count / 4]  # all brought to a size of about 1
+        for _ in range(self.steps - 1):
+            walk = walk @ step
+            found.append(3 * walk.diagonal(dim1=1, dim2=2))
+        out: Tensor = self.read(torch.stack(found, -1))
+        return out
+
+
 class Attention(nn.Module):
     """Two multi-head attentions of tokens [B, N, C], side by side: [B, N, 2 C].
 
-    Each head attends to the tokens that `allowed` names, bool [B, 2 heads, N, N]; the first half of
-    the heads makes the first attention.
+    `bias` [B, 2 heads, N, N] is 0 where a head may look, and -inf elsewhere; the first half of the
+    heads makes the first attention. With a few tokens plain products are faster than the fused
+    kernels, whose tiles are made for hundreds.
     """
 
     def __init__(self, width: int, heads: int):
@@ -77,10 +105,14 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(width, 2 * 3 * width)
 
-    def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         parts = self.qkv(x).unflatten(-1, (3, 2 * self.heads, -1)).permute(2, 0, 3, 1, 4)
-        query, key, value = parts.unbind()  # [B, 2 heads, N, C / heads]
-        return F.scaled_dot_product_attention(query, key, value, allowed).transpose(1, 2).flatten(2)
+        query, key, value = parts.contiguous().flatten(1, 2).unbind()  # [B 2 heads, N, C / heads]
+        bias = bias.to(value.dtype).flatten(0, 1)
+        scores = torch.baddbmm(bias, query, key.mT, alpha=key.shape[-1] ** -0.5)
+        weights = scores.softmax(-1, dtype=value.dtype)  # sums are of float32 all the same
+        read = torch.bmm(weights, value).unflatten(0, (-1, 2 * self.heads))
+        return read.transpose(1, 2).flatten(2)
 
 
 class Layer(nn.Module):
@@ -96,8 +128,8 @@ class Layer(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
-        x = x + self.join(self.attention(self.before(x), allowed))
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        x = x + self.join(self.attention(self.before(x), bias))
         out: Tensor = x + self.mlp(x)
         return out
 
@@ -120,6 +152,8 @@ class Lifter(nn.Module):
             if options.learnt
             else FourierFeatures(width)
         )
+        self.hidden = nn.Parameter(torch.randn(width) * width**-0.5)
+        self.returns = Returns(options.walk, width) if options.walk else None
         self.layers = nn.ModuleList(Layer(options) for _ in range(options.depth))
         self.head = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 3)
@@ -128,19 +162,26 @@ class Lifter(nn.Module):
     def forward(self, keypoints: Tensor, mask: Tensor, edges: Tensor) -> tuple[Tensor]:
         """The shape of each view.
 
-        keypoints: [B, N, 2], centred on the mean of the joints that are there, with a mean square
-            distance of 1 from it; the others may hold anything finite.
-        mask: bool [B, N], the joints that are there.
-        edges: bool [B, N, N], symmetric: which joints are neighbours in the skeleton.
+        keypoints: [B, N, 2], centred on the mean of the visible joints, with a mean square distance
+            of 1 from it; the others may hold anything finite.
+        mask: bool [B, N], the joints that are visible.
+        edges: bool [B, N, N], symmetric: which joints are neighbours in the skeleton, also those
+            that are not visible. One without a neighbour that is not visible is not there at all.
 
-        Returns a shape [B, N, 3] float32, in a tuple; 0 for joints that are not there.
+        Returns a shape [B, N, 3] float32, in a tuple; 0 for joints that are not visible.
         """
         itself = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
-        pairs = mask[:, :, None] & mask[:, None]
+        there = mask | edges.any(-1)
+        pairs = there[:, :, None] & there[:, None]
         # A joint that is not there sees itself, since a softmax over nothing is NaN.
         kinds = {"local": pairs & edges | itself, "global": pairs | itself}
         allowed = torch.stack([kinds[branch] for branch in self.branches], 1)
         x = float32_apply(self.encoding, keypoints)
+        x = torch.where(mask[..., None], x, self.hidden)
+        if self.returns is not None:
+            x = x + float32_apply(self.returns, edges)
+        # 0 and -inf are the same in any precision; of the smallest it is cast once at most.
+        bias = torch.zeros_like(allowed, dtype=torch.bfloat16).masked_fill(~allowed, -torch.inf)
         for layer in self.layers:
-            x = layer(x, allowed)
+            x = layer(x, bias)
         return (float32_apply(self.head, x) * mask[..., None],)

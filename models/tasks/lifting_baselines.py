@@ -26,7 +26,9 @@ def masked_error(shape: Tensor, views: Views, align: bool) -> Tensor:
     With `align` after the similarity that brings the shape [B, N, 3] closest to the truth.
     """
     if align:
-        shape = procrustes(shape, views.truth, mask=views.mask).apply(shape)
+        with torch.no_grad():  # at the minimum over similarities a change of theirs changes nothing
+            fit = procrustes(shape, views.truth, mask=views.mask)
+        shape = fit.apply(shape)
     square = ((shape - views.truth) * views.mask[..., None]).square().sum((1, 2))
     error: Tensor = square / (3 * views.mask.sum(1) * views.size.square())
     return error
