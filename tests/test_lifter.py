@@ -313,7 +313,7 @@ def test_an_mlp_has_the_steps_and_the_views_of_its_rig_that_the_lifter_has(words
     task._baselines({"history": 5 * [{}]})
     # 64 views are of 4 groups of rigs, of which the smallest, the clouds, has 1.
     assert len(task.rigs.train[0]) == 1
-    assert asked == 2 * [(16, 15)]
+    assert asked == [(16, 15)]
     # Further rigs of a category: drawn, of its training shapes, never with the tested number.
     further = task.rigs.train[3]
     assert len(further) == task.config.lifting.rigs

@@ -292,16 +292,23 @@ class Lifting(Task):
         groups = [group for group in self.rigs.train if group]
         # A rig of the smallest group is drawn so often in one of the lifter's steps.
         each = math.ceil(own.optim.batch_size / len(groups) / min(map(len, groups)))
-        steps = self._mlp_steps(state)
+        both = [*self.rigs.seen, *self.rigs.other]
+        mlp = train_fixed_order(FixedOrderTask(own, device, both, each), self._mlp_steps(state))
+
+        def fixed_order(views: Views, rig: Tensor, first: int) -> Tensor:
+            return mlp.of(views, first + rig)
+
         found: dict[str, Lift] = {}
-        for rigs, suffix in ((self.rigs.seen, ""), (self.rigs.other, RIG_KNOWN)):
+        for rigs, suffix, first in (
+            (self.rigs.seen, "", 0),
+            (self.rigs.other, RIG_KNOWN, len(self.rigs.seen)),
+        ):
             bases = baselines.Bases(rigs, device)
             pca, nearest = partial(bases.fit, weight=weight), baselines.nearest_view(rigs, device)
-            mlp = train_fixed_order(FixedOrderTask(own, device, rigs, each), steps)
             found |= {
                 baselines.MEAN + suffix: _placing(bases.average),
                 baselines.PCA + suffix: _placing(pca, placed=True),
-                baselines.MLP + suffix: _placing(mlp.of),
+                baselines.MLP + suffix: _placing(partial(fixed_order, first=first)),
                 baselines.RETRIEVAL + suffix: _placing(nearest, placed=True),
             }
         return found
