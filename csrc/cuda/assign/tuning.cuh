@@ -44,7 +44,7 @@ constexpr int64_t kShortIds = 60000;
 // object. H200, surface: N / 512 takes 1 ms off the paths and adds 2 ms of bids; N / 128 adds 2 ms
 // of paths and takes 1 ms off the bids. Emulated: N / 64 left over by coarse phases doubles or
 // triples the bids; paths in every phase double the rounds. H200, N / 128 left by the last phase
-// alone: Cauchy clouds, a torus level, all others 5 to 35 % slower.
+// alone: level on Cauchy clouds and a torus, 5 to 35 % slower on all others.
 constexpr float kLeftPart = 0x1p-8f;
 constexpr int kLeastLeft = 4;
 // The same with more than kSmallObjects objects. H200, torus, 1 x 16384: with 64, 32, 16, 8 left
@@ -102,8 +102,9 @@ constexpr int kSampledObjects = 128;
 constexpr int kSlackEps = 2;
 // A bid may go to a cached object that misses the best by up to this many eps, instead of a scan:
 // in a price war nearly all objects are as good as they were when they were seen. The next phase
-// frees whoever that leaves with too much slack. Emulated, without it and with 0, 1, 4, 8,
-// 16: 11.1, 10.3, 6.3, 6.0, 5.9, 6.6 ms on Cauchy clouds, 3.1, 2.5, 2.6, 2.2, 2.6, 2.5 on a torus.
+// frees whoever that leaves with too much slack. H200, without it and with 1, 4,
+// 8: 27.4, 16.1, 14.0, 13.8 ms on Cauchy clouds, 7.3, 6.7, 6.7, 7.5 on a torus; 1 x 65536 noisy
+// with 4 and 8: 150, 196.
 constexpr float kRelaxEps = 4.0f;
 // The same of the last phase. Emulated: at 1, blobs miss the gap and need another phase.
 constexpr float kLastRelaxEps = 0.5f;

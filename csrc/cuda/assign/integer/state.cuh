@@ -27,7 +27,7 @@ constexpr int kCostBits = 26;
 constexpr int kFar = 1 << 30;         // price of what pads the last group
 constexpr int kPriceLimit = 1 << 29;  // the solver gives up at a higher price: sums stay below 2^31
 constexpr int kRaiseLimit = 1 << 28;  // the largest cost; no bid raises a price by more
-constexpr int kLeanMargin = 128;
+constexpr int kLeanMargin = 128;      // of lean_bound(), which says why
 constexpr unsigned kNobody = 0xffffffffu;
 // Coordinates of a dummy, for whom every object costs 0: see nearest_int() and group_bound().
 constexpr float kNowhere = std::numeric_limits<float>::quiet_NaN();
