@@ -15,6 +15,7 @@ import json
 import sys
 from collections import defaultdict
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 Row = dict[str, Any]
@@ -157,7 +158,7 @@ def plot(op: str, rows: list[Row], folder: Path) -> None:
     if op in ("assign", "emd"):  # other M than N is another problem, clouds of a batch run at once
         rows = [r for r in rows if r.get("objects", r["points"]) == r["points"]]
         sizes = dict.fromkeys(size_of(r) for r in sorted(rows, key=lambda r: r["points"]))
-        pictures = [("points", f"points a cloud ({', '.join(sizes)})", lambda r: r["points"])]
+        pictures = [("points", f"points per cloud ({', '.join(sizes)})", lambda r: r["points"])]
     if op == "assign":
         pictures.append(("gap", "certified gap", lambda r: r.get("certified_gap")))
     for name, label, key in pictures:
@@ -174,7 +175,9 @@ def plot(op: str, rows: list[Row], folder: Path) -> None:
         axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
         for line, points in drawn.items():
             axes.plot(*zip(*sorted(points), strict=True), marker="o", label=line, markersize=3)
-        axes.set(xscale="log", yscale="log", xlabel=label, ylabel="seconds (batch)", title=op)
+        axes.set(
+            xscale="log", yscale="log", xlabel=fill(label, 80), ylabel="seconds (batch)", title=op
+        )
         axes.legend(fontsize=6, ncols=2)
         axes.grid(True, which="both", linewidth=0.3)
         figure.tight_layout()

@@ -96,8 +96,8 @@ class Attention(nn.Module):
     """Two multi-head attentions of tokens [B, N, C], side by side: [B, N, 2 C].
 
     `bias` [B, 2 heads, N, N] is 0 where a head may look, and -inf elsewhere; the first half of the
-    heads makes the first attention. With a few tokens plain products are faster than the fused
-    kernels, whose tiles are made for hundreds.
+    heads makes the first attention. Plain products, since the tiles of fused kernels are made for
+    hundreds of tokens and a skeleton has few.
     """
 
     def __init__(self, width: int, heads: int):
