@@ -162,7 +162,8 @@ def given(place: Callable[[Tensor], Tensor], values: Tensor | None, c: Clouds) -
     return values[0] if c.single else values
 
 
-def check_reductions(op: str, points: str, batch: str) -> None:
-    """Raise ValueError for a reduction that does not exist."""
-    _checks.choice(op, "point_reduction", points, ("mean", "sum", "max", "none"))
+def check_reductions(op: str, points: str, batch: str, most: bool = True) -> None:
+    """Raise ValueError for a reduction that does not exist; "max" exists if `most`."""
+    choices = ("mean", "sum", "max", "none") if most else ("mean", "sum", "none")
+    _checks.choice(op, "point_reduction", points, choices)
     _checks.choice(op, "batch_reduction", batch, ("mean", "sum", "none"))

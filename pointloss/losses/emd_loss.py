@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, distributed, nn
 
 from pointloss import _checks
+from pointloss._reduce import check_reductions
 from pointloss.ops import _certificate, _function, price_cache
 from pointloss.ops.assign import as_given, assign_batched
-from pointloss.ops.emd import check_reductions, reduction_of, value_of
+from pointloss.ops.emd import reduction_of, value_of
 
 
 class EMDLoss(nn.Module):
@@ -47,7 +48,7 @@ class EMDLoss(nn.Module):
         price_cache: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        check_reductions("EMDLoss", point_reduction, batch_reduction)
+        check_reductions("EMDLoss", point_reduction, batch_reduction, most=False)
         self.squared = squared
         self.rtol = rtol
         self.atol = atol
