@@ -12,7 +12,7 @@ namespace {
 
 template <class T>
 void launch_sums(const ChamferParams<T>& p, cudaStream_t stream) {
-  KernelChain chain(stream);
+  KernelChain chain(stream, true);
   const int64_t count = p.B * (p.partials[0] + p.partials[1]);
   if (count > 0) {
     const unsigned blocks = grid_size(ceil_div(count, kPartialThreads / 32));

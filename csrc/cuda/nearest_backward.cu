@@ -36,7 +36,7 @@ void launch_backward(const BackwardParams<T>& p, bool deterministic, cudaStream_
     launch_pass<kNorm, BackwardPass::kAddFixed>(p, stream);
     launch_pass<kNorm, BackwardPass::kFinishFixed>(p, stream);
   } else {
-    launch_pass<kNorm, BackwardPass::kStore>(p, stream);
+    launch_pass<kNorm, BackwardPass::kStore>(p, stream, has_overlap_and_clusters());
     launch_pass<kNorm, BackwardPass::kAdd>(p, stream, has_overlap_and_clusters());
   }
 }

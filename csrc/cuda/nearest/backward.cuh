@@ -171,6 +171,7 @@ __global__ void __launch_bounds__(kBackwardThreads)
     nearest_backward_kernel(const BackwardParams<T> p) {
   constexpr bool kFirst = kPass == BackwardPass::kStore || kPass == BackwardPass::kAddWide;
   constexpr bool kSecond = kPass == BackwardPass::kAdd || kPass == BackwardPass::kFinishWide;
+  if (kPass == BackwardPass::kStore) wait_for_previous_kernel();
   if (kFirst) let_next_kernel_start();
   const BackwardDirection<T>& d = p.direction[blockIdx.y];
   constexpr bool kOwn = kWritesOwn<kPass>;

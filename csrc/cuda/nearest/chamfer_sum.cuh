@@ -32,6 +32,7 @@ struct ChamferParams {
 template <class T>
 __global__ void __launch_bounds__(kPartialThreads)
     chamfer_partial_kernel(const ChamferParams<T> p) {
+  wait_for_previous_kernel();
   let_next_kernel_start();
   const int lane = threadIdx.x % 32;
   const int64_t per_cloud = p.partials[0] + p.partials[1], warps = kPartialThreads / 32;

@@ -116,7 +116,9 @@ cudaError_t launch_early(void (*kernel)(Params...), const LaunchShape& shape, cu
 // launched any more.
 class KernelChain {
  public:
-  explicit KernelChain(cudaStream_t stream) : stream_(stream) {}
+  // `overlap`: the first starts early too, and waits for what precedes the chain in the stream.
+  explicit KernelChain(cudaStream_t stream, bool overlap = false)
+      : stream_(stream), overlap_(overlap && can_overlap_) {}
 
   template <class... Params, class... Args>
   void add(void (*kernel)(Params...), const LaunchShape& shape, const Args&... args) {
@@ -128,7 +130,7 @@ class KernelChain {
 
  private:
   cudaStream_t stream_;
-  bool can_overlap_ = has_overlap_and_clusters(), overlap_ = false;
+  bool can_overlap_ = has_overlap_and_clusters(), overlap_;
   cudaError_t error_ = cudaSuccess;
 };
 

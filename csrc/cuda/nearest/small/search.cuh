@@ -58,6 +58,7 @@ __device__ __forceinline__ void answer_queries(const SmallTarget& s, const Small
 template <int kThreads, int kPoints, int kCellBits, int kLanes>
 __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
     small_kernel(const NearestPairParams p, int parts) {
+  let_next_kernel_start();
   extern __shared__ float4 dynamic[];
   __shared__ SmallShared shared;
   const SmallTask t = small_task(p, parts);
