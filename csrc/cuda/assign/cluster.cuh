@@ -25,6 +25,7 @@ struct ClusterExchange {
   int longest;                             // most bids of a warp
   int overflow;
   int64_t rounds;
+  int rows, floor, cutoff, quantum;  // of a round of paths that all blocks share, or no rows
 };
 
 // Loads what another block may have written to global memory, past this block's own L1.

@@ -16,7 +16,8 @@
 // lack an object.
 // Deterministic: of equal labels the first stays, so only the queue must have a fixed order.
 // Map: in a round a warp lowers the labels of whole groups of objects, without atomics, then
-// selects the next frontier among their owners. One barrier after each.
+// selects the next frontier among their owners. One barrier after each. One block of a cluster
+// does; in rounds of many rows the others help it to lower labels.
 #pragma once
 
 #include "look_ahead.cuh"
@@ -31,6 +32,7 @@ template <class Id, Cost kCost, class Blocks>
 struct PathSearch {
   using State = EqualState<Id, kCost, Blocks>;
   static constexpr int kNone = State::kNone;
+  static constexpr bool kClusters = !State::kTeam && !State::kWide;
 
   const State& s;
   IntegerShared& h;
@@ -44,12 +46,13 @@ struct PathSearch {
     return static_cast<int>(label & 0xffffffffu);
   }
 
-  // Least labels of at most `cutoff` for the objects, from the rows of the queue, in round r. One
-  // warp has a group: it finds the rows that matter to it by a lane each, then their labels for its
-  // objects by a lane each. Of equal labels the first stays.
-  __device__ __forceinline__ void offer(int r, int count, int floor, int cutoff) {
+  // Least labels of at most `cutoff` for the objects, from the rows of the queue, in round r; of
+  // every group in `parts`, beginning with that of this block's rank. One warp has a group: it finds
+  // the rows that matter to it by a lane each, then their labels for its objects by a lane each. Of
+  // equal labels the first stays.
+  __device__ __forceinline__ void offer(int r, int count, int floor, int cutoff, int parts) {
     const int lane = threadIdx.x % 32;
-    for (int g = s.warp(); g < s.G; g = claim(r, g)) {
+    for (int k = s.warp(), g = 0; (g = k * parts + s.cluster.rank) < s.G; k = claim(r, k)) {
       for (int q = lane; q - lane < count; q += 32) {
         const bool real = q < count;
         const int i = real ? s.queue[q] : 0;
@@ -63,10 +66,10 @@ struct PathSearch {
     }
   }
 
-  // The next group of a warp that has done group g in round r: who is done early takes more. Of a
-  // team, a warp has about one.
-  __device__ __forceinline__ int claim(int r, int g) const {
-    if (State::kTeam) return g + s.warps();
+  // The number of the next group of a warp that has done number k in round r: who is done early
+  // takes more. Of a team, a warp has about one.
+  __device__ __forceinline__ int claim(int r, int k) const {
+    if (State::kTeam) return k + s.warps();
     int next = 0;
     if (threadIdx.x % 32 == 0) next = atomicAdd(h.claimed + r % 3, 1);
     return s.warps() + __shfl_sync(kWholeWarp, next, 0);
@@ -113,6 +116,76 @@ struct PathSearch {
       if (s.owner[j] == kNone) atomicMin(&h.free, rounded(lowest));
     }
     set_worst_label(g, distance_of(s.label[j]));
+  }
+
+  // Of a round of the first block that all share: lets the others begin, with this one's offer().
+  __device__ __forceinline__ void share(int count, int floor, int cutoff) const {
+    if (s.thread() == 0) {
+      s.exchange->rows = count, s.exchange->floor = floor;
+      s.exchange->cutoff = cutoff, s.exchange->quantum = quantum;
+    }
+    s.cluster.sync();
+  }
+  // Waits for the others, who have left their labels here.
+  __device__ __forceinline__ void collect() const {
+    s.cluster.sync();
+    if (s.thread() > 0 && s.thread() < s.cluster.size) {
+      atomicMin(&h.free, *in_block(&h.free, s.thread()));
+    }
+  }
+
+  // What the other blocks do until the first calls share() without rows.
+  __device__ __forceinline__ void help() {
+    if constexpr (kClusters) {
+      for (;;) {
+        s.cluster.sync();
+        const int count = load_fresh(&s.exchange->rows);
+        if (count == 0) return;
+        quantum = load_fresh(&s.exchange->quantum);
+        if (s.thread() == 0) h.free = kUnreached, h.claimed[0] = 0;
+        take_round(count);
+        s.sync();
+        offer(0, count, load_fresh(&s.exchange->floor), load_fresh(&s.exchange->cutoff),
+              s.cluster.size);
+        s.sync();
+        for (int g = own_group(0); g < s.G; g = own_group(g)) {
+          const int j = g * 32 + threadIdx.x % 32;
+          *there(s.label + j) = s.label[j];
+          if (threadIdx.x % 32 == 0) *there(s.box_label + g) = s.box_label[g];
+        }
+        s.cluster.sync();
+      }
+    }
+  }
+
+  template <class T>
+  __device__ __forceinline__ static T* there(T* own) {
+    return const_cast<T*>(in_block(own, 0));
+  }
+
+  // The next group that this warp moves from and to the first block.
+  __device__ __forceinline__ int own_group(int g) const {
+    return g + (g == 0 ? s.warp() * s.cluster.size + s.cluster.rank : s.warps() * s.cluster.size);
+  }
+
+  // Reads the rows of the first block, and the objects of this one's groups.
+  __device__ __forceinline__ void take_round(int count) const {
+    for (int q = s.thread(); q < count; q += s.threads()) {
+      const int i = *there(s.queue + q);
+      s.queue[q] = static_cast<Id>(i);
+      s.bidder[i].w = there(s.bidder + i)->w;
+      s.distance[i] = *there(s.distance + i);
+    }
+    for (int g = own_group(0); g < s.G; g = own_group(g)) {
+      const int j = g * 32 + threadIdx.x % 32;
+      s.label[j] = *there(s.label + j);
+      s.owner[j] = *there(s.owner + j);
+      s.object[j].w = there(s.object + j)->w;
+      if (threadIdx.x % 32 == 0) {
+        s.box_label[g] = *there(s.box_label + g);
+        s.box_price[g] = *there(s.box_price + g);
+      }
+    }
   }
 
   // The least label that the rows of the queue offer to a free object.
@@ -363,7 +436,12 @@ struct PathSearch {
       }
       if (rows > 0) {
         ++rounds;
-        offer(r, rows, floor, cutoff);
+        const bool all = kClusters && s.cluster.size > 1 && rows > kSharedRows;
+        if (all) share(rows, floor, cutoff);
+        offer(r, rows, floor, cutoff, all ? s.cluster.size : 1);
+        if constexpr (kClusters) {
+          if (all) collect();
+        }
         s.sync();
       }
       const int free = h.free;  // read before the barrier: the next offer lowers it

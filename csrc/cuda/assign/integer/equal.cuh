@@ -226,7 +226,7 @@ struct EqualSolver {
         });
   }
 
-  // Gives an object to every bidder that is left without. The first block does, the others wait.
+  // Gives an object to every bidder that is left without. The first block does, the others help.
   __device__ __forceinline__ void match_rest() {
     if (s.cluster.rank == 0) {
       place_dummies();
@@ -240,6 +240,9 @@ struct EqualSolver {
         PathSearch<Id, kCost, Blocks> search{s, h, eps, quantum, whole};
         rounds += search.run(min(left, kMaxSources), s.in->round_limit - rounds);
       }
+      if (s.cluster.size > 1) PathSearch<Id, kCost, Blocks>{s, h, eps, 1, false}.share(0, 0, 0);
+    } else {
+      PathSearch<Id, kCost, Blocks>{s, h, eps, 1, false}.help();
     }
     if (s.cluster.size > 1) share_assignment();
     find_level();
