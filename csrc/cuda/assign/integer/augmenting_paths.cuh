@@ -47,9 +47,9 @@ struct PathSearch {
   }
 
   // Least labels of at most `cutoff` for the objects, from the rows of the queue, in round r; of
-  // every group in `parts`, beginning with that of this block's rank. One warp has a group: it finds
-  // the rows that matter to it by a lane each, then their labels for its objects by a lane each. Of
-  // equal labels the first stays.
+  // every group in `parts`, beginning with that of this block's rank. One warp has a group: it
+  // finds the rows that matter to it by a lane each, then their labels for its objects by a lane
+  // each. Of equal labels the first stays.
   __device__ __forceinline__ void offer(int r, int count, int floor, int cutoff, int parts) {
     const int lane = threadIdx.x % 32;
     for (int k = s.warp(), g = 0; (g = k * parts + s.cluster.rank) < s.G; k = claim(r, k)) {
