@@ -38,6 +38,26 @@ def test_the_kernel_and_torch_give_one_gradient(norm, device, dtype):
             torch.testing.assert_close(a, b.detach())
 
 
+@pytest.mark.sanitize
+@pytest.mark.parametrize("norm", [1, 2])
+@pytest.mark.parametrize(("batch", "n", "m"), [(40, 2048, 1700), (1100, 50, 64)])
+def test_many_small_clouds_on_cuda(batch, n, m, norm, dtype, cuda):
+    """Both gradients in one launch; in the first pair all of x have one neighbour."""
+    x, y = make(uniform, batch, n, m, dtype=dtype, device=cuda)
+    y[0, 1:] += 2
+    x[1, 3] = torch.nan
+    x, y = x.requires_grad_(), y.requires_grad_()
+    lengths = torch.randint(1, n + 1, (batch,), device=cuda)
+    lengths[:3] = torch.tensor([n, n // 2, 0])
+    value = chamfer(x, y, x_lengths=lengths, norm=norm, batch_reduction="sum")
+    fast = torch.autograd.grad(value, (x, y), retain_graph=True)
+    slow = torch.autograd.grad(value, (x, y), create_graph=True)
+    for a, b in zip(fast, slow, strict=True):
+        torch.testing.assert_close(a, b.detach())
+    (alone,) = torch.autograd.grad(value, x)
+    torch.testing.assert_close(alone, fast[0])
+
+
 def test_gradient_is_zero_where_there_is_no_neighbour(device):
     x, y = make(uniform, 3, 10, 10, device=device)
     x[0, 3] = torch.nan

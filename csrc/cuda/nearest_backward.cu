@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "nearest/backward.cuh"
+#include "nearest/gather.cuh"
 #include "nearest_backward.h"
 #include "shared/launch.cuh"
 #include "shared/stream.h"
@@ -35,6 +35,8 @@ void launch_backward(const BackwardParams<T>& p, bool deterministic, cudaStream_
     launch_pass<kNorm, BackwardPass::kBound>(p, stream);
     launch_pass<kNorm, BackwardPass::kAddFixed>(p, stream);
     launch_pass<kNorm, BackwardPass::kFinishFixed>(p, stream);
+  } else if (gathers(p)) {
+    check_launch("nearest_backward", launch_gather<kNorm>(p, stream));
   } else {
     launch_pass<kNorm, BackwardPass::kStore>(p, stream, has_overlap_and_clusters());
     launch_pass<kNorm, BackwardPass::kAdd>(p, stream, has_overlap_and_clusters());

@@ -3,7 +3,8 @@
 //
 // Map: one thread = one row of one direction; blockIdx.y = direction. The own term is a gather and
 // needs no atomics; the neighbours' terms meet, and are added in one of three ways:
-//   any order      kStore writes the own terms, kAdd adds the neighbours' by atomics.
+//   any order      kStore writes the own terms, kAdd adds the neighbours' by atomics; gather.cuh
+//                  does both in many small clouds.
 //   wide           in large clouds of float32 a point may be nearest to so many that a float sum
 //                  loses digits: kAddWide adds in float64, kFinishWide stores own + sum.
 //   deterministic  integers add to the same bits in every order. kBound finds the largest term that
