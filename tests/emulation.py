@@ -11,6 +11,7 @@ TESTS = Path(__file__).parent
 # What the emulator has in place of instructions that only a GPU has.
 REPLACED = {
     "cluster.cuh": "shared/cluster.cuh",
+    "launch.cuh": "shared/launch.cuh",
     "assign_instructions.cuh": "assign/instructions.cuh",
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Enough of CUDA to run the assignment solvers' device code on a CPU, thread by thread.
+// Enough of CUDA to run device code on a CPU, thread by thread.
 //
 // Threads are fibers of one thread of the host, which change places where the threads of a warp
 // exchange values and at barriers: there a random schedule may hold a warp back for a while, as a
@@ -37,10 +37,30 @@ struct float4 {
   float x, y, z, w;
 };
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+struct float3 {
+  float x, y, z;
+};
+inline float3 make_float3(float x, float y, float z) { return {x, y, z}; }
+struct float2 {
+  float x, y;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+struct uint4 {
+  unsigned x, y, z, w;
+};
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+struct uint3 {
+  unsigned x, y, z;
+};
+inline uint3 make_uint3(unsigned x, unsigned y, unsigned z) { return {x, y, z}; }
+struct uint2 {
+  unsigned x, y;
+};
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 struct Index {
   unsigned x = 0;
 };
-inline Index threadIdx, blockIdx, gridDim;
+inline Index threadIdx, blockIdx, blockDim, gridDim;
 
 // Of the functions that only touch what is the emulator's own: a sanitizer would triple their time.
 #define EMULATOR_OWN __attribute__((no_sanitize("address")))
@@ -208,7 +228,8 @@ EMULATOR_OWN inline bool run_warp(int which) {
 
 // Runs `kernel` by all threads of `blocks` blocks, which form one cluster.
 inline void launch(int blocks, int threads, std::function<void()> kernel) {
-  grid.threads = threads, grid.blocks = blocks, grid.kernel = std::move(kernel);
+  blockDim.x = threads, grid.threads = threads, grid.blocks = blocks,
+  grid.kernel = std::move(kernel);
   grid.fibers = std::vector<Fiber>(blocks * threads);
   while (grid.stacks.size() < grid.fibers.size()) {
     grid.stacks.push_back(std::make_unique_for_overwrite<char[]>(kStack));
@@ -237,6 +258,10 @@ inline unsigned __ballot_sync(unsigned, bool mine, int site = __builtin_LINE()) 
   for (int k = 0; k < 32; ++k) mask |= (emulated::value_of<int>(all, k) != 0 ? 1u : 0u) << k;
   return mask;
 }
+inline bool __any_sync(unsigned, bool mine, int site = __builtin_LINE()) {
+  return __ballot_sync(~0u, mine, site) != 0;
+}
+inline unsigned __activemask() { return ~0u; }  // so all lanes must be there
 template <class T>
 T __reduce_min_sync(unsigned, T mine, int site = __builtin_LINE()) {
   return emulated::reduce(mine, [](T a, T b) { return std::min(a, b); }, site);
@@ -274,6 +299,9 @@ inline int __syncthreads_count(bool mine, int site = __builtin_LINE()) {
   emulated::block_barrier(site);
   return count;
 }
+inline int __syncthreads_or(bool mine, int site = __builtin_LINE()) {
+  return __syncthreads_count(mine, site) > 0;
+}
 inline void __nanosleep(unsigned) { emulated::warp().rests = true; }
 inline void __threadfence() {}
 inline void __threadfence_block() {}
@@ -283,11 +311,15 @@ template <class T>
 T __ldcg(const T* from) {
   return *from;
 }
-template <class T>
-T atomicAdd(T* at, T value) {
+template <class T, class Value>
+T atomicAdd(T* at, Value value) {
   const T before = *at;
-  *at = before + value;
+  *at = before + static_cast<T>(value);
   return before;
+}
+template <class T>
+T atomicExch(T* at, T value) {
+  return std::exchange(*at, value);
 }
 template <class T>
 T atomicSub(T* at, T value) {
@@ -299,10 +331,10 @@ T atomicMin(T* at, T value) {
   *at = std::min(before, value);
   return before;
 }
-template <class T>
-T atomicMax(T* at, T value) {
+template <class T, class Value>
+T atomicMax(T* at, Value value) {
   const T before = *at;
-  *at = std::max(before, value);
+  *at = std::max(before, static_cast<T>(value));
   return before;
 }
 
@@ -321,6 +353,7 @@ inline float __uint_as_float(unsigned value) { return bits_as<float>(value); }
 inline long long __double_as_longlong(double value) { return bits_as<long long>(value); }
 inline double __longlong_as_double(long long value) { return bits_as<double>(value); }
 inline int __popc(unsigned mask) { return __builtin_popcount(mask); }
+inline int __clz(unsigned mask) { return mask == 0 ? 32 : __builtin_clz(mask); }
 inline int __ffs(unsigned mask) { return __builtin_ffs(static_cast<int>(mask)); }
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>((static_cast<uint64_t>(a) * b) >> 32);
@@ -330,5 +363,9 @@ inline int __float2int_rd(float value) {
   if (value != value) return 0;
   return static_cast<int>(std::min(std::max(std::floor(value), -0x1p31f), 0x1.fffffep30f));
 }
+inline int __vimin3_s32(int a, int b, int c) { return std::min({a, b, c}); }
+inline int __vimax_s32_relu(int a, int b) { return std::max({a, b, 0}); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float rsqrtf(float value) { return 1 / std::sqrt(value); }
 inline double __dsqrt_rn(double value) { return std::sqrt(value); }
 using std::isfinite, std::max, std::min;
