@@ -17,6 +17,7 @@ from pointloss.testing.clouds import (
     blob,
     duplicates,
     far,
+    lattice,
     line,
     make,
     noisy,
@@ -127,6 +128,15 @@ def test_blocks_of_a_cluster(kind, sizes, program):
     """Bids go from block to block while others read."""
     x, y = make(kind, 1, *sizes)
     check(program, x, y, blocks=2, schedule=SCHEDULES[0], seed=1)
+
+
+def test_blocks_of_a_cluster_share_rounds_of_many_rows(program):
+    """Paths of a lattice have rounds of 176 rows: labels come from the other blocks' memory."""
+    x, y = make(lattice, 1, 300, 300)
+    alone = check(program, x, y, deterministic=True)
+    shared = check(program, x, y, deterministic=True, blocks=2, schedule=SCHEDULES[2], seed=1)
+    assert torch.equal(shared.idx, alone.idx)
+    assert torch.equal(shared.price, alone.price)
 
 
 @pytest.mark.parametrize("kind", [surface, duplicates, blob], ids=lambda k: k.__name__)

@@ -40,13 +40,15 @@ constexpr int64_t kUnequalMostPoints = int64_t{1} << 26;
 // Up to this size, ids of 16 bits: they and the arrays must fit shared memory.
 constexpr int64_t kShortIds = 60000;
 
-// Equal sizes: phases. An auction stops when this part of the bidders (at least kLeastLeft) has no
-// object. H200, surface: N / 512 takes 1 ms off the paths and adds 2 ms of bids; N / 128 adds 2 ms
-// of paths and takes 1 ms off the bids. Emulated: N / 64 left over by coarse phases doubles or
-// triples the bids; paths in every phase double the rounds. H200, N / 128 left by the last phase
-// alone: level on Cauchy clouds and a torus, 5 to 35 % slower on all others.
+// Equal sizes: phases. An auction stops when this part of the bidders (at least kLeastLeft, at most
+// kMostLeft) has no object. H200, surface: N / 512 takes 1 ms off the paths and adds 2 ms of bids;
+// N / 128 adds 2 ms of paths and takes 1 ms off the bids. Emulated: N / 64 left over by coarse
+// phases doubles or triples the bids; paths in every phase double the rounds. H200, N / 128 left by
+// the last phase alone: level on Cauchy clouds and a torus, 5 to 35 % slower on all others. 4096
+// points with 16 and 8 left: surface 19.9 and 14.7 ms, torus 18.3 and 14.1, noisy 9.2 and 8.8,
+// Cauchy 34.9 and 43.4.
 constexpr float kLeftPart = 0x1p-8f;
-constexpr int kLeastLeft = 4;
+constexpr int kLeastLeft = 4, kMostLeft = 8;
 // The same with more than kSmallObjects objects. H200, torus, 1 x 16384: with 64, 32, 16, 8 left
 // the auctions take 12, 27, 56, 108 ms and the paths 298, 202, 92, 54; 8 x 8192: with 32, 16, 8
 // left 24, 41, 70 and 141, 55, 32 ms.
@@ -67,10 +69,11 @@ constexpr int kMaxPhases = 64;
 // If even eps = 1 leaves a relative gap above this, costs differ by too much for integers. Chosen.
 constexpr double kCoarseGap = 1e-3;
 
-// Equal sizes: first eps of a cold start, in mean nearest costs. H200: 3 to 6 are fastest for
-// surfaces, 1 takes 20 % longer, 0.5 takes 50 % longer; noisy copies gain 10 % at 0.5. A first eps
-// that starts small and grows takes 5 to 18 % longer on surfaces.
-constexpr double kOpeningEps = 4.0;
+// Equal sizes: first eps of a cold start, in mean nearest costs. H200, 8 instead of 4: surfaces, a
+// torus and Cauchy clouds take 6 to 12 % less, noisy copies 6 % more; 1 takes a
+// fifth longer, 0.5 takes 50 % longer; noisy copies gain 10 % at 0.5. A first eps that starts small
+// and grows takes 5 to 18 % longer on surfaces.
+constexpr double kOpeningEps = 8.0;
 constexpr double kNearEps = 0.5;
 // More objects than bidders need less: at most this, divided by spare objects per bidder. Emulated
 // at 1024 bidders on a torus: 20 % fewer rounds at 5 / 4, half at 2.
@@ -120,8 +123,9 @@ constexpr int kRoundBlocks = 4;
 constexpr float kQuantumEps = 4.0f;
 // Bidders that one search starts from: a thread each.
 constexpr int kMaxSources = kIntegerThreads;
-// Blocks of a cluster share a round of more rows than this, one block has the others to itself: to
-// share takes about 3 us, and a row 50 to 170 ns of one block.
+// Blocks of a cluster share a round of more rows than this; one block has the others to itself. A
+// row takes one block 70 (torus) to 150 ns (Cauchy clouds, blobs). H200, at 64, 128 and 256: 11.2,
+// 11.9, 11.8 ms on Cauchy clouds, 13.5 if no round is shared; a torus 6.0, 5.9, 5.9 and 6.1.
 constexpr int kSharedRows = 128;
 // A bucket whose first frontier has fewer rows than the first number doubles the width of the next
 // bucket; more rows than the second number halve it. Later frontiers say nothing: a bucket ends

@@ -272,9 +272,9 @@ struct EqualSolver {
     bool last_phase = false, abandoned = false;
     // By the pair's size and not by its ids: a pair is solved alike in any batch.
     const bool large = s.N > kSmallObjects;
-    const float part = large ? kLargeLeftPart : kLeftPart;
-    const int left = max(large ? kLargeLeastLeft : kLeastLeft,
-                         static_cast<int>(part * static_cast<float>(s.in->K)));
+    const auto bidders = static_cast<float>(s.in->K);
+    const int left = large ? max(kLargeLeastLeft, static_cast<int>(kLargeLeftPart * bidders))
+                           : max(kLeastLeft, min(kMostLeft, static_cast<int>(kLeftPart * bidders)));
     for (int phase = 0; phase < kMaxPhases; ++phase) {
       const Sums sums = pass(phase == 0);
       const double tolerance = s.in->tolerance(sums.primal);
