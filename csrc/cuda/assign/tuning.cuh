@@ -74,6 +74,8 @@ constexpr double kCoarseGap = 1e-3;
 // fifth longer, 0.5 takes 50 % longer; noisy copies gain 10 % at 0.5. A first eps that starts small
 // and grows takes 5 to 18 % longer on surfaces.
 constexpr double kOpeningEps = 8.0;
+// The same with more than kSmallObjects objects, where 8 has not been timed.
+constexpr double kLargeOpeningEps = 4.0;
 constexpr double kNearEps = 0.5;
 // More objects than bidders need less: at most this, divided by spare objects per bidder. Emulated
 // at 1024 bidders on a torus: 20 % fewer rounds at 5 / 4, half at 2.

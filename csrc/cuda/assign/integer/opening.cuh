@@ -197,7 +197,8 @@ struct Opening {
     const bool alike = groups > 0.0 && uneven < kTwoSamples * (1.0 - 3.0 * sqrt(2.0 / groups));
     if (alike || uneven > kFarCloud) return mean * kNearEps;
     const double spare = static_cast<double>(s.N - s.in->K) / s.in->K;
-    return mean * fmin(kOpeningEps, kSpareEps / spare);
+    const double most = s.N > kSmallObjects ? kLargeOpeningEps : kOpeningEps;
+    return mean * fmin(most, kSpareEps / spare);
   }
 };
 
