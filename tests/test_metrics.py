@@ -236,7 +236,7 @@ def test_metrics_compile_whole(device):
     torch.testing.assert_close(compiled(x, y), metrics(x, y))
 
 
-def test_pairwise(device, monkeypatch):
+def test_pairwise(device, deterministic, monkeypatch):  # else the bidders of the EMD may race
     a, b = torch.rand(3, 20, 3, device=device), torch.rand(4, 25, 3, device=device)
     whole = pairwise_chamfer(a, b)
     for i in range(3):

@@ -61,7 +61,7 @@ def test_equal_weights(sizes, device, dtype):
     injection = emd(x, y, rtol=1e-3, batch_reduction="none")
     assert (injection <= found.cost * (1 + 2e-3)).all()
     if sizes[0] == sizes[1]:
-        torch.testing.assert_close(found.cost, injection)
+        torch.testing.assert_close(found.cost, injection, rtol=2e-3, atol=0)
 
 
 @pytest.mark.parametrize("kind", [surface, noisy, blob], ids=lambda k: k.__name__)
