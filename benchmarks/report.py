@@ -74,9 +74,9 @@ def distance_table(rows: list[Row]) -> str:
     """One line a method and kind of cloud, one column a size; peers with their ratio to ours."""
     sizes = list(dict.fromkeys(size_of(r) for r in rows))
     ours = {
-        (r["method"].removeprefix("pointloss"), size_of(r)): r["seconds"]
+        (r["method"].removeprefix("pointloss"), r["kind"], size_of(r)): r["seconds"]
         for r in rows
-        if r["method"].startswith("pointloss") and r["kind"] == "surface"
+        if r["method"].startswith("pointloss")
     }
     lines: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for r in rows:
@@ -86,8 +86,9 @@ def distance_table(rows: list[Row]) -> str:
             text = duration(r["seconds"])
             # A peer stands beside ours of its own kind: "kaolin, eager" beside "pointloss, eager".
             mode = "".join(r["method"].partition(",")[1:])
-            if not r["method"].startswith("pointloss") and (mode, size_of(r)) in ours:
-                text += f" ({r['seconds'] / ours[mode, size_of(r)]:.1f}x)"
+            place = mode, r["kind"], size_of(r)
+            if not r["method"].startswith("pointloss") and place in ours:
+                text += f" ({r['seconds'] / ours[place]:.1f}x)"
         lines[r["method"], r["kind"]][size_of(r)] = text
     body = [[m, k, *(cells.get(s, "-") for s in sizes)] for (m, k), cells in lines.items()]
     return markdown(["method", "clouds", *sizes], body)
@@ -202,7 +203,7 @@ FRONT: tuple[tuple[str, Row], ...] = (
     (
         "`chamfer`, forward and backward, eager",
         {"op": "chamfer", "method": "pointloss, eager", "kind": "surface", "batch": 32}
-        | {"points": 8192},
+        | {"points": 2048},
     ),
     (
         "`assign`, certified at 1 %",
