@@ -81,6 +81,13 @@ def test_a_package_is_bounded_in_all(tmp_path, monkeypatch):
         unpack_deb(package, tmp_path / "o", lambda name: False)
 
 
+def test_a_python_that_cannot_unpack_safely_is_told(tmp_path, monkeypatch):
+    monkeypatch.delattr(tarfile, "data_filter")
+    package = deb(tmp_path / "a.deb", [("a", b"a")])
+    with pytest.raises(PrepareError, match=r"a\.deb: safe unpacking needs Python 3\.10\.12"):
+        unpack_deb(package, tmp_path / "o", lambda name: True)
+
+
 def test_names_stay_in_the_folder_and_links_of_the_user_are_followed(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "far.png").write_bytes(b"far")

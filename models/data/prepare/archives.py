@@ -107,6 +107,8 @@ def unpack_deb(deb: Path, target: Path, wanted: Callable[[str], bool]) -> list[P
 def _unpack_tar(
     archive: tarfile.TarFile, target: Path, wanted: Callable[[str], bool]
 ) -> list[Path]:
+    if not hasattr(tarfile, "data_filter"):
+        raise PrepareError("safe unpacking needs Python 3.10.12, 3.11.4, 3.12 or later")
     written, total = [], 0
     target.mkdir(parents=True, exist_ok=True)
     for member in archive:
