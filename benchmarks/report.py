@@ -15,7 +15,6 @@ import json
 import sys
 from collections import defaultdict
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 Row = dict[str, Any]
@@ -148,38 +147,41 @@ def assignment_table(rows: list[Row]) -> str:
 
 
 def plot(op: str, rows: list[Row], folder: Path) -> None:
-    """Log-log: points against time, one line a method and kind; for assign gap against time."""
+    """Sizes against time, one line a method and kind; for assign gap against time, too."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     rows = [r for r in rows if "scipy_seconds" not in r]
-    pictures = [("points", "points in all clouds", lambda r: r["batch"] * r["points"])]
-    if op in ("assign", "emd"):  # other M than N is another problem, clouds of a batch run at once
-        rows = [r for r in rows if r.get("objects", r["points"]) == r["points"]]
-        sizes = dict.fromkeys(size_of(r) for r in sorted(rows, key=lambda r: r["points"]))
-        pictures = [("points", f"points per cloud ({', '.join(sizes)})", lambda r: r["points"])]
+    if op in ("assign", "emd"):  # other M than N is another problem, and so are costs
+        rows = [r for r in rows if r.get("objects") == r["points"]]
+    # By the points of a cloud, since clouds of a batch run at once.
+    sized = sorted(rows, key=lambda r: (r["points"], r["batch"]))
+    sizes = list(dict.fromkeys(size_of(r) for r in sized))
+    pictures = [("points", "batch x points", lambda r: sizes.index(size_of(r)))]
     if op == "assign":
         pictures.append(("gap", "certified gap", lambda r: r.get("certified_gap")))
     for name, label, key in pictures:
         lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for r in rows:
-            if key(r):
+            if (at := key(r)) is not None:
                 rtol = f", rtol {r['rtol']:g}" if op == "assign" and name == "points" else ""
                 size = f", {size_of(r)}" if name == "gap" else ""
-                lines[f"{r['method']}, {r['kind']}{rtol}{size}"].append((key(r), r["seconds"]))
+                lines[f"{r['method']}, {r['kind']}{rtol}{size}"].append((at, r["seconds"]))
         drawn = {line: points for line, points in lines.items() if len(points) > 1}
         if not drawn:  # single points are in the table
             continue
-        figure, axes = plt.subplots(figsize=(8, 5.5))
+        figure, axes = plt.subplots(figsize=(9, 5.5))
         axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
         for line, points in drawn.items():
             axes.plot(*zip(*sorted(points), strict=True), marker="o", label=line, markersize=3)
-        axes.set(
-            xscale="log", yscale="log", xlabel=fill(label, 80), ylabel="seconds (batch)", title=op
-        )
-        axes.legend(fontsize=6, ncols=2)
+        axes.set(yscale="log", xlabel=label, ylabel="seconds (batch)", title=op)
+        if name == "points":
+            axes.set_xticks(range(len(sizes)), sizes, rotation=45, ha="right", fontsize=7)
+        else:
+            axes.set_xscale("log")
+        axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
         axes.grid(True, which="both", linewidth=0.3)
         figure.tight_layout()
         figure.savefig(folder / f"{op}-{name}.png", dpi=130)
@@ -231,7 +233,8 @@ _NEAREST["torch"] = "torch.cdist"
 PEERS = {
     "nearest": _NEAREST | {"scipy": "scipy cKDTree"},
     "chamfer": {f"{method}, eager": name for method, name in _NEAREST.items()},
-    "assign": {"MSN emd": "MSN, not one-to-one", "scipy": "scipy linear_sum_assignment"},
+    "assign": {"MSN emd": "MSN, not one-to-one", "scipy": "scipy linear_sum_assignment"}
+    | {"lapx": "lapx", "POT": "POT"},
     "emd": {},
 }
 
@@ -239,11 +242,12 @@ PEERS = {
 def fastest_peer(row: Row, record: list[Row]) -> tuple[float, str] | None:
     """Seconds and name of the fastest peer for a row, beside it or elsewhere in its record."""
     names = PEERS[row["op"]]
-    if "scipy_seconds" in row:
-        return row["scipy_seconds"], names["scipy"]
     same = {key: row[key] for key in ("op", "kind", "batch", "points")}
     rows = [each for each in record if each["method"] in names and same.items() <= each.items()]
-    return min(((each["seconds"], names[each["method"]]) for each in rows), default=None)
+    times = [(each["seconds"], names[each["method"]]) for each in rows if each["method"] != "scipy"]
+    if "scipy_seconds" in row:
+        times.append((row["scipy_seconds"], names["scipy"]))
+    return min(times, default=None)
 
 
 def front_table(found: list[tuple[str, Row]]) -> str:
@@ -306,10 +310,12 @@ def main() -> int:
         text = front_table([(key[1], row) for key, rows in found.items() for row in rows])
     else:
         text = tables(found)
-        if args.plots:  # one of all the files in which an op was measured
+        if args.plots:  # one of all the files in which an op was measured on its first machine
             args.plots.mkdir(parents=True, exist_ok=True)
             for op in dict.fromkeys(op for op, _ in found):
-                rows = [row for key, rows in found.items() if key[0] == op for row in rows]
+                records = {where: rows for (of, where), rows in found.items() if of == op}
+                machine = next(iter(records)).partition(", driver")[0]
+                rows = [row for where in records for row in records[where] if machine in where]
                 plot(op, rows, args.plots)
     print(text)
     if args.readme:
