@@ -111,9 +111,10 @@ class Reduction(NamedTuple):
         batch: str,
         weights: tuple[Tensor | None, Tensor | None],
         cloud_weights: Tensor | None,
+        most: bool = True,
     ) -> Reduction:
-        """Check the options and weights of a call."""
-        check_reductions(op, points, batch)
+        """Check the options and weights of a call; "max" exists if `most`."""
+        check_reductions(op, points, batch, most)
         if points in ("max", "none") and weights != (None, None):
             raise ValueError(f"{op}: weights do not apply to point_reduction={points!r}")
         if cloud_weights is not None and "none" in (points, batch):

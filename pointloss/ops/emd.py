@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pointloss import _checks
-from pointloss._reduce import Reduction, check_reductions, given
+from pointloss._reduce import Reduction, given
 from pointloss.ops import _certificate, _function, _injection
 from pointloss.ops.assign import Assignment, as_given, assign_batched
 from pointloss.ops.chamfer import root_slope
@@ -152,8 +152,7 @@ def reduction_of(
     op: str, c: _checks.Clouds, points: str, batch: str, cloud_weights: Tensor | None
 ) -> Reduction:
     """Check the reductions and weights of a call."""
-    check_reductions(op, points, batch, most=False)
-    return Reduction.of(op, c, points, batch, (None, None), cloud_weights)
+    return Reduction.of(op, c, points, batch, (None, None), cloud_weights, most=False)
 
 
 def value_of(
