@@ -33,30 +33,35 @@
 #define __align__(bytes)
 #define __CUDA_ARCH__ 800
 
-struct float4 {
-  float x, y, z, w;
+namespace emulated {
+
+template <class T>
+struct Vector2 {
+  T x, y;
 };
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-struct float3 {
-  float x, y, z;
+template <class T>
+struct Vector3 {
+  T x, y, z;
 };
-inline float3 make_float3(float x, float y, float z) { return {x, y, z}; }
-struct float2 {
-  float x, y;
+template <class T>
+struct Vector4 {
+  T x, y, z, w;
 };
+
+}  // namespace emulated
+
+using float2 = emulated::Vector2<float>;
+using float3 = emulated::Vector3<float>;
+using float4 = emulated::Vector4<float>;
+using uint2 = emulated::Vector2<unsigned>;
+using uint3 = emulated::Vector3<unsigned>;
+using uint4 = emulated::Vector4<unsigned>;
 inline float2 make_float2(float x, float y) { return {x, y}; }
-struct uint4 {
-  unsigned x, y, z, w;
-};
-inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
-struct uint3 {
-  unsigned x, y, z;
-};
-inline uint3 make_uint3(unsigned x, unsigned y, unsigned z) { return {x, y, z}; }
-struct uint2 {
-  unsigned x, y;
-};
+inline float3 make_float3(float x, float y, float z) { return {x, y, z}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline uint3 make_uint3(unsigned x, unsigned y, unsigned z) { return {x, y, z}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 struct Index {
   unsigned x = 0;
 };
